@@ -1,0 +1,1 @@
+"""Sparse, number-theoretic causal attention for NumPy."""

@@ -1,0 +1,89 @@
+"""Reusable memory for calls that are repeated, such as training steps."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+
+import numpy as np
+
+__all__ = ["Workspace"]
+
+
+class Workspace:
+    """Arrays handed out until ``reset()``, then handed out again.
+
+    Every array that a layer returns or saves with ``workspace=ws`` (y, activations, dx, gradients of
+    parameters) lives in ``ws`` and stays valid and distinct from all others until ``ws.reset()``, which is
+    called once per training step. A pullback made before the reset raises RuntimeError after it. Repeated
+    steps of the same shapes allocate nothing; arrays that a whole step did not ask for are released.
+
+    One workspace serves one thread: entering it from a second thread while it is in use raises RuntimeError.
+
+    Examples
+    --------
+    >>> import numpy as np, primeattn as pa
+    >>> ws = pa.Workspace()
+    >>> a, b = ws.take((2, 3), np.float32), ws.take((2, 3), np.float32)
+    >>> a is b
+    False
+    >>> ws.reset()
+    >>> ws.take((2, 3), np.float32) is a
+    True
+    """
+
+    def __init__(self):
+        self._pools: dict[tuple, list[np.ndarray]] = {}  # (shape, dtype) -> arrays, the used ones first
+        self._used: dict[tuple, int] = {}
+        self._scratch: dict[str, np.ndarray] = {}
+        self._lock = threading.RLock()
+        self._generation = 0
+
+    @property
+    def generation(self) -> int:
+        """Number of resets so far; what was taken in an earlier generation is no longer valid."""
+        return self._generation
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by the workspace."""
+        pooled = sum(a.nbytes for pool in self._pools.values() for a in pool)
+        return pooled + sum(a.nbytes for a in self._scratch.values())
+
+    def take(self, shape, dtype) -> np.ndarray:
+        """Return an uninitialised C-ordered array, distinct from every other until ``reset()``."""
+        with self.guard():
+            key = (tuple(shape), np.dtype(dtype))
+            pool, used = self._pools.setdefault(key, []), self._used.get(key, 0)
+            if used == len(pool):
+                pool.append(np.empty(*key))
+            self._used[key] = used + 1
+            return pool[used]
+
+    def scratch(self, name: str, nbytes: int) -> np.ndarray:
+        """Return at least ``nbytes`` bytes that are valid only while the caller holds ``guard()``."""
+        with self.guard():
+            buffer = self._scratch.get(name)
+            if buffer is None or buffer.nbytes < nbytes:
+                buffer = self._scratch[name] = np.empty(nbytes, np.uint8)
+            return buffer
+
+    def reset(self):
+        """Take back every array handed out; release those that nobody asked for since the last reset."""
+        with self.guard():
+            self._pools = {key: pool[: self._used[key]] for key, pool in self._pools.items() if self._used.get(key)}
+            self._used = {}
+            self._generation += 1
+
+    @contextmanager
+    def guard(self):
+        """Hold the workspace for this thread; RuntimeError when another thread holds it."""
+        if not self._lock.acquire(blocking=False):
+            raise RuntimeError("workspace: in use by another thread; give each thread its own Workspace")
+        try:
+            yield self
+        finally:
+            self._lock.release()
+
+    def __repr__(self):
+        return f"Workspace({self.nbytes / 2**20:.1f} MiB, generation {self._generation})"
