@@ -1,0 +1,244 @@
+"""The public kernels: check, then run."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import cpu_call
+from .arguments import check_inputs, check_options, check_outputs, check_row_numbers, check_rows
+
+__all__ = ["attention", "merge", "sparse_index_kernel", "sparse_index_kernel_backward"]
+
+
+def sparse_index_kernel(
+    out,
+    lse,
+    q,
+    k,
+    v,
+    pattern,
+    *,
+    scale=None,
+    q_start=0,
+    k_start=0,
+    cu_seqlens=None,
+    workspace=None,
+    device=None,
+    stream=None,
+    kernel=None,
+):
+    """Sparse causal attention into preallocated arrays.
+
+    s_ij = scale * q_i·k_j;  p = softmax of s over keys(i);
+    out_i = sum_j p_ij v_j;  lse_i = log sum_j exp s_ij
+
+    keys(i) = { j : 0 <= j <= i and (j < G or i - j <= W or i - j in S) }, each key once. Memory beyond the
+    arguments is O(n · head_dim). Results are bitwise the same for any number of threads.
+
+    Parameters
+    ----------
+    out : (batch, heads, n_q, head_dim) array
+        Overwritten. It shares no element with any other argument.
+    lse : (batch, heads, n_q) array or None
+        Overwritten; None where nobody needs it. The backward does.
+    q : (batch, heads, n_q, head_dim) array
+        float32 or float64, like all others. Any strides with a contiguous last axis, here and below.
+    k, v : (batch, kv_heads, n_k, head_dim) array
+        ``heads`` is a multiple of ``kv_heads``; query head h reads key head h // (heads // kv_heads).
+    pattern : Pattern or sequence of Pattern
+        One for all query heads, or one per query head.
+    scale : float, optional
+        1 / sqrt(head_dim) by default.
+    q_start, k_start : int or (batch,) int array
+        Positions of the first query and the first key: row r attends the keys of position q_start + r that
+        lie in [k_start, k_start + n_k). A row left without keys gets out = 0 and lse = -inf.
+    cu_seqlens : (sequences + 1,) int array, optional
+        Boundaries, from 0 to n_q, of packed sequences in a batch of 1. Each is a sequence of its own, with
+        globals of its own. Not together with q_start or k_start.
+    workspace : Workspace, optional
+        Where scratch memory is kept between calls.
+    device : {None, "cpu", "auto"}
+        Where to run; all mean the CPU for NumPy arrays.
+    stream : None
+        For GPU calls.
+    kernel : {None, "tiles"}
+        Implementation; None chooses.
+
+    Returns
+    -------
+    out, lse
+        The arrays passed in.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Before anything is written, naming the argument, what was expected and what came.
+
+    Examples
+    --------
+    >>> import numpy as np, primeattn as pa
+    >>> q, k, v = np.random.default_rng(0).standard_normal((3, 1, 2, 100, 16), dtype=np.float32)
+    >>> out, lse = np.empty_like(q), np.empty((1, 2, 100), np.float32)
+    >>> out, lse = pa.sparse_index_kernel(out, lse, q, k, v, pa.Pattern("primes", window=3, global_tokens=2))
+    >>> bool(np.allclose(out[0, 0, 0], v[0, 0, 0]))  # the first token sees itself only
+    True
+    """
+    check_inputs(q, k, v)
+    check_rows("out", out, q.shape, q.dtype)
+    if lse is not None:
+        check_row_numbers("lse", lse, q)
+    options = check_options(
+        q, k, pattern, scale, q_start, k_start, cu_seqlens, workspace, device, stream, kernel
+    )
+    check_outputs({"out": out} if lse is None else {"out": out, "lse": lse}, {"q": q, "k": k, "v": v})
+    cpu_call.forward(out, lse, q, k, v, options)
+    return out, lse
+
+
+def sparse_index_kernel_backward(
+    dq,
+    dk,
+    dv,
+    dout,
+    q,
+    k,
+    v,
+    out,
+    lse,
+    pattern,
+    *,
+    dlse=None,
+    scale=None,
+    q_start=0,
+    k_start=0,
+    cu_seqlens=None,
+    workspace=None,
+    device=None,
+    stream=None,
+    kernel=None,
+):
+    """Gradients of :func:`sparse_index_kernel` into preallocated arrays.
+
+    P = exp(s - lse);  dP = dout·v;  dS = P * (dP - rowsum(dout * out) + dlse)
+    dq = scale * dS k;  dk = scale * dSᵀ q;  dv = Pᵀ dout, summed over the query heads of a key head
+
+    With ``out`` and ``lse`` merged from several ranges of keys (see :func:`merge`), dk and dv of each range
+    are final and its dq is a summand.
+
+    Parameters
+    ----------
+    dq, dk, dv : arrays like q, k, v
+        Overwritten. They may be slices of one buffer, and share no element with any other argument.
+    dout : array like q
+        Gradient with respect to out.
+    q, k, v, out, lse
+        Arguments and results of the forward.
+    dlse : array like lse, optional
+        Gradient with respect to lse.
+    pattern, scale, q_start, k_start, cu_seqlens, workspace, device, stream, kernel
+        As in the forward.
+
+    Returns
+    -------
+    dq, dk, dv
+        The arrays passed in.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Before anything is written, naming the argument, what was expected and what came.
+
+    Examples
+    --------
+    >>> import numpy as np, primeattn as pa
+    >>> q, k, v = np.random.default_rng(0).standard_normal((3, 1, 2, 100, 16))
+    >>> pat = pa.Pattern("squares", window=1)
+    >>> out, lse = pa.attention(q, k, v, pat)
+    >>> dq, dk, dv = (np.empty_like(a) for a in (q, k, v))
+    >>> dq, dk, dv = pa.sparse_index_kernel_backward(dq, dk, dv, np.ones_like(out), q, k, v, out, lse, pat)
+    >>> bool(np.isclose(dv.sum(), out.size))  # every row of p sums to one
+    True
+    """
+    check_inputs(q, k, v)
+    check_rows("dq", dq, q.shape, q.dtype)
+    check_rows("dk", dk, k.shape, q.dtype)
+    check_rows("dv", dv, v.shape, q.dtype)
+    check_rows("dout", dout, q.shape, q.dtype)
+    check_rows("out", out, q.shape, q.dtype)
+    check_row_numbers("lse", lse, q)
+    inputs = {"dout": dout, "q": q, "k": k, "v": v, "out": out, "lse": lse}
+    if dlse is not None:
+        check_row_numbers("dlse", dlse, q)
+        inputs["dlse"] = dlse
+    options = check_options(
+        q, k, pattern, scale, q_start, k_start, cu_seqlens, workspace, device, stream, kernel
+    )
+    check_outputs({"dq": dq, "dk": dk, "dv": dv}, inputs)
+    cpu_call.backward(dq, dk, dv, dout, q, k, v, out, lse, dlse, options)
+    return dq, dk, dv
+
+
+def attention(q, k, v, pattern, **options):
+    """Sparse causal attention into new arrays: ``out, lse``.
+
+    The formula, the arguments and the errors are those of :func:`sparse_index_kernel`.
+
+    Examples
+    --------
+    >>> import numpy as np, primeattn as pa
+    >>> q = k = v = np.random.default_rng(0).standard_normal((1, 1, 50, 8))
+    >>> out, lse = pa.attention(q, k, v, pa.Pattern("mian_chowla", window=2))
+    >>> out.shape, lse.shape
+    ((1, 1, 50, 8), (1, 1, 50))
+    """
+    check_inputs(q, k, v)
+    out, lse = np.empty(q.shape, q.dtype), np.empty(q.shape[:3], q.dtype)
+    return sparse_index_kernel(out, lse, q, k, v, pattern, **options)
+
+
+def merge(outs, lses):
+    """Join partial results over disjoint ranges of keys.
+
+    lse = log sum_p exp lse_p;  out = sum_p exp(lse_p - lse) out_p
+
+    Parameters
+    ----------
+    outs : sequence of (..., n_q, head_dim) arrays
+    lses : sequence of (..., n_q) arrays
+        Of the same dtype; -inf where a part has no keys for a row.
+
+    Returns
+    -------
+    out, lse
+        New arrays; a row without keys in any part has out = 0 and lse = -inf.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When the parts do not fit together.
+
+    Examples
+    --------
+    >>> import numpy as np, primeattn as pa
+    >>> q, k, v = np.random.default_rng(0).standard_normal((3, 1, 1, 40, 8))
+    >>> pat = pa.Pattern("primes", window=1)
+    >>> parts = [pa.attention(q, k[:, :, a:b], v[:, :, a:b], pat, k_start=a) for a, b in ((0, 7), (7, 40))]
+    >>> out, lse = pa.merge(*zip(*parts))
+    >>> bool(np.allclose(out, pa.attention(q, k, v, pat)[0]))
+    True
+    """
+    outs, lses = list(outs), list(lses)
+    if not outs or len(outs) != len(lses):
+        raise ValueError(f"lses: expected one per entry of outs, got {len(outs)} outs and {len(lses)} lses")
+    for i, (out, lse) in enumerate(zip(outs, lses, strict=True)):
+        check_rows(f"outs[{i}]", out, outs[0].shape, outs[0].dtype)
+        check_rows(f"lses[{i}]", lse, outs[0].shape[:-1], outs[0].dtype)
+    top = np.maximum.reduce(lses)
+    top = np.where(top == -np.inf, 0, top)
+    weights = [np.exp(lse - top) for lse in lses]
+    total = np.add.reduce(weights)
+    with np.errstate(divide="ignore"):
+        lse = (top + np.log(total)).astype(top.dtype)
+    divisor = np.where(total == 0, 1, total)
+    parts = zip(outs, weights, strict=True)
+    return np.add.reduce([out * (weight / divisor)[..., None] for out, weight in parts]), lse

@@ -1,0 +1,210 @@
+"""Checks of what is passed to the kernels; the kernels themselves run unchecked."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from dataclasses import dataclass
+
+import numpy as np
+
+from .._sequence import as_int
+from ..patterns import Pattern
+from ..workspace import Workspace
+from .plan import SEQUENCE
+
+DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+OVERLAP_WORK = 100_000  # steps that np.shares_memory may take to prove two strided views disjoint
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of a call after checking."""
+
+    patterns: tuple[Pattern, ...]  # one per query head
+    scale: float
+    sequences: np.ndarray  # SEQUENCE records
+    workspace: Workspace | None
+
+
+def check_inputs(q, k, v):
+    """Raise unless q, k and v fit together."""
+    for name, array in (("q", q), ("k", k), ("v", v)):
+        _check_array(name, array)
+        if array.ndim != 4:
+            raise ValueError(
+                f"{name}: expected 4 axes (batch, heads, length, head_dim), got shape {array.shape}"
+            )
+        if array.dtype not in DTYPES:
+            raise TypeError(f"{name}: expected float32 or float64, got {array.dtype}")
+        if array.dtype != q.dtype:
+            raise TypeError(f"{name}: expected the dtype of q, {q.dtype}, got {array.dtype}")
+        _check_row_layout(name, array)
+    (batch, heads, _, head_dim), (_, kv_heads, *_) = q.shape, k.shape
+    if head_dim == 0 or heads == 0:
+        raise ValueError(f"q: expected at least one head and head_dim >= 1, got shape {q.shape}")
+    if k.shape[0] != batch:
+        raise ValueError(f"k: expected batch {batch} as in q, got {k.shape[0]}")
+    if k.shape[3] != head_dim:
+        raise ValueError(f"k: expected head_dim {head_dim} as in q, got {k.shape[3]}")
+    if kv_heads == 0 or heads % kv_heads:
+        raise ValueError(f"k: expected a number of heads that divides the {heads} of q, got {kv_heads}")
+    if v.shape != k.shape:
+        raise ValueError(f"v: expected the shape of k, {k.shape}, got {v.shape}")
+
+
+def check_row_numbers(name, array, q):
+    """Raise unless ``array`` holds one number per query row, as lse and dlse do."""
+    _check_array(name, array)
+    _check_like(name, array, q.shape[:3], q.dtype)
+
+
+def check_rows(name, array, shape, dtype):
+    """Raise unless ``array`` has rows of the given shape and dtype."""
+    _check_array(name, array)
+    _check_like(name, array, shape, dtype)
+    _check_row_layout(name, array)
+
+
+def check_outputs(outputs: dict, inputs: dict):
+    """Raise unless every output is writeable and no element of it is an element of anything else."""
+    named = list(outputs.items())
+    for i, (name, array) in enumerate(named):
+        if not array.flags.writeable:
+            raise ValueError(f"{name}: expected a writeable array, got a read-only one")
+        if _overlaps_itself(array):
+            raise ValueError(f"{name}: expected distinct elements, got strides {array.strides}")
+        for other, array2 in (*named[:i], *inputs.items()):
+            if np.may_share_memory(array, array2) and _share(array, array2):
+                raise ValueError(f"{name}: expected memory of its own, got elements shared with {other}")
+
+
+def check_options(
+    q, k, pattern, scale, q_start, k_start, cu_seqlens, workspace, device, stream, kernel
+) -> Options:
+    """Check everything that is not an array of rows."""
+    _check_choice("device", device, ("cpu", "auto", "cuda"))
+    if device == "cuda":
+        raise RuntimeError("device: this version of primeattn has no GPU kernels; use device='cpu' or None")
+    _check_choice("kernel", kernel, ("tiles",))
+    if stream is not None:
+        raise ValueError("stream: expected None on the CPU, streams belong to GPU calls")
+    if workspace is not None and not isinstance(workspace, Workspace):
+        raise TypeError(f"workspace: expected a Workspace or None, got {type(workspace).__name__}")
+    patterns = _check_patterns(pattern, q.shape[1])
+    if scale is None:
+        scale = 1 / math.sqrt(q.shape[3])
+    elif isinstance(scale, (bool, np.bool_)) or not isinstance(scale, numbers.Real):
+        raise TypeError(f"scale: expected a number or None, got {type(scale).__name__}")
+    elif not math.isfinite(scale):
+        raise ValueError(f"scale: expected a finite number, got {scale}")
+    return Options(patterns, float(scale), _check_sequences(q, k, q_start, k_start, cu_seqlens), workspace)
+
+
+def _check_array(name, array):
+    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{name}: expected a NumPy array, got {type(array).__name__}")
+
+
+def _check_like(name, array, shape, dtype):
+    if array.shape != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")
+    if array.dtype != dtype:
+        raise TypeError(f"{name}: expected {dtype}, got {array.dtype}")
+
+
+def _check_row_layout(name, array):
+    if not array.flags.aligned:
+        raise ValueError(f"{name}: expected aligned memory, got strides {array.strides}")
+    if array.shape[-1] > 1 and array.strides[-1] != array.itemsize:
+        raise ValueError(f"{name}: expected a contiguous last axis, got strides {array.strides}")
+
+
+def _check_choice(name, value, known):
+    if value is not None and (not isinstance(value, str) or value not in known):
+        raise ValueError(f"{name}: expected None or one of {', '.join(map(repr, known))}, got {value!r}")
+
+
+def _check_patterns(pattern, heads):
+    if isinstance(pattern, Pattern):
+        return (pattern,) * heads
+    if not isinstance(pattern, (tuple, list)) or not all(isinstance(p, Pattern) for p in pattern):
+        raise TypeError(f"pattern: expected a Pattern or one per head, got {pattern!r}")
+    if len(pattern) != heads:
+        raise ValueError(f"pattern: expected one Pattern or {heads}, one per head of q, got {len(pattern)}")
+    return tuple(pattern)
+
+
+def _check_sequences(q, k, q_start, k_start, cu_seqlens):
+    """SEQUENCE records of the call: one per batch entry, or one per packed sequence."""
+    batch, _, n_q, _ = q.shape
+    n_k = k.shape[2]
+    starts = {
+        "q_start": _check_start("q_start", q_start, batch),
+        "k_start": _check_start("k_start", k_start, batch),
+    }
+    if cu_seqlens is None:
+        table = np.zeros(batch, SEQUENCE)
+        table["batch"] = np.arange(batch)
+        table["n_q"], table["n_k"] = n_q, n_k
+        table["q_start"], table["k_start"] = starts["q_start"], starts["k_start"]
+        return table
+    for name, start in starts.items():
+        if np.any(start != 0):
+            raise ValueError(f"{name}: expected 0 together with cu_seqlens, got {start}")
+    ends = as_boundaries(cu_seqlens, n_q)
+    if batch != 1:
+        raise ValueError(f"cu_seqlens: expected packed sequences in a batch of 1, got batch {batch}")
+    if n_k != n_q:
+        raise ValueError(f"cu_seqlens: expected as many keys as queries, got {n_q} queries and {n_k} keys")
+    table = np.zeros(ends.size - 1, SEQUENCE)
+    table["q_row"] = table["k_row"] = ends[:-1]
+    table["n_q"] = table["n_k"] = np.diff(ends)
+    return table[table["n_q"] > 0]
+
+
+def _check_start(name, start, batch):
+    if not isinstance(start, np.ndarray):
+        return as_int(name, start, minimum=0)
+    if start.dtype.kind not in "iu":
+        raise TypeError(f"{name}: expected integers, got {start.dtype}")
+    if start.shape not in ((), (batch,)):
+        raise ValueError(f"{name}: expected an integer or shape ({batch},), got shape {start.shape}")
+    if start.min(initial=0) < 0:
+        raise ValueError(f"{name}: expected positions >= 0, got {start.min()}")
+    return start
+
+
+def as_boundaries(cu_seqlens, n) -> np.ndarray:
+    """Return ``cu_seqlens`` as int64; raise unless it rises from 0 to ``n``."""
+    array = np.asarray(cu_seqlens)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"cu_seqlens: expected integers, got {array.dtype}")
+    if array.ndim != 1 or array.size < 2:
+        raise ValueError(f"cu_seqlens: expected 1 axis and at least 2 entries, got shape {array.shape}")
+    array = array.astype(np.int64)
+    if array[0] != 0 or array[-1] != n:
+        raise ValueError(f"cu_seqlens: expected to run from 0 to {n}, got {array[0]} to {array[-1]}")
+    if np.any(np.diff(array) < 0):
+        at = int(np.argmax(np.diff(array) < 0))
+        raise ValueError(f"cu_seqlens: expected increasing entries, got {array[at]} before {array[at + 1]}")
+    return array
+
+
+def _share(a, b) -> bool:
+    try:
+        return np.shares_memory(a, b, max_work=OVERLAP_WORK)
+    except np.exceptions.TooHardError:
+        return True  # not shown to be disjoint
+
+
+def _overlaps_itself(array) -> bool:
+    """Whether two indices may mean one element: axes, from the tightest on, must not reach into the next."""
+    reach = array.itemsize
+    for stride, size in sorted(
+        (abs(st), n) for st, n in zip(array.strides, array.shape, strict=True) if n > 1
+    ):
+        if stride < reach:
+            return True
+        reach = stride * (size - 1) + reach
+    return False

@@ -1,0 +1,181 @@
+"""Plans: from patterns and lengths to tables of sequences, panels, pieces and tasks.
+
+A plan says what is packed where and which blocks of rows are computed; it holds no data and no addresses, so
+calls of one shape share it. Table rows are records; the kernels read them by field.
+
+A *panel* is a run of consecutive rows of one sequence and head, packed into one space of rows per side (keys,
+queries) with zero rows around it, so that a block may read past either end. Keys that an offset can reach
+(j >= G) and global keys (j < G) are panels of their own: the first move along with the query, the second do
+not. Query heads that share a key head share its panels, as long as they agree on G.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from .simd import GROUP, LINE
+
+__all__ = ["PANEL", "PIECE", "ROUTE", "SEQUENCE", "TASK", "Plan", "make_plan"]
+
+
+def _record(*names):
+    return np.dtype([(name, np.int64) for name in names])
+
+
+SEQUENCE = _record("batch", "q_row", "n_q", "k_row", "n_k", "q_start", "k_start")
+PANEL = _record("sequence", "head", "row", "first", "count")  # packed row of the first position; positions
+PIECE = _record("panel", "start", "count", "zeros")  # rows of a panel packed at once, zero rows before them
+ROUTE = _record("begin", "end", "keys", "globals", "queries")  # of a sequence and query head: offsets, panels
+TASK = _record("sequence", "head", "first", "count")  # rows of a block, counted from the sequence's first
+
+PIECE_ROWS = 1024
+KEPT_PLANS = 64
+
+
+class Tables(NamedTuple):
+    """What the kernels read of a plan; see the module for the terms."""
+
+    offsets: np.ndarray  # of all distinct patterns, one after the other
+    sequences: np.ndarray
+    routes: np.ndarray  # (sequences, heads)
+    key_panels: np.ndarray
+    query_panels: np.ndarray
+    key_pieces: np.ndarray
+    query_pieces: np.ndarray
+    query_tasks: np.ndarray
+    key_tasks: np.ndarray
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Tables and sizes of one call."""
+
+    tables: Tables
+    block: int  # most rows of a block
+    lines: int  # cache lines of a packed row
+    key_rows: int  # packed rows
+    query_rows: int
+    work: float  # multiply-adds of one product over all pairs, at most
+
+
+def block_rows(n_q: int) -> int:
+    """Rows of a block: enough to reuse a row in cache, few enough for balance and for short sequences."""
+    return min(64 if n_q <= 2048 else 128, -(-max(n_q, 1) // GROUP) * GROUP)
+
+
+_plans: OrderedDict = OrderedDict()
+
+
+def make_plan(patterns, kv_heads, sequences, head_dim, itemsize) -> Plan:
+    """Plan for one pattern per query head and a SEQUENCE table; the last plans are kept.
+
+    The tables are shared between calls and are not to be written to.
+    """
+    key = (patterns, kv_heads, sequences.tobytes(), head_dim, itemsize)
+    plan = _plans.get(key)
+    if plan is None:
+        plan = _plans[key] = _build(patterns, kv_heads, sequences, head_dim, itemsize)
+        while len(_plans) > KEPT_PLANS:
+            _plans.popitem(last=False)
+    return plan
+
+
+def _build(patterns, kv_heads, sequences, head_dim, itemsize) -> Plan:
+    heads, count = len(patterns), len(sequences)
+    block = block_rows(int(sequences["n_q"].max(initial=0)))
+
+    distinct = list(dict.fromkeys(patterns))
+    reach = int((sequences["q_start"] + sequences["n_q"]).max(initial=0))
+    runs = [pattern.offsets(reach) for pattern in distinct]
+    ends = np.cumsum([run.size for run in runs])
+    which = [distinct.index(pattern) for pattern in patterns]
+
+    # Heads that share a key head and agree on G share two panels: the keys from G on, and those before.
+    shares = [(h // (heads // kv_heads), pattern.global_tokens) for h, pattern in enumerate(patterns)]
+    names = list(dict.fromkeys(shares))
+    first, last = sequences["k_start"][:, None], (sequences["k_start"] + sequences["n_k"])[:, None]
+    edge = np.clip([[g for _, g in names]], first, last)
+    owner = [h for h, _ in names]
+    moving = _panels(owner, edge, last - edge)
+    fixed = _panels(owner, np.broadcast_to(first, edge.shape), edge - first)
+    query_shape = (count, heads)
+    asking = _panels(
+        range(heads),
+        np.broadcast_to(sequences["q_start"][:, None], query_shape),
+        np.broadcast_to(sequences["n_q"][:, None], query_shape),
+    )
+    key_panels, key_pieces, key_rows = _pack(moving, fixed, block)
+    query_panels, query_pieces, query_rows = _pack(asking, np.zeros(1, PANEL), block)
+
+    routes = np.zeros(query_shape, ROUTE)
+    routes["begin"] = [ends[w] - runs[w].size for w in which]
+    routes["end"] = [ends[w] for w in which]
+    routes["keys"] = np.arange(count)[:, None] * len(names) + [names.index(share) for share in shares]
+    routes["globals"] = routes["keys"] + moving.size
+    routes["queries"] = np.arange(count * heads).reshape(query_shape)
+
+    tables = Tables(
+        offsets=np.concatenate([*runs, np.zeros(0, np.int64)]),
+        sequences=sequences,
+        routes=routes,
+        key_panels=key_panels,
+        query_panels=query_panels,
+        key_pieces=key_pieces,
+        query_pieces=query_pieces,
+        # Late queries have more keys, early keys have more queries: the long blocks come first.
+        query_tasks=_tasks(sequences["n_q"], heads, block)[::-1].copy(),
+        key_tasks=_tasks(sequences["n_k"], kv_heads, block),
+    )
+    reads = [runs[w].size + pattern.global_tokens for w, pattern in zip(which, patterns, strict=True)]
+    pairs = (
+        sequences["n_q"][:, None] * np.minimum(sequences["n_k"][:, None], float(1) * np.array(reads))
+    ).sum()
+    lines = -(-head_dim * itemsize // LINE)
+    return Plan(tables, block, lines, key_rows, query_rows, float(pairs * head_dim))
+
+
+def _panels(heads, first, count):
+    """PANEL records, not yet placed, of (sequences, heads) tables of first positions and counts."""
+    panels = np.zeros(count.shape, PANEL)
+    panels["sequence"] = np.arange(count.shape[0])[:, None]
+    panels["head"] = heads
+    panels["first"], panels["count"] = first, count
+    return panels.reshape(-1)
+
+
+def _cut(counts, size, at_least):
+    """Cut runs of ``counts`` rows into parts of at most ``size``: run, start and length of every part."""
+    parts = np.maximum(-(-counts // size), at_least)
+    run = np.repeat(np.arange(counts.size), parts)
+    start = (np.arange(run.size) - np.repeat(np.cumsum(parts) - parts, parts)) * size
+    return run, start, np.minimum(counts[run] - start, size)
+
+
+def _pack(moving, fixed, block):
+    """Place panels in one space of rows, with ``block`` zero rows before and after every moving one.
+
+    Returns the panels, the pieces in which they are packed, and the size of the space.
+    """
+    panels = np.concatenate([moving, fixed])
+    zeros = np.zeros(panels.size, np.int64)
+    zeros[: moving.size + 1] = block
+    ends = np.cumsum(zeros + panels["count"])
+    panels["row"] = ends - panels["count"]
+    run, start, length = _cut(panels["count"], PIECE_ROWS, at_least=1)
+    pieces = np.zeros(run.size, PIECE)
+    pieces["panel"], pieces["start"], pieces["count"] = run, start, length
+    pieces["zeros"] = np.where(start == 0, zeros[run], 0)
+    return panels, pieces, int(ends[-1]) + GROUP
+
+
+def _tasks(lengths, heads, block):
+    """Blocks of rows of every sequence and head, as TASK records."""
+    run, start, length = _cut(np.repeat(lengths, heads), block, at_least=0)
+    tasks = np.zeros(run.size, TASK)
+    tasks["sequence"], tasks["head"] = np.divmod(run, heads)
+    tasks["first"], tasks["count"] = start, length
+    return tasks

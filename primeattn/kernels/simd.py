@@ -1,0 +1,299 @@
+"""Vector micro-kernels: LLVM vector code behind ``@intrinsic``, for float32 and float64.
+
+Numba's loop vectoriser leaves the horizontal sums of short dot products on the table. These intrinsics say
+in vectors what they mean, and LLVM lowers the same code to AVX-512, AVX2 or NEON. Everything works on
+addresses (int64), so that array layouts cause no specialisation; ``like`` is any number of the working dtype.
+
+Rows are cut into *chunks* of at most four cache lines (64 bytes each, so 64 float32 or 32 float64 columns):
+``lines`` is 4, 2 or 1 and has to be a literal. Scores come in *groups* of eight: one row's scores with eight
+other rows lie next to each other, ``GROUP`` numbers.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
+from numba import carray, njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+GROUP = 8  # scores computed at once
+LINE = 64  # bytes of a cache line, the unit of a row's width
+CHUNK = 4  # lines of a full chunk: with eight accumulators it just fits the registers
+
+VECTOR = 64 if get_host_cpu_features().get("avx512f") else 32  # bytes of a vector register
+I32, I64 = ir.IntType(32), ir.IntType(64)
+
+# ln 2 as the nearest number of the dtype, and what that leaves out.
+LN2_SINGLE = (float(np.float32(math.log(2))), math.log(2) - float(np.float32(math.log(2))))
+LN2_DOUBLE = (math.log(2), 2.3190468138462996e-17)
+
+
+class _Emitter:
+    """LLVM vector code of one element type."""
+
+    def __init__(self, builder, dtype):
+        self.b = builder
+        self.double = dtype == types.float64
+        self.size = 8 if self.double else 4
+        self.element = ir.DoubleType() if self.double else ir.FloatType()
+        self.group = ir.VectorType(self.element, GROUP)
+        self.lanes = VECTOR // self.size
+        self.vector = ir.VectorType(self.element, self.lanes)
+
+    def at(self, address, offset=0):
+        return self.b.add(address, I64(offset)) if offset else address
+
+    def load(self, kind, address, offset=0):
+        pointer = self.b.inttoptr(self.at(address, offset), kind.as_pointer())
+        return self.b.load(pointer, align=self.size)
+
+    def store(self, value, address, offset=0):
+        pointer = self.b.inttoptr(self.at(address, offset), value.type.as_pointer())
+        self.b.store(value, pointer, align=self.size)
+
+    def const(self, value, kind=None):
+        kind = kind or self.group
+        return ir.Constant(kind, [value] * kind.count)
+
+    def fma(self, x, y, z):
+        name = f"llvm.fma.v{x.type.count}f{8 * self.size}"  # llvmlite's own fma refuses vectors
+        kind = ir.FunctionType(x.type, [x.type] * 3)
+        function = self.b.module.globals.get(name) or ir.Function(self.b.module, kind, name)
+        return self.b.call(function, [x, y, z])
+
+    def shuffle(self, x, y, index):
+        return self.b.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, len(index)), index))
+
+    def splat(self, scalar, kind):
+        first = self.b.insert_element(ir.Constant(kind, ir.Undefined), scalar, I32(0))
+        return self.shuffle(first, first, [0] * kind.count)
+
+    def halves(self, x):
+        half = x.type.count // 2
+        low = self.shuffle(x, x, list(range(half)))
+        return low, self.shuffle(x, x, list(range(half, 2 * half)))
+
+    def total(self, x):
+        """Sum of all lanes of ``x``, in pairs."""
+        while x.type.count > 1:
+            x = self.b.fadd(*self.halves(x))
+        return self.b.extract_element(x, I32(0))
+
+    def maximum(self, x, y):
+        """Larger of x and y, x where y is NaN."""
+        return self.b.select(self.b.fcmp_ordered(">", y, x), y, x)
+
+    def sums(self, vectors):
+        """Lane sums of eight vectors as one group, by a tree of pairwise transpose-and-add.
+
+        A vector that holds ``k`` different sums holds them in runs of k lanes; joining two such vectors adds
+        alternate runs of both and leaves runs of 2k.
+        """
+        k = 1
+        while len(vectors) > 1:
+            n = vectors[0].type.count
+            even, odd = [], []
+            for lane in range(0, n, 2 * k):
+                run = range(lane, lane + k)
+                even += [*run, *(n + i for i in run)]
+                odd += [*(i + k for i in run), *(n + i + k for i in run)]
+            pairs = zip(vectors[::2], vectors[1::2], strict=True)
+            vectors = [self.b.fadd(self.shuffle(x, y, even), self.shuffle(x, y, odd)) for x, y in pairs]
+            k *= 2
+        result = vectors[0]
+        while result.type.count > GROUP:
+            result = self.b.fadd(*self.halves(result))
+        return result
+
+    def exp(self, x):
+        """e^x to within 2 units in the last place; 0 below the normal range, saturating above, NaN for NaN.
+
+        x = n ln 2 + r with |r| <= ln 2 / 2, e^r by its Taylor polynomial, 2^n through the exponent bits.
+        Adding 1.5 * 2^(mantissa bits) rounds to an integer and leaves it in the low bits, with no conversion
+        to integer that NaN would make undefined. ln 2 is subtracted in two parts, the first without rounding.
+        """
+        b = self.b
+        mantissa, bias, degree = (52, 1023, 13) if self.double else (23, 127, 7)
+        low, high = (-708.0, 709.0) if self.double else (-87.0, 88.0)
+        ln2, ln2_rest = LN2_DOUBLE if self.double else LN2_SINGLE
+        magic = self.const(1.5 * 2**mantissa)
+        tiny = b.fcmp_ordered("<", x, self.const(low))
+        y = b.select(tiny, self.const(low), x)
+        y = b.select(b.fcmp_ordered(">", y, self.const(high)), self.const(high), y)
+        shifted = self.fma(y, self.const(1 / math.log(2)), magic)
+        n = b.fsub(shifted, magic)
+        r = self.fma(n, self.const(-ln2_rest), self.fma(n, self.const(-ln2), y))
+        e = self.const(1 / math.factorial(degree))
+        for k in range(degree - 1, -1, -1):
+            e = self.fma(e, r, self.const(1 / math.factorial(k)))
+        integer = ir.VectorType(I64 if self.double else I32, GROUP)
+        bits = b.shl(b.bitcast(shifted, integer), self.const(mantissa, integer))
+        bits = b.add(bits, self.const(bias << mantissa, integer))
+        e = b.fmul(e, b.bitcast(bits, self.group))
+        return b.select(tiny, self.const(0.0), e)
+
+
+def _literal(lines):
+    return lines.literal_value if isinstance(lines, types.IntegerLiteral) else None
+
+
+@intrinsic
+def dot8(typingctx, lines, like, x, ys, y_offset, s, add):
+    """s[u] = x · ys[u], plus the old s[u] where ``add`` is True, for u = 0..7."""
+    n_lines = _literal(lines)
+    if n_lines is None:
+        return None
+
+    def codegen(context, builder, sig, args):
+        emit = _Emitter(builder, like)
+        x, ys, y_offset, s, add = args[2:]
+        steps = range(0, n_lines * LINE, VECTOR)
+        xs = [emit.load(emit.vector, x, step) for step in steps]
+        totals = []
+        for y in cgutils.unpack_tuple(builder, ys):
+            y = builder.add(y, y_offset)
+            total = None
+            for x_part, step in zip(xs, steps, strict=True):
+                y_part = emit.load(emit.vector, y, step)
+                total = builder.fmul(x_part, y_part) if total is None else emit.fma(x_part, y_part, total)
+            totals.append(total)
+        old = builder.select(add, emit.load(emit.group, s), emit.const(0.0))
+        emit.store(builder.fadd(emit.sums(totals), old), s)
+        return context.get_dummy_value()
+
+    return types.void(lines, like, x, ys, y_offset, s, types.boolean), codegen
+
+
+@intrinsic
+def axpy8(typingctx, lines, like, x, ys, y_offset, s):
+    """x += sum over u of s[u] * ys[u], for u = 0..7."""
+    n_lines = _literal(lines)
+    if n_lines is None:
+        return None
+
+    def codegen(context, builder, sig, args):
+        emit = _Emitter(builder, like)
+        x, ys, y_offset, s = args[2:]
+        steps = range(0, n_lines * LINE, VECTOR)
+        xs = [emit.load(emit.vector, x, step) for step in steps]
+        for u, y in enumerate(cgutils.unpack_tuple(builder, ys)):
+            y = builder.add(y, y_offset)
+            weight = emit.splat(emit.load(emit.element, s, u * emit.size), emit.vector)
+            xs = [
+                emit.fma(weight, emit.load(emit.vector, y, step), part)
+                for part, step in zip(xs, steps, strict=True)
+            ]
+        for part, step in zip(xs, steps, strict=True):
+            emit.store(part, x, step)
+        return context.get_dummy_value()
+
+    return types.void(lines, like, x, ys, y_offset, s), codegen
+
+
+@intrinsic
+def row_max(typingctx, like, s, stride, groups, start):
+    """Largest of ``start`` and ``groups`` groups of scores ``stride`` bytes apart; NaN is passed over."""
+
+    def codegen(context, builder, sig, args):
+        emit = _Emitter(builder, like)
+        _, s, stride, groups, start = args
+        best = cgutils.alloca_once_value(builder, emit.splat(start, emit.group))
+        with cgutils.for_range(builder, groups) as loop:
+            group = emit.load(emit.group, builder.add(s, builder.mul(loop.index, stride)))
+            builder.store(emit.maximum(builder.load(best), group), best)
+        result = builder.load(best)
+        while result.type.count > 1:
+            result = emit.maximum(*emit.halves(result))
+        return builder.extract_element(result, I32(0))
+
+    return like(like, s, stride, groups, like), codegen
+
+
+@intrinsic
+def row_exp(typingctx, like, s, stride, groups, shift):
+    """s <- exp(s - shift) in place over groups ``stride`` bytes apart; returns their sum."""
+
+    def codegen(context, builder, sig, args):
+        emit = _Emitter(builder, like)
+        _, s, stride, groups, shift = args
+        shift = emit.splat(shift, emit.group)
+        total = cgutils.alloca_once_value(builder, emit.const(0.0))
+        with cgutils.for_range(builder, groups) as loop:
+            address = builder.add(s, builder.mul(loop.index, stride))
+            p = emit.exp(builder.fsub(emit.load(emit.group, address), shift))
+            emit.store(p, address)
+            builder.store(builder.fadd(builder.load(total), p), total)
+        return emit.total(builder.load(total))
+
+    return like(like, s, stride, groups, like), codegen
+
+
+@intrinsic
+def exp_times(typingctx, like, s, t, groups):
+    """s <- exp(s) and t <- exp(s) * t in place, over ``groups`` consecutive groups."""
+
+    def codegen(context, builder, sig, args):
+        emit = _Emitter(builder, like)
+        _, s, t, groups = args
+        with cgutils.for_range(builder, groups) as loop:
+            offset = builder.mul(loop.index, I64(GROUP * emit.size))
+            s_address, t_address = builder.add(s, offset), builder.add(t, offset)
+            p = emit.exp(emit.load(emit.group, s_address))
+            emit.store(p, s_address)
+            emit.store(builder.fmul(p, emit.load(emit.group, t_address)), t_address)
+        return context.get_dummy_value()
+
+    return types.void(like, s, t, groups), codegen
+
+
+@intrinsic
+def transpose8(typingctx, like, sources, offset, s):
+    """s[r][u] = number r at address sources[u] + offset, for r, u = 0..7: eight columns become eight rows."""
+
+    def codegen(context, builder, sig, args):
+        emit = _Emitter(builder, like)
+        _, sources, offset, s = args
+        rows = [
+            emit.load(emit.group, builder.add(source, offset))
+            for source in cgutils.unpack_tuple(builder, sources)
+        ]
+        for span in (1, 2, 4):  # swap the off-diagonal span x span blocks of every 2*span x 2*span block
+            for i in [i for i in range(GROUP) if not i & span]:
+                x, y = rows[i], rows[i + span]
+                upper = [lane if not lane & span else GROUP + lane - span for lane in range(GROUP)]
+                lower = [lane + span if not lane & span else GROUP + lane for lane in range(GROUP)]
+                rows[i], rows[i + span] = emit.shuffle(x, y, upper), emit.shuffle(x, y, lower)
+        for r, row in enumerate(rows):
+            emit.store(row, s, r * GROUP * emit.size)
+        return context.get_dummy_value()
+
+    return types.void(like, sources, offset, s), codegen
+
+
+@intrinsic
+def atomic_add(typingctx, address, value):
+    """Add ``value`` to the int64 at ``address`` and return what was there before."""
+
+    def codegen(context, builder, sig, args):
+        pointer = builder.inttoptr(args[0], I64.as_pointer())
+        return builder.atomic_rmw("add", pointer, args[1], "seq_cst")
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
+def _pointer(typingctx, address, like):
+    def codegen(context, builder, sig, args):
+        return builder.inttoptr(args[0], context.get_value_type(sig.return_type))
+
+    return types.CPointer(like)(address, like), codegen
+
+
+@njit
+def view(address, size, like):
+    """1-D array of ``size`` numbers of the dtype of ``like`` at ``address``; it owns nothing."""
+    return carray(_pointer(address, like), size)

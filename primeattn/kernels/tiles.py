@@ -1,0 +1,238 @@
+"""Work on one tile: a block of consecutive rows against up to ``SLOTS`` other rows each.
+
+Shapes. A tile has n <= block rows (queries, or keys in the transposed pass). Slot u of row r is the packed
+row ``slots.rows[u] + step * r``: with step 1 the slots are offsets, which move along with the row; with step
+0 they are fixed rows, the global columns. Slot u exists for the rows ``low[u] <= r < high[u]``. Scores lie as
+s[group][block][GROUP], so that a group of eight slots can be walked down the block while the rows it reads,
+n + (span of the group) of them, stay in the first-level cache.
+
+Packed rows are *chunk-major*: the first four cache lines of all rows, then the next four, and so on; what is
+left at the end is a chunk of two lines, of one, or both. Columns beyond head_dim are zero.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from .simd import GROUP, LINE, axpy8, dot8, exp_times, row_exp, row_max, transpose8, view
+
+SLOTS = 128  # slots of a tile: its scores are rescaled once
+
+
+class Packed(NamedTuple):
+    """Chunk-major rows at an address."""
+
+    address: int
+    rows: int
+
+
+class Slots(NamedTuple):
+    """Which packed rows a tile reads, and for which rows of the block."""
+
+    rows: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+@njit
+def chunk_lines(lines, done):
+    """Width of the chunk that starts after ``done`` of ``lines`` cache lines: 4, 2 or 1."""
+    left = lines - done
+    return 4 if left >= 4 else (2 if left >= 2 else 1)
+
+
+@njit
+def chunk_address(packed, done, width, row):
+    """Address of a row's chunk of ``width`` lines that starts after ``done`` lines."""
+    return packed.address + (done * packed.rows + width * row) * LINE
+
+
+@njit
+def offset_slots(slots, offsets, begin, count, sign, base, panel_row, panel_count, n):
+    """Slots for ``offsets[begin : begin + count]``: row r meets number base + r + sign * offset of a panel.
+
+    The panel has ``panel_count`` rows from packed row ``panel_row`` on, with zero rows around it. Returns the
+    number of groups. Slots that fill up the last group exist for no row and read the zero rows at the start.
+    """
+    groups = (count + GROUP - 1) // GROUP
+    for u in range(groups * GROUP):
+        if u < count:
+            number = base + sign * offsets[begin + u]
+            slots.rows[u] = panel_row + number
+            slots.low[u] = max(0, -number)
+            slots.high[u] = min(n, panel_count - number)
+        else:
+            slots.rows[u] = slots.low[u] = slots.high[u] = 0
+    return groups
+
+
+@njit
+def fixed_slots(slots, panel_row, first, count, n, reach, sign):
+    """Slots for ``count`` fixed rows of a panel from number ``first`` on, for the rows on their causal side.
+
+    Number t exists for r >= t - reach where sign is +1 (a key for later queries) and for r <= t - reach where
+    it is -1 (a query for earlier keys). Returns the number of groups.
+    """
+    groups = (count + GROUP - 1) // GROUP
+    for u in range(groups * GROUP):
+        if u < count:
+            slots.rows[u] = panel_row + first + u
+            edge = first + u - reach
+            slots.low[u] = max(0, edge) if sign > 0 else 0
+            slots.high[u] = n if sign > 0 else min(n, edge + 1)
+        else:
+            slots.rows[u] = slots.low[u] = slots.high[u] = 0
+    return groups
+
+
+@njit
+def _sources(packed, done, width, rows, first):
+    return (
+        chunk_address(packed, done, width, rows[first]),
+        chunk_address(packed, done, width, rows[first + 1]),
+        chunk_address(packed, done, width, rows[first + 2]),
+        chunk_address(packed, done, width, rows[first + 3]),
+        chunk_address(packed, done, width, rows[first + 4]),
+        chunk_address(packed, done, width, rows[first + 5]),
+        chunk_address(packed, done, width, rows[first + 6]),
+        chunk_address(packed, done, width, rows[first + 7]),
+    )
+
+
+@njit
+def _tile_group(job, s, g):
+    return s + g * job.block * GROUP * job.size
+
+
+@njit
+def dots(like, job, x, x_row, y, slots, groups, step, s, n, add):
+    """s[g, r, u] (+)= x[x_row + r] · y[slot u of row r]."""
+    for g in range(groups):
+        target = _tile_group(job, s, g)
+        done = 0
+        while done < job.lines:
+            width = chunk_lines(job.lines, done)
+            ys = _sources(y, done, width, slots.rows, g * GROUP)
+            xs = chunk_address(x, done, width, x_row)
+            keep = add or done > 0
+            for r in range(n):
+                row = r * width * LINE
+                if width == 4:
+                    dot8(4, like, xs + row, ys, step * row, target + r * GROUP * job.size, keep)
+                elif width == 2:
+                    dot8(2, like, xs + row, ys, step * row, target + r * GROUP * job.size, keep)
+                else:
+                    dot8(1, like, xs + row, ys, step * row, target + r * GROUP * job.size, keep)
+            done += width
+
+
+@njit
+def axpys(like, job, x, x_row, y, slots, groups, step, s, n):
+    """x[x_row + r] += sum over slots u of s[g, r, u] * y[slot u of row r]."""
+    for g in range(groups):
+        weights = _tile_group(job, s, g)
+        done = 0
+        while done < job.lines:
+            width = chunk_lines(job.lines, done)
+            ys = _sources(y, done, width, slots.rows, g * GROUP)
+            xs = chunk_address(x, done, width, x_row)
+            for r in range(n):
+                row = r * width * LINE
+                if width == 4:
+                    axpy8(4, like, xs + row, ys, step * row, weights + r * GROUP * job.size)
+                elif width == 2:
+                    axpy8(2, like, xs + row, ys, step * row, weights + r * GROUP * job.size)
+                else:
+                    axpy8(1, like, xs + row, ys, step * row, weights + r * GROUP * job.size)
+            done += width
+
+
+@njit
+def hide(like, job, slots, groups, s, n):
+    """s = -inf where a slot does not exist for a row."""
+    for u in range(groups * GROUP):
+        if slots.low[u] > 0 or slots.high[u] < n:
+            first = _tile_group(job, s, u // GROUP) + u % GROUP * job.size
+            scores = view(first, n * GROUP, like)
+            for r in range(min(slots.low[u], n)):
+                scores[r * GROUP] = -np.inf
+            for r in range(max(slots.high[u], 0), n):
+                scores[r * GROUP] = -np.inf
+
+
+@njit
+def _scale_row(like, job, x, row, factor):
+    done = 0
+    while done < job.lines:
+        width = chunk_lines(job.lines, done)
+        numbers = view(chunk_address(x, done, width, row), width * LINE // job.size, like)
+        for c in range(numbers.size):
+            numbers[c] *= factor
+        done += width
+
+
+@njit
+def softmax(like, job, out, maxima, sums, s, groups, n):
+    """One step of the online softmax: s <- exp(s - m) with the running maxima m; sums and out follow them.
+
+    The maximum passes over NaN and so stays finite; the NaN reaches sums and out through exp.
+    """
+    stride = job.block * GROUP * job.size
+    for r in range(n):
+        row = s + r * GROUP * job.size
+        best = row_max(like, row, stride, groups, maxima[r])
+        if best > maxima[r]:
+            if sums[r] != 0:
+                factor = np.exp(maxima[r] - best)
+                sums[r] *= factor
+                _scale_row(like, job, out, r, factor)
+            maxima[r] = best
+        shift = maxima[r] if maxima[r] > -np.inf else like - like  # 0 where nothing was seen yet
+        sums[r] += row_exp(like, row, stride, groups, shift)
+
+
+@njit
+def exp_product(like, job, s, t, groups, n):
+    """s <- exp(s), t <- exp(s) * t."""
+    for g in range(groups):
+        exp_times(like, _tile_group(job, s, g), _tile_group(job, t, g), n)
+
+
+@njit
+def fill_by_row(like, job, numbers, s, groups, n):
+    """s[g, r, u] = numbers[r]."""
+    for g in range(groups):
+        tile = view(_tile_group(job, s, g), n * GROUP, like)
+        for r in range(n):
+            for u in range(GROUP):
+                tile[r * GROUP + u] = numbers[r]
+
+
+@njit
+def fill_by_slot(like, job, numbers, slots, groups, step, s, n):
+    """s[g, r, u] = the number, by packed row, of slot u of row r; up to the next multiple of eight rows."""
+    for g in range(groups):
+        target = _tile_group(job, s, g)
+        rows = slots.rows[g * GROUP : (g + 1) * GROUP]
+        sources = (
+            numbers + rows[0] * job.size,
+            numbers + rows[1] * job.size,
+            numbers + rows[2] * job.size,
+            numbers + rows[3] * job.size,
+            numbers + rows[4] * job.size,
+            numbers + rows[5] * job.size,
+            numbers + rows[6] * job.size,
+            numbers + rows[7] * job.size,
+        )
+        if step == 1:
+            for r in range(0, n, GROUP):
+                transpose8(like, sources, r * job.size, target + r * GROUP * job.size)
+        else:
+            tile = view(target, n * GROUP, like)
+            for u in range(GROUP):
+                number = view(sources[u], 1, like)[0]
+                for r in range(n):
+                    tile[r * GROUP + u] = number
