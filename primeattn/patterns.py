@@ -1,0 +1,252 @@
+"""Which keys a query attends: a sequence of offsets, a window and leading global tokens, for any length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from primeattn import sequences
+from primeattn._sequence import EMPTY, Sequence, as_int
+
+__all__ = ["Pattern"]
+
+_MAX_DENSE = 32768  # a 1 GiB mask
+_MAX_PAIRS = 2**28  # 1.25 GiB as CSR
+_MAX_VIEWS = 64
+
+
+@dataclass(frozen=True, repr=False)
+class Pattern:
+    """Causal sparse attention pattern: each key once,
+
+        keys(i) = { j : 0 <= j <= i  and  ( j < G  or  i - j <= W  or  i - j in S ) }
+
+    with G = ``global_tokens``, W = ``window`` and S = ``sequence``. In offset form a query attends the
+    distances D = {0, ..., W} ∪ S and, besides, the leading columns j < G. Positions count from 0.
+
+    Immutable, hashable, compared by structure, and free of any length.
+
+    Parameters
+    ----------
+    sequence : str, Sequence, callable, array of int, or None
+        S: a registered name, a Sequence, a function of a limit (see ``sequences.from_callable``), all offsets
+        as integers >= 1 in any order (see ``sequences.from_array``), or None for no sequence.
+    window : int
+        This many earlier tokens, besides the query's own.
+    global_tokens : int
+        This many leading tokens are attended by every later one.
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> pat = pa.Pattern("squares", window=1, global_tokens=1)
+    >>> pat
+    Pattern(squares, window=1, global_tokens=1)
+    >>> pat.to_dense(6).astype(int)
+    array([[1, 0, 0, 0, 0, 0],
+           [1, 1, 0, 0, 0, 0],
+           [1, 1, 1, 0, 0, 0],
+           [1, 0, 1, 1, 0, 0],
+           [1, 0, 0, 1, 1, 0],
+           [1, 1, 0, 0, 1, 1]])
+    >>> pat | pa.Pattern([4, 2], window=3)
+    Pattern(from_array([2, 4]) | squares, window=3, global_tokens=1)
+    """
+
+    sequence: Sequence | None
+    window: int = 0
+    global_tokens: int = 0
+
+    def __post_init__(self):
+        vars(self).update(
+            sequence=_as_sequence(self.sequence),
+            window=as_int("window", self.window, minimum=0),
+            global_tokens=as_int("global_tokens", self.global_tokens, minimum=0),
+            _known=(EMPTY, -1),  # (all of D up to bound, bound), replaced whole
+            _views={},
+        )
+
+    def offsets(self, n) -> np.ndarray:
+        """Return { d in D : d < n }: sorted int64, a read-only view of a cache.
+
+        Repeated calls cost a dictionary look-up; a new ``n`` costs a binary search, and growth of the cache
+        whenever ``n`` doubles.
+
+        Examples
+        --------
+        >>> import primeattn as pa
+        >>> pa.Pattern("primes", window=3).offsets(12)
+        array([ 0,  1,  2,  3,  5,  7, 11])
+        """
+        if type(n) is int and (view := self._views.get(n)) is not None:
+            return view
+        n = as_int("n", n, minimum=0)
+        known, bound = self._known
+        if bound < n - 1:
+            vars(self)["_known"] = known, bound = self._distances(n)
+        view = known[: np.searchsorted(known, n)]
+        if len(self._views) >= _MAX_VIEWS:
+            self._views.clear()
+        self._views[n] = view
+        return view
+
+    def _distances(self, n):
+        """Return (D up to bound, bound) with n - 1 <= bound <= 2n."""
+        bound = 2 * n
+        terms = EMPTY
+        if self.sequence is not None:
+            terms, known_to = self.sequence._reach(max(1, n - 1))
+            bound = min(bound, known_to)
+        near = np.arange(min(self.window, bound) + 1)
+        far = terms[
+            np.searchsorted(terms, near[-1], side="right") : np.searchsorted(terms, bound, side="right")
+        ]
+        distances = np.concatenate([near, far])
+        distances.setflags(write=False)
+        return distances, bound
+
+    def keys(self, i) -> np.ndarray:
+        """Return keys(i), sorted int64.
+
+        Examples
+        --------
+        >>> import primeattn as pa
+        >>> pa.Pattern("primes", window=1, global_tokens=2).keys(9)
+        array([0, 1, 2, 4, 6, 7, 8, 9])
+        """
+        i = as_int("i", i, minimum=0)
+        columns = np.arange(min(self.global_tokens, i + 1))
+        by_offset = i - self.offsets(i + 1)[::-1]
+        return np.concatenate([columns, by_offset[np.searchsorted(by_offset, len(columns)) :]])
+
+    def num_pairs(self, n) -> int:
+        """Return the number of attended (query, key) pairs of one sequence of length ``n``, without a mask.
+
+        Offset d pairs n - d queries, G of them with the leading columns, which are full anyway:
+
+            sum_{d in D, d < n - G} (n - G - d)  +  sum_{j < min(G, n)} (n - j)
+
+        Examples
+        --------
+        >>> import primeattn as pa
+        >>> pa.Pattern("primes", window=3, global_tokens=2).num_pairs(4096)
+        1255303
+        """
+        n = as_int("n", n, minimum=0)
+        columns = min(self.global_tokens, n)
+        beyond = self.offsets(n - columns)
+        return len(beyond) * (n - columns) - int(beyond.sum()) + columns * n - columns * (columns - 1) // 2
+
+    def density(self, n) -> float:
+        """Return ``num_pairs(n)`` as a fraction of the n(n+1)/2 causal pairs.
+
+        Examples
+        --------
+        >>> import primeattn as pa
+        >>> pa.Pattern(None, window=1).density(3)
+        0.8333333333333334
+        """
+        n = as_int("n", n, minimum=1)
+        return self.num_pairs(n) / (n * (n + 1) // 2)
+
+    def to_dense(self, n) -> np.ndarray:
+        """Return the mask: bool (n, n), row i true at keys(i). ValueError for n > 32768."""
+        n = as_int("n", n, minimum=0)
+        if n > _MAX_DENSE:
+            raise ValueError(
+                f"n: expected at most {_MAX_DENSE} for a dense mask, got {n}; use to_csr or offsets"
+            )
+        mask = np.zeros((n, n), bool)
+        for d in self.offsets(n).tolist():
+            mask.reshape(-1)[d * n :: n + 1] = True  # (d, 0), (d + 1, 1), ...
+        columns = min(self.global_tokens, n)
+        mask[:, :columns] |= np.tri(n, columns, dtype=bool)
+        return mask
+
+    def to_csr(self, n):
+        """Return the mask as scipy.sparse.csr_matrix, bool (n, n), indices sorted.
+
+        ValueError for more than 2**28 pairs.
+
+        Examples
+        --------
+        >>> import primeattn as pa
+        >>> mask = pa.Pattern("primes").to_csr(1000)
+        >>> mask.shape, mask.nnz
+        ((1000, 1000), 92873)
+        """
+        from scipy.sparse import csr_matrix
+
+        n = as_int("n", n, minimum=0)
+        pairs = self.num_pairs(n)
+        if pairs > _MAX_PAIRS:
+            raise ValueError(f"n: expected at most {_MAX_PAIRS} pairs, got {pairs} for n = {n}; use offsets")
+        # Row i: its leading columns, then the offsets d <= i - G from the largest to the smallest.
+        offsets = self.offsets(n)
+        columns = min(self.global_tokens, n)
+        beyond = np.searchsorted(offsets, np.arange(n) - columns, side="right")
+        indptr = np.concatenate([[0], np.cumsum(np.minimum(columns, np.arange(1, n + 1)) + beyond)])
+        indices = np.empty(pairs, np.int32)
+        leading = np.arange(columns)
+        backwards = -offsets[::-1].astype(np.int32)
+        for i, (begin, end, m) in enumerate(zip(indptr[:-1], indptr[1:], beyond, strict=True)):
+            indices[begin : end - m] = leading[: i + 1]
+            np.add(backwards[len(backwards) - m :], i, out=indices[end - m : end])
+        mask = csr_matrix((np.ones(pairs, bool), indices, indptr.astype(np.int32)), shape=(n, n))
+        mask.has_sorted_indices = True
+        return mask
+
+    def __or__(self, other):
+        if not isinstance(other, Pattern):
+            return NotImplemented
+        s, t = self.sequence, other.sequence
+        return Pattern(
+            s if t is None else t if s is None else s | t,
+            max(self.window, other.window),
+            max(self.global_tokens, other.global_tokens),
+        )
+
+    def __bool__(self):
+        raise TypeError("a Pattern has no truth value; the union is written a | b")
+
+    def __reduce__(self):
+        return Pattern, (self.sequence, self.window, self.global_tokens)
+
+    def __repr__(self):
+        options = [
+            f"{name}={getattr(self, name)}" for name in ("window", "global_tokens") if getattr(self, name)
+        ]
+        return f"Pattern({', '.join([repr(self.sequence), *options])})"
+
+    def to_json(self) -> dict:
+        """Return a structure of JSON types from which ``from_json`` makes an equal pattern.
+
+        Examples
+        --------
+        >>> import primeattn as pa
+        >>> pa.Pattern("primes", window=3).to_json()
+        {'sequence': {'name': 'primes'}, 'window': 3, 'global_tokens': 0}
+        """
+        sequence = None if self.sequence is None else self.sequence.to_json()
+        return {"sequence": sequence, "window": self.window, "global_tokens": self.global_tokens}
+
+    @classmethod
+    def from_json(cls, obj) -> Pattern:
+        """Return the pattern whose ``to_json()`` is ``obj``; ValueError for any other structure."""
+        if not isinstance(obj, dict):
+            raise TypeError(f"obj: expected a dict made by Pattern.to_json(), got {obj!r}")
+        if set(obj) != {"sequence", "window", "global_tokens"}:
+            raise ValueError(f"obj: expected a dict made by Pattern.to_json(), got the keys {list(obj)}")
+        sequence = obj["sequence"]
+        return cls(**{**obj, "sequence": sequence if sequence is None else sequences.from_json(sequence)})
+
+
+def _as_sequence(sequence):
+    if sequence is None or isinstance(sequence, Sequence):
+        return sequence
+    if isinstance(sequence, str):
+        return sequences.get(sequence)
+    if isinstance(sequence, Pattern):
+        raise TypeError(f"sequence: expected a Sequence, got {sequence!r}; the union of patterns is a | b")
+    return sequences.from_callable(sequence) if callable(sequence) else sequences.from_array(sequence)
