@@ -116,7 +116,7 @@ def _check_like(name, array, shape, dtype):
 def _check_row_layout(name, array):
     if not array.flags.aligned:
         raise ValueError(f"{name}: expected aligned memory, got strides {array.strides}")
-    if array.shape[-1] > 1 and array.strides[-1] != array.itemsize:
+    if array.size and array.shape[-1] > 1 and array.strides[-1] != array.itemsize:
         raise ValueError(f"{name}: expected a contiguous last axis, got strides {array.strides}")
 
 
@@ -200,6 +200,8 @@ def _share(a, b) -> bool:
 
 def _overlaps_itself(array) -> bool:
     """Whether two indices may mean one element: axes, from the tightest on, must not reach into the next."""
+    if array.size == 0:
+        return False
     reach = array.itemsize
     for stride, size in sorted(
         (abs(st), n) for st, n in zip(array.strides, array.shape, strict=True) if n > 1

@@ -20,7 +20,7 @@ from .tiles import (
     SLOTS,
     Packed,
     Slots,
-    axpys,
+    axpys_seen,
     chunk_address,
     chunk_lines,
     dots,
@@ -193,7 +193,7 @@ def _key_tile(slots, offsets, t, position, n, asking, moving):
 
 
 @njit
-def _forward_block(like, job, tables, task, slots, scratch):
+def _forward_block(like, job, tables, task, slots, own, scratch):
     """out and lse of one block of queries."""
     sequence, route = tables.sequences[task.sequence], tables.routes[task.sequence, task.head]
     moving, fixed = tables.key_panels[route.keys], tables.key_panels[route.globals]
@@ -215,9 +215,9 @@ def _forward_block(like, job, tables, task, slots, scratch):
         if groups == 0:
             break
         dots(like, job, q, 0, keys, slots, groups, step, s, n, False)
-        hide(like, job, slots, groups, s, n)
+        hide(like, job, slots, groups, s, n, -np.inf)
         softmax(like, job, out, maxima, sums, s, groups, n)
-        axpys(like, job, out, 0, values, slots, groups, step, s, n)
+        axpys_seen(like, job, out, 0, values, slots, own, groups, step, s, n)
         t += 1
     for r in range(n):
         row = sequence.q_row + task.first + r
@@ -231,7 +231,7 @@ def _forward_block(like, job, tables, task, slots, scratch):
 
 
 @njit
-def _backward_query_block(like, job, tables, task, slots, scratch):
+def _backward_query_block(like, job, tables, task, slots, own, scratch):
     """dq of one block of queries: P = exp(s - lse), dS = P * (dP - delta), dq = scale * dS k."""
     sequence, route = tables.sequences[task.sequence], tables.routes[task.sequence, task.head]
     moving, fixed = tables.key_panels[route.keys], tables.key_panels[route.globals]
@@ -255,9 +255,10 @@ def _backward_query_block(like, job, tables, task, slots, scratch):
         fill_by_row(like, job, minus_delta, ds, groups, n)
         dots(like, job, queries, at, keys, slots, groups, step, s, n, True)
         dots(like, job, douts, at, values, slots, groups, step, ds, n, True)
-        hide(like, job, slots, groups, s, n)
+        hide(like, job, slots, groups, s, n, -np.inf)
+        hide(like, job, slots, groups, ds, n, 0)
         exp_product(like, job, s, ds, groups, n)
-        axpys(like, job, dq, 0, keys, slots, groups, step, ds, n)
+        axpys_seen(like, job, dq, 0, keys, slots, own, groups, step, ds, n)
         t += 1
     for r in range(n):
         row = sequence.q_row + task.first + r
@@ -265,7 +266,7 @@ def _backward_query_block(like, job, tables, task, slots, scratch):
 
 
 @njit
-def _backward_key_block(like, job, tables, task, slots, scratch):
+def _backward_key_block(like, job, tables, task, slots, own, scratch):
     """dk and dv of one block of keys, over all query heads that read it: dv = Pᵀ dout, dk = dSᵀ (scale q)."""
     sequence = tables.sequences[task.sequence]
     keys, values = Packed(job.keys, job.key_rows), Packed(job.values, job.key_rows)
@@ -294,10 +295,11 @@ def _backward_key_block(like, job, tables, task, slots, scratch):
                 fill_by_slot(like, job, job.minus_delta, slots, groups, step, ds, n)
                 dots(like, job, keys, at, queries, slots, groups, step, s, n, True)
                 dots(like, job, values, at, douts, slots, groups, step, ds, n, True)
-                hide(like, job, slots, groups, s, n)
+                hide(like, job, slots, groups, s, n, -np.inf)
+                hide(like, job, slots, groups, ds, n, 0)
                 exp_product(like, job, s, ds, groups, n)
-                axpys(like, job, dv, first - begin, douts, slots, groups, step, s, n)
-                axpys(like, job, dk, first - begin, queries, slots, groups, step, ds, n)
+                axpys_seen(like, job, dv, first - begin, douts, slots, own, groups, step, s, n)
+                axpys_seen(like, job, dk, first - begin, queries, slots, own, groups, step, ds, n)
                 t += 1
     b, h = sequence.batch, task.head
     for r in range(task.count):
@@ -345,13 +347,13 @@ def forward(like, jobs, tables):
         atomic_add(job.counters + 8, 1)
     while not _packed(job, pieces.size):
         pass
-    slots = _make_slots()
+    slots, own = _make_slots(), _make_slots()
     scratch = job.scratch + _draw(job, 3) * job.scratch_bytes
     while True:
         t = _draw(job, 2)
         if t >= tasks.size:
             break
-        _forward_block(like, job, tables, tasks[t], slots, scratch)
+        _forward_block(like, job, tables, tasks[t], slots, own, scratch)
 
 
 @cached_njit
@@ -372,7 +374,7 @@ def backward(like, jobs, tables):
         atomic_add(job.counters + 8, 1)
     while not _packed(job, pieces):
         pass
-    slots = _make_slots()
+    slots, own = _make_slots(), _make_slots()
     scratch = job.scratch + _draw(job, 3) * job.scratch_bytes
     key_tasks, query_tasks = tables.key_tasks, tables.query_tasks
     while True:
@@ -380,6 +382,6 @@ def backward(like, jobs, tables):
         if t >= key_tasks.size + query_tasks.size:
             break
         if t < key_tasks.size:
-            _backward_key_block(like, job, tables, key_tasks[t], slots, scratch)
+            _backward_key_block(like, job, tables, key_tasks[t], slots, own, scratch)
         else:
-            _backward_query_block(like, job, tables, query_tasks[t - key_tasks.size], slots, scratch)
+            _backward_query_block(like, job, tables, query_tasks[t - key_tasks.size], slots, own, scratch)

@@ -26,6 +26,8 @@ def backward(dq, dk, dv, dout, q, k, v, out, lse, dlse, options):
 
 
 def _call(kernel, arrays, options, products, keep_queries):
+    if options.sequences.size == 0:
+        return  # the arrays are empty
     q, k = arrays["q"], arrays["k"]
     plan = make_plan(options.patterns, k.shape[1], options.sequences, q.shape[3], q.itemsize)
     tables = plan.tables

@@ -151,16 +151,35 @@ def axpys(like, job, x, x_row, y, slots, groups, step, s, n):
 
 
 @njit
-def hide(like, job, slots, groups, s, n):
-    """s = -inf where a slot does not exist for a row."""
+def axpys_seen(like, job, x, x_row, y, slots, own, groups, step, s, n):
+    """As ``axpys``, without reading slots that do not exist for a row: their weight is 0, but 0 * NaN is not.
+
+    Only fixed slots need that, next to the diagonal; moving ones meet zero rows. ``own`` is room for slots.
+    """
+    ragged = False
+    if step == 0:
+        for u in range(groups * GROUP):
+            ragged |= slots.rows[u] > 0 and (slots.low[u] > 0 or slots.high[u] < n)
+    if not ragged:
+        axpys(like, job, x, x_row, y, slots, groups, step, s, n)
+        return
+    for r in range(n):
+        for u in range(groups * GROUP):
+            own.rows[u] = slots.rows[u] if slots.low[u] <= r < slots.high[u] else 0
+        axpys(like, job, x, x_row + r, y, own, groups, 0, s + r * GROUP * job.size, 1)
+
+
+@njit
+def hide(like, job, slots, groups, s, n, value):
+    """s = ``value`` where a slot does not exist for a row."""
     for u in range(groups * GROUP):
         if slots.low[u] > 0 or slots.high[u] < n:
             first = _tile_group(job, s, u // GROUP) + u % GROUP * job.size
             scores = view(first, n * GROUP, like)
             for r in range(min(slots.low[u], n)):
-                scores[r * GROUP] = -np.inf
+                scores[r * GROUP] = value
             for r in range(max(slots.high[u], 0), n):
-                scores[r * GROUP] = -np.inf
+                scores[r * GROUP] = value
 
 
 @njit

@@ -1,0 +1,318 @@
+"""The kernels against the dense float64 reference, and the properties that users rely on."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import primeattn as pa
+from primeattn.kernels import reference
+
+HEAD_DIMS = (1, 3, 8, 20, 32, 64, 80, 128)
+CONFIGURATIONS = 240
+FORWARD = {np.float32: 5e-6, np.float64: 1e-12}
+BACKWARD = {np.float32: 1e-4, np.float64: 1e-10}
+
+
+def random_pattern(rng, n):
+    sequence = rng.choice(["primes", "squares", "mian_chowla", "array", "none", "all"])
+    if sequence == "array":
+        sequence = rng.choice(np.arange(1, 700), size=int(rng.integers(1, 60)), replace=False)
+    elif sequence == "all":
+        sequence = np.arange(1, 601)
+    elif sequence == "none":
+        sequence = None
+    else:
+        sequence = str(sequence)
+    global_tokens = int(rng.choice([0, int(rng.integers(0, 11)), n + 5], p=[0.4, 0.5, 0.1]))
+    return pa.Pattern(sequence, window=int(rng.integers(0, 21)), global_tokens=global_tokens)
+
+
+def strided(rng, shape, dtype):
+    """Normal numbers in one of several layouts with a contiguous last axis."""
+    batch, heads, n, d = shape
+    layout = rng.integers(4)
+    if layout == 0:
+        return rng.standard_normal(shape).astype(dtype)
+    if layout == 1:  # (batch, seq, heads, head_dim) buffer
+        return rng.standard_normal((batch, n, heads, d)).astype(dtype).transpose(0, 2, 1, 3)
+    if layout == 2:  # columns of a wider buffer, off the alignment of a vector
+        return (
+            rng.standard_normal((batch, n, heads, d + 3)).astype(dtype).transpose(0, 2, 1, 3)[..., 1 : d + 1]
+        )
+    return rng.standard_normal((batch, heads, 2 * n + 1, d)).astype(dtype)[:, :, 1::2][:, :, ::-1]
+
+
+def random_case(seed):
+    """Arrays, pattern and options of one random configuration."""
+    rng = np.random.default_rng(seed)
+    dtype = (np.float32, np.float64)[seed % 2]
+    d = int(rng.choice(HEAD_DIMS))
+    kv_heads, group = int(rng.integers(1, 3)), int(rng.integers(1, 4))
+    heads = kv_heads * group
+    n_q = int(rng.choice([1, int(rng.integers(1, 601)), int(rng.choice([2, 63, 64, 65, 127, 131, 600]))]))
+    n_k, batch, options = n_q, int(rng.integers(1, 3)), {}
+    kind = rng.choice(["plain", "starts", "array starts", "packed"])
+    if kind == "packed":
+        batch = 1
+        inner = np.sort(rng.integers(0, n_q + 1, size=int(rng.integers(0, 6))))
+        options["cu_seqlens"] = np.concatenate([[0], inner, [n_q]]).astype(rng.choice(["i4", "i8", "u2"]))
+    elif kind != "plain":
+        n_k = int(rng.integers(1, 601))
+        shape = batch if kind == "array starts" else ()
+        starts = [rng.integers(0, 300, size=shape) for _ in range(2)]
+        options["q_start"], options["k_start"] = (
+            int(s) if s.shape == () else s for s in map(np.asarray, starts)
+        )
+    longest = max(n_q, n_k) + 300
+    pattern = random_pattern(rng, longest)
+    if rng.random() < 0.3:
+        pattern = [random_pattern(rng, longest) for _ in range(heads)]
+    if rng.random() < 0.3:
+        options["scale"] = float(rng.uniform(-0.5, 0.5))
+    q = strided(rng, (batch, heads, n_q, d), dtype)
+    k, v = (strided(rng, (batch, kv_heads, n_k, d), dtype) for _ in range(2))
+    return rng, dtype, (q, k, v), pattern, options
+
+
+def largest_error(a, b):
+    assert np.isfinite(a).all()
+    return np.abs(a - b).max(initial=0)
+
+
+@pytest.mark.parametrize("first", range(0, CONFIGURATIONS, 24))
+def test_matches_the_reference(first):
+    for seed in range(first, first + 24):
+        rng, dtype, (q, k, v), pattern, options = random_case(seed)
+        expected, expected_lse = reference.forward(q, k, v, pattern, **options)
+        out, lse = strided(rng, q.shape, dtype), np.empty((3, *q.shape[:3]), dtype)[1]
+        got = pa.sparse_index_kernel(out, lse, q, k, v, pattern, **options)
+        assert got[0] is out and got[1] is lse
+        assert largest_error(out, expected) < FORWARD[dtype], seed
+        empty = expected_lse == -np.inf
+        assert np.array_equal(lse == -np.inf, empty), seed
+        assert largest_error(lse[~empty], expected_lse[~empty]) < 2 * FORWARD[dtype], seed
+
+        dout = strided(rng, q.shape, dtype)
+        dlse = rng.standard_normal(lse.shape).astype(dtype) if seed % 3 else None
+        expected = reference.backward(dout, q, k, v, out, lse, pattern, dlse=dlse, **options)
+        buffers = [strided(rng, a.shape, dtype) for a in (q, k, v)]
+        got = pa.sparse_index_kernel_backward(
+            *buffers, dout, q, k, v, out, lse, pattern, dlse=dlse, **options
+        )
+        for name, a, b in zip(("dq", "dk", "dv"), got, expected, strict=True):
+            scale = np.abs(b).max(initial=0.05)  # where one key is seen, dq and dk are exactly zero
+            assert largest_error(a, b) <= BACKWARD[dtype] * scale, (seed, name)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_long_sequence_crosses_blocks_tiles_and_pieces(dtype, rng):
+    n, pattern = 2309, pa.Pattern("primes", window=3, global_tokens=140)
+    q, k, v = rng.standard_normal((3, 1, 1, n, 16)).astype(dtype)
+    out, lse = pa.attention(q, k, v, pattern)
+    assert largest_error(out, reference.forward(q, k, v, pattern)[0]) < FORWARD[dtype]
+    dout = rng.standard_normal(q.shape).astype(dtype)
+    got = pa.sparse_index_kernel_backward(
+        *(np.empty_like(a) for a in (q, k, v)), dout, q, k, v, out, lse, pattern
+    )
+    for a, b in zip(got, reference.backward(dout, q, k, v, out, lse, pattern), strict=True):
+        assert largest_error(a, b) <= BACKWARD[dtype] * np.abs(b).max()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("factor", [1e2, 1e3])
+def test_large_scores_stay_finite(dtype, factor, rng):
+    pattern = pa.Pattern("primes", window=3, global_tokens=2)
+    q, k, v = rng.standard_normal((3, 1, 2, 257, 16)).astype(dtype)
+    q *= 1e4 / (factor * 4)
+    k *= factor
+    scale = 1e4 / np.abs(np.einsum("bhid,bhjd->bhij", q, k)).max()
+    expected, expected_lse = reference.forward(q, k, v, pattern, scale=scale)
+    out, lse = pa.attention(q, k, v, pattern, scale=scale)
+    tolerance = 8 * np.finfo(dtype).eps * 1e4
+    assert largest_error(out, expected) <= tolerance * np.abs(v).max()
+    assert largest_error(lse, expected_lse) <= tolerance
+    dout = rng.standard_normal(q.shape).astype(dtype)
+    grads = pa.sparse_index_kernel_backward(
+        *(np.empty_like(a) for a in (q, k, v)), dout, q, k, v, out, lse, pattern, scale=scale
+    )
+    assert all(np.isfinite(g).all() for g in grads)
+
+
+def test_zero_queries_give_the_plain_mean_of_the_visible_values(rng):
+    """Each key counts once, also where the window overlaps the globals."""
+    n, pattern = 97, pa.Pattern("squares", window=3, global_tokens=2)
+    v = rng.standard_normal((1, 1, n, 8))
+    out, lse = pa.attention(np.zeros_like(v), rng.standard_normal(v.shape), v, pattern)
+    for i in range(n):
+        keys = [j for j in range(i + 1) if j < 2 or i - j <= 3 or round((i - j) ** 0.5) ** 2 == i - j]
+        np.testing.assert_allclose(out[0, 0, i], v[0, 0, keys].mean(0), atol=1e-14)
+        assert lse[0, 0, i] == pytest.approx(np.log(len(keys)), abs=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("which", ["k", "v"])
+@pytest.mark.parametrize("key", [0, 1, 2, 50, 130, 199])
+def test_nan_in_a_key_reaches_exactly_the_rows_that_see_it(dtype, which, key, rng):
+    n, pattern = 200, pa.Pattern("primes", window=3, global_tokens=2)
+    arrays = dict(zip("qkv", rng.standard_normal((3, 1, 1, n, 8)).astype(dtype), strict=True))
+    clean, _ = pa.attention(*arrays.values(), pattern)
+    arrays[which][0, 0, key, 3] = np.nan
+    out, _ = pa.attention(*arrays.values(), pattern)
+    sees = pattern.to_dense(n)[:, key]
+    assert np.array_equal(np.isnan(out[0, 0]).any(1), sees)
+    assert np.array_equal(out[0, 0, ~sees], clean[0, 0, ~sees])
+
+
+@pytest.mark.parametrize("row", [0, 1, 2, 70, 199])
+def test_nan_in_one_gradient_row_reaches_exactly_what_it_touches(row, rng):
+    n, pattern = 200, pa.Pattern("primes", window=3, global_tokens=9)
+    q, k, v, dout = rng.standard_normal((4, 1, 1, n, 8), dtype=np.float32)
+    out, lse = pa.attention(q, k, v, pattern)
+    dout[0, 0, row, 3] = np.nan
+    grads = (np.empty_like(q) for _ in range(3))
+    dq, dk, dv = pa.sparse_index_kernel_backward(*grads, dout, q, k, v, out, lse, pattern)
+    seen = pattern.to_dense(n)[row]
+    assert np.array_equal(np.isnan(dq[0, 0]).any(1), np.arange(n) == row)
+    assert np.array_equal(np.isnan(dk[0, 0]).any(1), seen)
+    assert np.array_equal(np.isnan(dv[0, 0]).any(1), seen)
+
+
+def test_causal(rng):
+    pattern = pa.Pattern("mian_chowla", window=3, global_tokens=2)
+    q, k, v = rng.standard_normal((3, 1, 1, 150, 8), dtype=np.float32)
+    before, lse = pa.attention(q, k, v, pattern)
+    for t in (0, 1, 63, 64, 149):
+        changed = [a.copy() for a in (q, k, v)]
+        for a in changed:
+            a[:, :, t] += 1
+        after, lse2 = pa.attention(*changed, pattern)
+        assert np.array_equal(before[:, :, :t], after[:, :, :t])
+        assert np.array_equal(lse[:, :, :t], lse2[:, :, :t])
+        assert not np.array_equal(before[:, :, t], after[:, :, t])
+
+
+def test_token_by_token_equals_the_whole(rng):
+    n, pattern = 130, pa.Pattern("primes", window=3, global_tokens=2)
+    q, k, v = rng.standard_normal((3, 2, 2, n, 16))
+    whole, lse = pa.attention(q, k, v, pattern)
+    for i in range(n):  # a preallocated cache: later keys are there but not read
+        step, step_lse = pa.attention(q[:, :, i : i + 1], k, v, pattern, q_start=i)
+        np.testing.assert_allclose(step[:, :, 0], whole[:, :, i], atol=1e-13)
+        np.testing.assert_allclose(step_lse[:, :, 0], lse[:, :, i], atol=1e-13)
+
+
+def test_uneven_key_chunks_merge_to_the_whole_forward_and_backward(rng):
+    n, pattern = 300, pa.Pattern("primes", window=5, global_tokens=20)
+    q, k, v, dout = rng.standard_normal((4, 1, 2, n, 16))
+    whole, whole_lse = pa.attention(q, k, v, pattern)
+    chunks = [slice(0, 7), slice(7, 190), slice(190, n)]
+    parts = [pa.attention(q, k[:, :, c], v[:, :, c], pattern, k_start=c.start) for c in chunks]
+    out, lse = pa.merge(*zip(*parts, strict=True))
+    np.testing.assert_allclose(out, whole, atol=1e-13)
+    np.testing.assert_allclose(lse, whole_lse, atol=1e-13)
+
+    expected = [np.empty_like(a) for a in (q, k, v)]
+    pa.sparse_index_kernel_backward(*expected, dout, q, k, v, out, lse, pattern)
+    total, dk, dv = np.zeros_like(q), np.empty_like(k), np.empty_like(v)
+    for c in chunks:
+        dq = np.empty_like(q)
+        pa.sparse_index_kernel_backward(
+            dq, dk[:, :, c], dv[:, :, c], dout, q, k[:, :, c], v[:, :, c], out, lse, pattern, k_start=c.start
+        )
+        total += dq
+    for a, b in zip((total, dk, dv), expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-12)
+
+
+def test_packed_sequences_equal_separate_calls(rng):
+    pattern = pa.Pattern("squares", window=2, global_tokens=3)
+    ends = np.array([0, 1, 70, 70, 71, 200])
+    q, k, v = rng.standard_normal((3, 1, 2, 200, 16), dtype=np.float32)
+    out, lse = pa.attention(q, k, v, pattern, cu_seqlens=ends)
+    for a, b in itertools.pairwise(ends):
+        piece, piece_lse = pa.attention(*(x[:, :, a:b] for x in (q, k, v)), pattern)
+        assert np.array_equal(out[:, :, a:b], piece)
+        assert np.array_equal(lse[:, :, a:b], piece_lse)
+
+
+def test_rows_without_keys_are_zero(rng):
+    q, k, v, dout = rng.standard_normal((4, 1, 1, 10, 8))
+    pattern = pa.Pattern(None, window=2)
+    out, lse = pa.attention(q, k, v, pattern, k_start=5)
+    assert (out[:, :, :5] == 0).all() and (lse[:, :, :5] == -np.inf).all()
+    assert np.isfinite(lse[:, :, 5:]).all()
+    dq, dk, dv = (np.full_like(a, np.nan) for a in (q, k, v))
+    pa.sparse_index_kernel_backward(dq, dk, dv, dout, q, k, v, out, lse, pattern, k_start=5)
+    assert (dq[:, :, :5] == 0).all() and (dq[:, :, 6:] != 0).any()
+    assert (dk[:, :, 5:] == 0).all() and (dv[:, :, 5:] == 0).all()  # keys of positions beyond every query
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 5, 8), (2, 2, 0, 8)])
+def test_empty_arrays(shape):
+    q = np.zeros(shape, np.float32)
+    out, lse = pa.attention(q, q, q, pa.Pattern("primes"))
+    assert out.shape == shape and lse.shape == shape[:3]
+    grads = pa.sparse_index_kernel_backward(
+        *(np.empty(shape, np.float32) for _ in range(3)), q, q, q, q, out, lse, pa.Pattern("primes")
+    )
+    assert all(g.shape == shape for g in grads)
+
+
+def test_queries_without_any_keys():
+    q, k = np.ones((1, 1, 5, 8)), np.ones((1, 1, 0, 8))
+    out, lse = pa.attention(q, k, k, pa.Pattern("primes", window=1, global_tokens=2))
+    assert (out == 0).all() and (lse == -np.inf).all()
+
+
+def test_slices_of_one_buffer(rng):
+    """q, k, v and dq, dk, dv as a layer passes them: columns of one (batch, seq, 3 * dims) array."""
+    b, n, h, d = 2, 120, 2, 16
+    pattern = pa.Pattern("primes", window=3, global_tokens=2)
+
+    def split(buffer):
+        return buffer.reshape(b, n, 3, h, d).transpose(2, 0, 3, 1, 4)
+
+    q, k, v = split(rng.standard_normal((b, n, 3 * h * d), dtype=np.float32))
+    out, lse = pa.attention(q, k, v, pattern)
+    dout = rng.standard_normal(out.shape, dtype=np.float32)
+    separate = [np.empty(q.shape, np.float32) for _ in range(3)]
+    pa.sparse_index_kernel_backward(*separate, dout, q, k, v, out, lse, pattern)
+    together = np.empty((b, n, 3 * h * d), np.float32)
+    pa.sparse_index_kernel_backward(*split(together), dout, q, k, v, out, lse, pattern)
+    assert np.array_equal(split(together), np.stack(separate))
+
+
+def test_lse_is_optional(rng):
+    q, k, v = rng.standard_normal((3, 1, 1, 20, 8))
+    pattern = pa.Pattern("primes", window=1)
+    out, lse = pa.sparse_index_kernel(np.empty_like(q), None, q, k, v, pattern)
+    assert lse is None
+    assert np.array_equal(out, pa.attention(q, k, v, pattern)[0])
+
+
+def test_workspace_changes_nothing_but_memory(rng):
+    ws, pattern = pa.Workspace(), pa.Pattern("primes", window=3, global_tokens=2)
+    q, k, v = rng.standard_normal((3, 1, 2, 100, 16), dtype=np.float32)
+    expected = pa.attention(q, k, v, pattern)
+    for _ in range(2):
+        got = pa.attention(q, k, v, pattern, workspace=ws)
+        assert all(np.array_equal(a, b) for a, b in zip(got, expected, strict=True))
+    held = ws.nbytes
+    pa.attention(q, k, v, pattern, workspace=ws)
+    assert ws.nbytes == held > 0
+
+
+def test_merge_refuses_parts_that_do_not_fit():
+    out, lse = np.zeros((1, 1, 3, 4)), np.zeros((1, 1, 3))
+    with pytest.raises(ValueError, match="lses: expected one per entry of outs"):
+        pa.merge([out], [])
+    with pytest.raises(ValueError, match=r"lses\[1\]: expected shape \(1, 1, 3\), got \(1, 1, 2\)"):
+        pa.merge([out, out], [lse, lse[..., :2]])
+    with pytest.raises(TypeError, match=r"outs\[1\]: expected float64, got float32"):
+        pa.merge([out, out.astype("f4")], [lse, lse])
+
+
+def test_merge_of_nothing_seen_is_zero():
+    out, lse = pa.merge([np.zeros((1, 1, 2, 3))] * 2, [np.full((1, 1, 2), -np.inf)] * 2)
+    assert (out == 0).all() and (lse == -np.inf).all()

@@ -1,0 +1,142 @@
+"""The vector micro-kernels one by one."""
+
+import numpy as np
+import pytest
+from numba import njit
+
+from primeattn.kernels.simd import GROUP, atomic_add, axpy8, dot8, exp_times, row_exp, row_max, transpose8
+
+DTYPES = [np.float32, np.float64]
+
+
+@njit
+def _exp(like, s, t, groups):
+    exp_times(like, s, t, groups)
+
+
+@njit
+def _row(like, s, stride, groups, start):
+    return row_max(like, s, stride, groups, start), row_exp(like, s, stride, groups, start)
+
+
+@njit
+def _dot(like, width, x, y, stride, s, add):
+    ys = (
+        y,
+        y + stride,
+        y + 2 * stride,
+        y + 3 * stride,
+        y + 4 * stride,
+        y + 5 * stride,
+        y + 6 * stride,
+        y + 7 * stride,
+    )
+    if width == 4:
+        dot8(4, like, x, ys, 0, s, add)
+    elif width == 2:
+        dot8(2, like, x, ys, 0, s, add)
+    else:
+        dot8(1, like, x, ys, 0, s, add)
+
+
+@njit
+def _axpy(like, x, y, stride, s):
+    ys = (
+        y,
+        y + stride,
+        y + 2 * stride,
+        y + 3 * stride,
+        y + 4 * stride,
+        y + 5 * stride,
+        y + 6 * stride,
+        y + 7 * stride,
+    )
+    axpy8(2, like, x, ys, 0, s)
+
+
+@njit
+def _transpose(like, a, stride, s):
+    rows = (
+        a,
+        a + stride,
+        a + 2 * stride,
+        a + 3 * stride,
+        a + 4 * stride,
+        a + 5 * stride,
+        a + 6 * stride,
+        a + 7 * stride,
+    )
+    transpose8(like, rows, 0, s)
+
+
+@njit
+def _add(address, value):
+    return atomic_add(address, value)
+
+
+def exp_of(x):
+    x = np.ascontiguousarray(x)
+    s, t = x.copy(), np.full_like(x, 2)
+    _exp(x.dtype.type(0), s.ctypes.data, t.ctypes.data, x.size // GROUP)
+    np.testing.assert_array_equal(t, 2 * s)
+    return s
+
+
+@pytest.mark.parametrize(("dtype", "low", "high"), [(np.float32, -87, 88), (np.float64, -708, 709)])
+def test_exp_is_accurate_over_the_whole_range(dtype, low, high, rng):
+    x = np.concatenate([np.linspace(low, high, 40_000), rng.uniform(-1, 1, 40_000)]).astype(dtype)
+    expected = np.exp(x.astype(np.longdouble))
+    error = np.abs(exp_of(x) - expected) / expected / np.finfo(dtype).eps
+    assert error.max() < 1.5
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_exp_at_the_edges(dtype):
+    x = np.array([0, -np.inf, np.nan, -1e4, -1e30, -0.0, 1e30, np.inf], dtype)
+    got = exp_of(x)
+    assert np.array_equal(got[[0, 1, 3, 4, 5]], [1, 0, 0, 0, 1])
+    assert np.isnan(got[2])
+    assert (got[6:] > 1e38).all() and np.isfinite(got[6:]).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_row_maximum_passes_over_nan_and_row_sum_does_not(dtype, rng):
+    s = rng.standard_normal((5, 3, GROUP)).astype(dtype)
+    best, total = _row(dtype(0), s[0, 1:].ctypes.data, s.strides[0], 5, dtype(-1))
+    # _row turns the scores into their exponentials
+    np.testing.assert_allclose(total, s[:, 1].sum(), rtol=1e-6)
+    np.testing.assert_allclose(best, np.log(s[:, 1].max()) - 1, rtol=1e-5)
+    s[2, 1, 3] = np.nan
+    best, total = _row(dtype(0), s[0, 1:].ctypes.data, s.strides[0], 5, dtype(-100))
+    assert best == np.nanmax(np.log(s[:, 1])) or best > 0
+    assert np.isnan(total)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("lines", [1, 2, 4])
+def test_dot_and_axpy(dtype, lines, rng):
+    n = lines * 64 // np.dtype(dtype).itemsize
+    x, y = rng.standard_normal(n).astype(dtype), rng.standard_normal((8, n)).astype(dtype)
+    s = np.ones(8, dtype)
+    _dot(dtype(0), lines, x.ctypes.data, y.ctypes.data, y.strides[0], s.ctypes.data, True)
+    np.testing.assert_allclose(s, 1 + y @ x, rtol=1e-4, atol=1e-5)
+    s[:] = np.nan
+    _dot(dtype(0), lines, x.ctypes.data, y.ctypes.data, y.strides[0], s.ctypes.data, False)
+    np.testing.assert_allclose(s, y @ x, rtol=1e-4, atol=1e-5)
+    if lines == 2:
+        expected = x + s @ y
+        _axpy(dtype(0), x.ctypes.data, y.ctypes.data, y.strides[0], s.ctypes.data)
+        np.testing.assert_allclose(x, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_transpose(dtype):
+    a, s = np.arange(64).reshape(8, 8).astype(dtype), np.empty((8, 8), dtype)
+    _transpose(dtype(0), a.ctypes.data, a.strides[0], s.ctypes.data)
+    assert np.array_equal(s, a.T)
+
+
+def test_atomic_add_returns_the_old_value():
+    counter = np.array([40], np.int64)
+    assert _add(counter.ctypes.data, 2) == 40
+    assert counter[0] == 42

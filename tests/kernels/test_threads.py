@@ -1,0 +1,110 @@
+"""Threads change nothing but the time: bitwise results, concurrent callers, forks."""
+
+import multiprocessing
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import primeattn as pa
+
+PATTERN = pa.Pattern("primes", window=3, global_tokens=2)
+
+
+@pytest.fixture
+def threads():
+    before = pa.get_num_threads()
+    yield pa.set_num_threads
+    pa.set_num_threads(before)
+
+
+def problem(seed=0, n=400):
+    """Large enough that the kernels use every thread they may."""
+    return np.random.default_rng(seed).standard_normal((4, 2, 4, n, 64), dtype=np.float32)
+
+
+def solve(arrays):
+    q, k, v, dout = arrays
+    out, lse = pa.attention(q, k, v, PATTERN)
+    grads = (np.empty_like(q) for _ in range(3))
+    return out, lse, *pa.sparse_index_kernel_backward(*grads, dout, q, k, v, out, lse, PATTERN)
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_bitwise_the_same_for_any_number_of_threads_and_repetition(threads):
+    arrays = problem()
+    threads(1)
+    expected = solve(arrays)
+    for n in (1, 2, 2, 3, 5):
+        threads(n)
+        assert same(solve(arrays), expected)
+
+
+def test_concurrent_calls_from_python_threads(threads):
+    threads(2)
+    problems = [problem(seed, n) for seed, n in enumerate((400, 333, 250, 401))]
+    expected = [solve(p) for p in problems]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            assert all(same(a, b) for a, b in zip(pool.map(solve, problems), expected, strict=True))
+
+
+def _child(queue, arrays):
+    queue.put(solve(arrays))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_call_in_a_forked_child_after_a_call_in_the_parent(threads):
+    threads(2)
+    arrays = problem()
+    expected = solve(arrays)
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=_child, args=(queue, arrays))
+    child.start()
+    got = queue.get(timeout=60)
+    child.join(60)
+    assert child.exitcode == 0
+    assert same(got, expected)
+    assert same(solve(arrays), expected)
+
+
+def test_number_of_threads_is_checked(threads):
+    for bad in (0, -1):
+        with pytest.raises(ValueError, match=f"n: expected an integer >= 1, got {bad}"):
+            pa.set_num_threads(bad)
+    for bad in (1.0, "2", None, True):
+        with pytest.raises(TypeError, match="n: expected an integer"):
+            pa.set_num_threads(bad)
+    pa.set_num_threads(np.int64(3))
+    assert pa.get_num_threads() == 3
+
+
+@pytest.mark.parametrize(("value", "expected"), [("3", 3), ("", None)])
+def test_default_follows_the_environment(value, expected):
+    import subprocess
+
+    code = "import primeattn as pa; print(pa.get_num_threads())"
+    environment = {**os.environ, "NUMBA_NUM_THREADS": value}
+    if not value:
+        del environment["NUMBA_NUM_THREADS"]
+        expected = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == str(expected), done.stderr
+
+
+def test_one_workspace_in_two_threads_is_refused(threads):
+    ws, arrays = pa.Workspace(), problem()
+
+    def call():
+        pa.attention(*arrays[:3], PATTERN, workspace=ws)
+
+    with ws.guard(), ThreadPoolExecutor(1) as pool, pytest.raises(RuntimeError, match="another thread"):
+        pool.submit(call).result()
+    call()
