@@ -107,12 +107,12 @@ def _pack_keys(like, job, sequences, panels, piece):
     k = job.k + sequence.batch * job.k_batch + panel.head * job.k_head + source * job.k_row
     v = job.v + sequence.batch * job.v_batch + panel.head * job.v_head + source * job.v_row
     for i in range(piece.count):
-        _copy_row(like, job, k + i * job.k_row, keys, row + i, 1)
-        _copy_row(like, job, v + i * job.v_row, values, row + i, 1)
+        _copy_row(like, job, k + i * job.k_row, keys, row + i, like)
+        _copy_row(like, job, v + i * job.v_row, values, row + i, like)
 
 
 @njit
-def _pack_queries(like, job, sequences, panels, piece):
+def _pack_queries(like, scale, job, sequences, panels, piece):
     """Pack scale * q and dout, and per query -lse and dlse - rowsum(dout * out)."""
     panel = panels[piece.panel]
     sequence = sequences[panel.sequence]
@@ -128,8 +128,8 @@ def _pack_queries(like, job, sequences, panels, piece):
     for i in range(piece.count):
         r = sequence.q_row + piece.start + i
         dout = job.dout + b * job.dout_batch + h * job.dout_head + r * job.dout_row
-        _copy_row(like, job, job.q + b * job.q_batch + h * job.q_head + r * job.q_row, queries, row + i, like)
-        _copy_row(like, job, dout, douts, row + i, 1)
+        _copy_row(like, job, job.q + b * job.q_batch + h * job.q_head + r * job.q_row, queries, row + i, scale)
+        _copy_row(like, job, dout, douts, row + i, like)
         lse = view(job.lse + b * job.lse_batch + h * job.lse_head + r * job.lse_row, 1, like)[0]
         minus_lse[row + i] = -lse if lse > -np.inf or lse != lse else lse  # a row without keys has p = 0
         dout_row = view(dout, job.head_dim, like)
@@ -193,7 +193,7 @@ def _key_tile(slots, offsets, t, position, n, asking, moving):
 
 
 @njit
-def _forward_block(like, job, tables, task, slots, own, scratch):
+def _forward_block(like, scale, job, tables, task, slots, own, scratch):
     """out and lse of one block of queries."""
     sequence, route = tables.sequences[task.sequence], tables.routes[task.sequence, task.head]
     moving, fixed = tables.key_panels[route.keys], tables.key_panels[route.globals]
@@ -208,7 +208,7 @@ def _forward_block(like, job, tables, task, slots, own, scratch):
     _zero_rows(like, job, out, 0, n)
     for r in range(n):
         row = sequence.q_row + task.first + r
-        _copy_row(like, job, job.q + b * job.q_batch + h * job.q_head + row * job.q_row, q, r, like)
+        _copy_row(like, job, job.q + b * job.q_batch + h * job.q_head + row * job.q_row, q, r, scale)
     t = 0
     while True:
         groups, step = _query_tile(slots, offsets, t, sequence.q_start + task.first, n, moving, fixed)
@@ -231,7 +231,7 @@ def _forward_block(like, job, tables, task, slots, own, scratch):
 
 
 @njit
-def _backward_query_block(like, job, tables, task, slots, own, scratch):
+def _backward_query_block(like, scale, job, tables, task, slots, own, scratch):
     """dq of one block of queries: P = exp(s - lse), dS = P * (dP - delta), dq = scale * dS k."""
     sequence, route = tables.sequences[task.sequence], tables.routes[task.sequence, task.head]
     moving, fixed = tables.key_panels[route.keys], tables.key_panels[route.globals]
@@ -262,7 +262,7 @@ def _backward_query_block(like, job, tables, task, slots, own, scratch):
         t += 1
     for r in range(n):
         row = sequence.q_row + task.first + r
-        _write_row(like, job, dq, r, job.dq + b * job.dq_batch + h * job.dq_head + row * job.dq_row, like)
+        _write_row(like, job, dq, r, job.dq + b * job.dq_batch + h * job.dq_head + row * job.dq_row, scale)
 
 
 @njit
@@ -304,8 +304,8 @@ def _backward_key_block(like, job, tables, task, slots, own, scratch):
     b, h = sequence.batch, task.head
     for r in range(task.count):
         row = sequence.k_row + task.first + r
-        _write_row(like, job, dk, r, job.dk + b * job.dk_batch + h * job.dk_head + row * job.dk_row, 1)
-        _write_row(like, job, dv, r, job.dv + b * job.dv_batch + h * job.dv_head + row * job.dv_row, 1)
+        _write_row(like, job, dk, r, job.dk + b * job.dk_batch + h * job.dk_head + row * job.dk_row, like)
+        _write_row(like, job, dv, r, job.dv + b * job.dv_batch + h * job.dv_head + row * job.dv_row, like)
 
 
 @njit
@@ -335,8 +335,8 @@ def _packed(job, pieces):
 
 
 @cached_njit
-def forward(like, jobs, tables):
-    """Fill out and lse; ``like`` is the scale in the working dtype."""
+def forward(like, scale, jobs, tables):
+    """Fill out and lse; ``like`` is 1 in the working dtype, as is the scale."""
     job = jobs[0]
     pieces, tasks = tables.key_pieces, tables.query_tasks
     while True:
@@ -353,12 +353,12 @@ def forward(like, jobs, tables):
         t = _draw(job, 2)
         if t >= tasks.size:
             break
-        _forward_block(like, job, tables, tasks[t], slots, own, scratch)
+        _forward_block(like, scale, job, tables, tasks[t], slots, own, scratch)
 
 
 @cached_njit
-def backward(like, jobs, tables):
-    """Fill dq, dk and dv; ``like`` is the scale in the working dtype."""
+def backward(like, scale, jobs, tables):
+    """Fill dq, dk and dv; ``like`` is 1 in the working dtype, as is the scale."""
     job = jobs[0]
     key_pieces, query_pieces = tables.key_pieces, tables.query_pieces
     pieces = key_pieces.size + query_pieces.size
@@ -370,7 +370,7 @@ def backward(like, jobs, tables):
             _pack_keys(like, job, tables.sequences, tables.key_panels, key_pieces[p])
         else:
             piece = query_pieces[p - key_pieces.size]
-            _pack_queries(like, job, tables.sequences, tables.query_panels, piece)
+            _pack_queries(like, scale, job, tables.sequences, tables.query_panels, piece)
         atomic_add(job.counters + 8, 1)
     while not _packed(job, pieces):
         pass
@@ -384,4 +384,4 @@ def backward(like, jobs, tables):
         if t < key_tasks.size:
             _backward_key_block(like, job, tables, key_tasks[t], slots, own, scratch)
         else:
-            _backward_query_block(like, job, tables, query_tasks[t - key_tasks.size], slots, own, scratch)
+            _backward_query_block(like, scale, job, tables, query_tasks[t - key_tasks.size], slots, own, scratch)

@@ -65,5 +65,5 @@ def _call(kernel, arrays, options, products, keep_queries):
             plan.query_rows,
             worker_bytes,
         )
-        scale = q.dtype.type(options.scale)
-        threads.run(lambda: kernel(scale, job, tables), workers)
+        one, scale = q.dtype.type(1), q.dtype.type(options.scale)
+        threads.run(lambda: kernel(one, scale, job, tables), workers)

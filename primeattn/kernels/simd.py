@@ -2,7 +2,7 @@
 
 Numba's loop vectoriser leaves the horizontal sums of short dot products on the table. These intrinsics say
 in vectors what they mean, and LLVM lowers the same code to AVX-512, AVX2 or NEON. Everything works on
-addresses (int64), so that array layouts cause no specialisation; ``like`` is any number of the working dtype.
+addresses (int64), so that array layouts cause no specialisation; ``like`` is a 1 of the working dtype.
 
 Rows are cut into *chunks* of at most four cache lines (64 bytes each, so 64 float32 or 32 float64 columns):
 ``lines`` is 4, 2 or 1 and has to be a literal. Scores come in *groups* of eight: one row's scores with eight

@@ -1,0 +1,74 @@
+"""Plans: what is packed, who computes what."""
+
+import numpy as np
+import pytest
+
+import primeattn as pa
+from primeattn.kernels.plan import PIECE_ROWS, SEQUENCE, block_rows, make_plan
+
+
+def sequences(*rows):
+    return np.array(list(rows), SEQUENCE)
+
+
+def whole(n, batch=0):
+    return (batch, 0, n, 0, n, 0, 0)
+
+
+@pytest.mark.parametrize("lengths", [[1], [64], [65, 3], [5000, 1, 129]])
+def test_tasks_cover_every_row_once(lengths):
+    pattern = pa.Pattern("primes", window=1, global_tokens=3)
+    plan = make_plan((pattern,) * 4, 2, sequences(*(whole(n, b) for b, n in enumerate(lengths))), 16, 4)
+    for tasks, heads in ((plan.tables.query_tasks, 4), (plan.tables.key_tasks, 2)):
+        rows = [
+            (t["sequence"], t["head"], r) for t in tasks for r in range(t["first"], t["first"] + t["count"])
+        ]
+        assert sorted(rows) == [
+            (s, h, r) for s, n in enumerate(lengths) for h in range(heads) for r in range(n)
+        ]
+        assert tasks["count"].max() <= plan.block
+
+
+def test_pieces_write_every_packed_row_once():
+    """Panels and the zero rows around them tile the space; only the last rows are slack."""
+    patterns = tuple(pa.Pattern("squares", global_tokens=g) for g in (0, 2, 2, 700))
+    plan = make_plan(patterns, 2, sequences(whole(PIECE_ROWS + 100), whole(30, 1)), 16, 4)
+    tables = plan.tables
+    for panels, pieces, rows in (
+        (tables.key_panels, tables.key_pieces, plan.key_rows),
+        (tables.query_panels, tables.query_pieces, plan.query_rows),
+    ):
+        written = np.zeros(rows, int)
+        for piece in pieces:
+            first = panels[piece["panel"]]["row"] + piece["start"]
+            written[first - piece["zeros"] : first + piece["count"]] += 1
+        assert (written[:-8] == 1).all() and (written[-8:] == 0).all()
+
+
+def test_heads_share_what_they_agree_on():
+    def panels(*globals_per_head, kv_heads=1):
+        patterns = tuple(pa.Pattern("primes", global_tokens=g) for g in globals_per_head)
+        plan = make_plan(patterns, kv_heads, sequences(whole(100)), 16, 4)
+        return len(plan.tables.key_panels) // 2, plan.tables.routes["keys"][0].tolist()
+
+    assert panels(2, 2, 2, 2) == (1, [0, 0, 0, 0])
+    assert panels(2, 2, 2, 2, kv_heads=2) == (2, [0, 0, 1, 1])
+    assert panels(2, 0, 2, 0) == (2, [0, 1, 0, 1])
+
+
+def test_offsets_of_equal_patterns_are_kept_once():
+    primes, squares = pa.Pattern("primes"), pa.Pattern("squares")
+    tables = make_plan((primes, squares, primes), 1, sequences(whole(50)), 16, 4).tables
+    found = [tables.offsets[r["begin"] : r["end"]].tolist() for r in tables.routes[0]]
+    assert found == [p.offsets(50).tolist() for p in (primes, squares, primes)]
+    assert tables.offsets.size == primes.offsets(50).size + squares.offsets(50).size
+
+
+def test_plans_are_kept():
+    arguments = ((pa.Pattern("primes"),), 1, sequences(whole(50)), 16, 4)
+    assert make_plan(*arguments) is make_plan(*arguments)
+
+
+@pytest.mark.parametrize("n", [0, 1, 7, 8, 100, 2048, 2049, 10**6])
+def test_block_rows_are_whole_groups(n):
+    assert block_rows(n) % 8 == 0 and 8 <= block_rows(n) <= 128
