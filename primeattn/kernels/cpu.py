@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 
 from .jit import cached_njit
-from .simd import LINE, atomic_add, view
+from .simd import GROUP, LINE, atomic_add, view
 from .tiles import (
     SLOTS,
     Packed,
@@ -37,6 +37,7 @@ ARRAYS = ("q", "k", "v", "out", "lse", "dout", "dlse", "dq", "dk", "dv")
 _NUMBERS = (
     *("head_dim", "size", "lines"),  # columns of a row, bytes of a number, cache lines of a packed row
     *("group", "block"),  # query heads of a key head, most rows of a block
+    "gather",  # 1: copy the rows a tile needs, 0: pack all rows first
     "counters",  # address of four int64: pieces drawn, pieces packed, tasks drawn, workers
     *("keys", "values", "key_rows"),  # packed k and v
     *("queries", "douts", "query_rows"),  # packed scale * q, and dout
@@ -51,38 +52,41 @@ JOB = np.dtype(
 )
 
 
-def scratch_bytes(block: int, lines: int, size: int) -> int:
-    """Bytes of one worker's scratch: two blocks of rows, two tiles of scores, two numbers per row."""
-    return 2 * block * (lines * LINE + SLOTS * size + LINE)
+def scratch_bytes(block: int, lines: int, size: int, gather: bool) -> int:
+    """Bytes of one worker's scratch: two blocks of rows, two tiles of scores or the rows of a tile."""
+    tile = max(2 * SLOTS * size, SLOTS * size + 2 * LINE + 2 * SLOTS * lines * LINE if gather else 0)
+    return block * (2 * lines * LINE + tile + 2 * LINE)
 
 
 @njit
 def _copy_row(like, job, source, packed, row, factor):
-    numbers = view(source, job.head_dim, like)
-    done, column = 0, 0
+    end = source + job.head_dim * job.size
+    done = 0
     while done < job.lines:
         width = chunk_lines(job.lines, done)
         target = view(chunk_address(packed, done, width, row), width * LINE // job.size, like)
-        given = min(target.size, job.head_dim - column)
+        given = min(width * LINE, end - source) // job.size
+        numbers = view(source, given, like)
         for c in range(given):
-            target[c] = numbers[column + c] * factor
+            target[c] = numbers[c] * factor
         for c in range(given, target.size):
             target[c] = 0
-        column += target.size
+        source += width * LINE
         done += width
 
 
 @njit
 def _write_row(like, job, packed, row, target, factor):
-    numbers = view(target, job.head_dim, like)
-    done, column = 0, 0
+    end = target + job.head_dim * job.size
+    done = 0
     while done < job.lines:
         width = chunk_lines(job.lines, done)
-        source = view(chunk_address(packed, done, width, row), width * LINE // job.size, like)
-        given = min(source.size, job.head_dim - column)
+        given = min(width * LINE, end - target) // job.size
+        source = view(chunk_address(packed, done, width, row), given, like)
+        numbers = view(target, given, like)
         for c in range(given):
-            numbers[column + c] = source[c] * factor
-        column += source.size
+            numbers[c] = source[c] * factor
+        target += width * LINE
         done += width
 
 
@@ -128,7 +132,9 @@ def _pack_queries(like, scale, job, sequences, panels, piece):
     for i in range(piece.count):
         r = sequence.q_row + piece.start + i
         dout = job.dout + b * job.dout_batch + h * job.dout_head + r * job.dout_row
-        _copy_row(like, job, job.q + b * job.q_batch + h * job.q_head + r * job.q_row, queries, row + i, scale)
+        _copy_row(
+            like, job, job.q + b * job.q_batch + h * job.q_head + r * job.q_row, queries, row + i, scale
+        )
         _copy_row(like, job, dout, douts, row + i, like)
         lse = view(job.lse + b * job.lse_batch + h * job.lse_head + r * job.lse_row, 1, like)[0]
         minus_lse[row + i] = -lse if lse > -np.inf or lse != lse else lse  # a row without keys has p = 0
@@ -193,15 +199,40 @@ def _key_tile(slots, offsets, t, position, n, asking, moving):
 
 
 @njit
+def _gather(like, job, sequence, panel, step, slots, groups, head, n, keys, values):
+    """Copy the rows that a tile needs, and make its slots mean the copies, side by side for moving slots.
+
+    For a few queries against many keys that is less work than to pack every key.
+    """
+    first = sequence.k_row + panel.first - sequence.k_start - panel.row
+    k = job.k + sequence.batch * job.k_batch + head // job.group * job.k_head
+    v = job.v + sequence.batch * job.v_batch + head // job.group * job.v_head
+    for u in range(groups * GROUP):
+        for r in range(n if step else 1):
+            row = u * job.block + r
+            if slots.low[u] <= r < slots.high[u] or (step == 0 and slots.low[u] < slots.high[u]):
+                source = first + slots.rows[u] + r
+                _copy_row(like, job, k + source * job.k_row, keys, row, like)
+                _copy_row(like, job, v + source * job.v_row, values, row, like)
+            else:
+                _zero_rows(like, job, keys, row, 1)
+                _zero_rows(like, job, values, row, 1)
+        slots.rows[u] = u * job.block
+
+
+@njit
 def _forward_block(like, scale, job, tables, task, slots, own, scratch):
     """out and lse of one block of queries."""
     sequence, route = tables.sequences[task.sequence], tables.routes[task.sequence, task.head]
     moving, fixed = tables.key_panels[route.keys], tables.key_panels[route.globals]
     offsets = tables.offsets[route.begin : route.end]
     keys, values = Packed(job.keys, job.key_rows), Packed(job.values, job.key_rows)
-    q, out, s, _ = _split(job, scratch)
-    maxima = view(s + SLOTS * job.block * job.size, job.block, like)
-    sums = view(s + (SLOTS + 1) * job.block * job.size, job.block, like)
+    q, out, s, maxima_address = _split(job, scratch)
+    maxima = view(maxima_address, job.block, like)
+    sums = view(maxima_address + LINE * job.block, job.block, like)
+    if job.gather:
+        keys = Packed(maxima_address + 2 * LINE * job.block, SLOTS * job.block)
+        values = Packed(keys.address + keys.rows * job.lines * LINE, keys.rows)
     n, b, h = task.count, sequence.batch, task.head
     maxima[:] = -np.inf
     sums[:] = 0
@@ -214,6 +245,9 @@ def _forward_block(like, scale, job, tables, task, slots, own, scratch):
         groups, step = _query_tile(slots, offsets, t, sequence.q_start + task.first, n, moving, fixed)
         if groups == 0:
             break
+        if job.gather:
+            panel = moving if step else fixed
+            _gather(like, job, sequence, panel, step, slots, groups, h, n, keys, values)
         dots(like, job, q, 0, keys, slots, groups, step, s, n, False)
         hide(like, job, slots, groups, s, n, -np.inf)
         softmax(like, job, out, maxima, sums, s, groups, n)
@@ -339,13 +373,13 @@ def forward(like, scale, jobs, tables):
     """Fill out and lse; ``like`` is 1 in the working dtype, as is the scale."""
     job = jobs[0]
     pieces, tasks = tables.key_pieces, tables.query_tasks
-    while True:
+    while not job.gather:
         p = _draw(job, 0)
         if p >= pieces.size:
             break
         _pack_keys(like, job, tables.sequences, tables.key_panels, pieces[p])
         atomic_add(job.counters + 8, 1)
-    while not _packed(job, pieces.size):
+    while not (job.gather or _packed(job, pieces.size)):
         pass
     slots, own = _make_slots(), _make_slots()
     scratch = job.scratch + _draw(job, 3) * job.scratch_bytes
@@ -384,4 +418,6 @@ def backward(like, scale, jobs, tables):
         if t < key_tasks.size:
             _backward_key_block(like, job, tables, key_tasks[t], slots, own, scratch)
         else:
-            _backward_query_block(like, scale, job, tables, query_tasks[t - key_tasks.size], slots, own, scratch)
+            _backward_query_block(
+                like, scale, job, tables, query_tasks[t - key_tasks.size], slots, own, scratch
+            )

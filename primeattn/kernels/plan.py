@@ -57,6 +57,7 @@ class Plan:
     tables: Tables
     block: int  # most rows of a block
     lines: int  # cache lines of a packed row
+    gather: bool  # whether the forward copies what each tile needs instead of packing all keys
     key_rows: int  # packed rows
     query_rows: int
     work: float  # multiply-adds of one product over all pairs, at most
@@ -135,7 +136,8 @@ def _build(patterns, kv_heads, sequences, head_dim, itemsize) -> Plan:
         sequences["n_q"][:, None] * np.minimum(sequences["n_k"][:, None], float(1) * np.array(reads))
     ).sum()
     lines = -(-head_dim * itemsize // LINE)
-    return Plan(tables, block, lines, key_rows, query_rows, float(pairs * head_dim))
+    gather = bool(2 * pairs < kv_heads * sequences["n_k"].sum())
+    return Plan(tables, block, lines, gather, key_rows, query_rows, float(pairs * head_dim))
 
 
 def _panels(heads, first, count):

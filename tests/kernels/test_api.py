@@ -316,3 +316,20 @@ def test_merge_refuses_parts_that_do_not_fit():
 def test_merge_of_nothing_seen_is_zero():
     out, lse = pa.merge([np.zeros((1, 1, 2, 3))] * 2, [np.full((1, 1, 2), -np.inf)] * 2)
     assert (out == 0).all() and (lse == -np.inf).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_few_queries_against_many_keys_copy_only_what_they_read(dtype, rng):
+    """Decoding: rows are gathered per tile instead of packing the whole cache."""
+    from primeattn.kernels import arguments, plan
+
+    pattern = [pa.Pattern("squares", window=2, global_tokens=g) for g in (0, 3, 3, 200)]
+    q = rng.standard_normal((2, 4, 3, 20)).astype(dtype)
+    k, v = rng.standard_normal((2, 2, 2, 3000, 20)).astype(dtype)
+    options = {"q_start": np.array([2990, 100]), "k_start": np.array([0, 1])}
+    table = arguments.check_options(q, k, pattern, None, *options.values(), *[None] * 5).sequences
+    assert plan.make_plan(tuple(pattern), 2, table, 20, q.itemsize).gather
+    out, lse = pa.attention(q, k, v, pattern, **options)
+    expected, expected_lse = reference.forward(q, k, v, pattern, **options)
+    assert largest_error(out, expected) < FORWARD[dtype]
+    assert largest_error(lse, expected_lse) < FORWARD[dtype]
