@@ -1,7 +1,16 @@
-"""Sparse, number-theoretic causal attention for NumPy, with hand-written gradients."""
+"""Sparse, number-theoretic causal attention for NumPy, with hand-written gradients.
 
-from . import kernels, sequences
-from .kernels import (
+Query i attends key j <= i when j is one of the leading global tokens, when i - j is at most the window, or when
+i - j is in a sequence such as the primes. See ``Pattern`` for the pattern, ``sparse_index_kernel`` and
+``sparse_index_kernel_backward`` for the kernels in place, ``PrimeSelfAttention`` for a layer with explicit
+parameters and states, and ``primeattn train --help`` for a model trained on real text.
+"""
+
+from importlib import import_module as _import_module
+
+from primeattn import check, data, kernels, losses, nn, optim, sequences, tree
+from primeattn.check import check_gradients
+from primeattn.kernels import (
     attention,
     get_num_threads,
     merge,
@@ -9,5 +18,41 @@ from .kernels import (
     sparse_index_kernel,
     sparse_index_kernel_backward,
 )
-from .patterns import Pattern
-from .workspace import Workspace
+from primeattn.nn import (
+    Activation,
+    Chain,
+    Dense,
+    Dropout,
+    Embedding,
+    Layer,
+    LayerNorm,
+    MianChowlaSelfAttention,
+    Parameter,
+    PositionalEmbedding,
+    PrimeSelfAttention,
+    RMSNorm,
+    SkipConnection,
+    SparseIndexAttention,
+    SquareSelfAttention,
+    gelu,
+    relu,
+    setup,
+    silu,
+)
+from primeattn.patterns import Pattern
+from primeattn.tree import test_mode, train_mode, with_segments
+from primeattn.workspace import Workspace
+
+__version__ = "0.1.0"
+
+_LAZY = ("baselines", "checkpoint", "plot", "train")  # what not every user needs at import
+
+
+def __getattr__(name):
+    if name in _LAZY:
+        return _import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *_LAZY})

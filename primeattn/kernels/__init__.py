@@ -5,9 +5,9 @@ code; :func:`attention` allocates the outputs; :func:`merge` joins results over 
 :mod:`primeattn.kernels.reference` is the dense float64 oracle they are tested against.
 """
 
-from . import reference
-from .api import attention, merge, sparse_index_kernel, sparse_index_kernel_backward
-from .threads import get_num_threads, set_num_threads
+from primeattn.kernels import reference
+from primeattn.kernels.api import attention, merge, sparse_index_kernel, sparse_index_kernel_backward
+from primeattn.kernels.threads import get_num_threads, set_num_threads
 
 __all__ = [
     "attention",

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import cpu_call
-from .arguments import check_inputs, check_options, check_outputs, check_row_numbers, check_rows
+from primeattn.kernels import cpu_call
+from primeattn.kernels.arguments import (
+    check_inputs,
+    check_options,
+    check_outputs,
+    check_row_numbers,
+    check_rows,
+)
 
 __all__ = ["attention", "merge", "sparse_index_kernel", "sparse_index_kernel_backward"]
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .._sequence import as_int
-from ..patterns import Pattern
-from ..workspace import Workspace
-from .plan import SEQUENCE
+from primeattn._sequence import as_int
+from primeattn.kernels.plan import SEQUENCE
+from primeattn.patterns import Pattern
+from primeattn.workspace import Workspace
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 OVERLAP_WORK = 100_000  # steps that np.shares_memory may take to prove two strided views disjoint

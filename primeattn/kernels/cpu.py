@@ -14,9 +14,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .jit import cached_njit
-from .simd import GROUP, LINE, atomic_add, view
-from .tiles import (
+from primeattn.kernels.jit import cached_njit
+from primeattn.kernels.simd import GROUP, LINE, atomic_add, view
+from primeattn.kernels.tiles import (
     SLOTS,
     Packed,
     Slots,

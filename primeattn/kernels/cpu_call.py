@@ -6,9 +6,9 @@ from contextlib import nullcontext
 
 import numpy as np
 
-from . import cpu, threads
-from .plan import make_plan
-from .simd import LINE
+from primeattn.kernels import cpu, threads
+from primeattn.kernels.plan import make_plan
+from primeattn.kernels.simd import LINE
 
 SERIAL_WORK = 1_000_000  # multiply-adds below which waking a second thread costs more than it saves
 

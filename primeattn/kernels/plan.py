@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .simd import GROUP, LINE
+from primeattn.kernels.simd import GROUP, LINE
 
 __all__ = ["PANEL", "PIECE", "ROUTE", "SEQUENCE", "TASK", "Plan", "make_plan"]
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from .simd import GROUP, LINE, axpy8, dot8, exp_times, row_exp, row_max, transpose8, view
+from primeattn.kernels.simd import GROUP, LINE, axpy8, dot8, exp_times, row_exp, row_max, transpose8, view
 
 SLOTS = 128  # slots of a tile: its scores are rescaled once
 

@@ -1,0 +1,44 @@
+"""Layers in the manner of Lux: immutable configuration, explicit parameters and states."""
+
+from primeattn.nn._layer import Layer, Parameter, setup
+from primeattn.nn.activation import Activation, gelu, relu, silu
+from primeattn.nn.attention import (
+    MianChowlaSelfAttention,
+    PrimeSelfAttention,
+    SparseIndexAttention,
+    SquareSelfAttention,
+)
+from primeattn.nn.container import Chain, SkipConnection
+from primeattn.nn.dense import Dense
+from primeattn.nn.dropout import Dropout
+from primeattn.nn.embedding import Embedding, PositionalEmbedding
+from primeattn.nn.initializers import Normal, TruncatedNormal, glorot_uniform, he_normal, ones, zeros
+from primeattn.nn.norm import LayerNorm, RMSNorm
+
+__all__ = [
+    "Activation",
+    "Chain",
+    "Dense",
+    "Dropout",
+    "Embedding",
+    "Layer",
+    "LayerNorm",
+    "MianChowlaSelfAttention",
+    "Normal",
+    "Parameter",
+    "PositionalEmbedding",
+    "PrimeSelfAttention",
+    "RMSNorm",
+    "SkipConnection",
+    "SparseIndexAttention",
+    "SquareSelfAttention",
+    "TruncatedNormal",
+    "gelu",
+    "glorot_uniform",
+    "he_normal",
+    "ones",
+    "relu",
+    "setup",
+    "silu",
+    "zeros",
+]

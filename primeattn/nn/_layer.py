@@ -1,0 +1,244 @@
+"""The layer protocol: immutable configuration, explicit parameters and states, hand-written pullbacks.
+
+The manner is that of Lux.jl: a layer holds no arrays. ``setup`` draws its parameters and states, nested
+dicts; a call takes them and returns the output with the new state.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from primeattn import tree
+from primeattn.nn._config import Config
+from primeattn.nn._memory import Memory
+
+DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+class Parameter(NamedTuple):
+    """Declaration of one parameter: its shape and what draws it, ``init(rng, shape, dtype) -> array``."""
+
+    shape: tuple[int, ...]
+    init: Callable
+
+
+class Spec(NamedTuple):
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+class Layer(Config):
+    """Base of all layers.
+
+    A layer of your own is a frozen dataclass (``@dataclass(frozen=True, repr=False)``) that derives from
+    Layer and defines
+
+    - ``parameters()``: nested dict of `Parameter`; none by default,
+    - ``states(rng)``: nested dict; empty by default,
+    - ``check_input(x, ps)``: raises for an x it cannot take; by default x is a float array of the parameters'
+      dtype,
+    - ``forward(x, ps, st, memory) -> (y, st, saved)``: arrays come from ``memory.take(shape, dtype)``;
+      ``saved`` is whatever ``backward`` needs,
+    - ``backward(dy, saved, ps, memory) -> (dx, dps)``: dps has the structure of ps; dx is None where a
+      gradient has no meaning. It writes neither to dy nor to anything saved, since it may be called again.
+
+    A container runs its children by ``child.apply(x, ps, st, memory)`` and ``child.backward``.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> import numpy as np, primeattn as pa
+    >>> @dataclass(frozen=True, repr=False)
+    ... class Scale(pa.nn.Layer):
+    ...     dim: int
+    ...
+    ...     def parameters(self):
+    ...         return {"scale": pa.nn.Parameter((self.dim,), pa.nn.ones)}
+    ...
+    ...     def forward(self, x, ps, st, memory):
+    ...         return np.multiply(x, ps["scale"], out=memory.take(x.shape, x.dtype)), st, x
+    ...
+    ...     def backward(self, dy, saved, ps, memory):
+    ...         dscale = memory.take((self.dim,), dy.dtype)
+    ...         np.sum((dy * saved).reshape(-1, self.dim), axis=0, out=dscale)
+    ...         return np.multiply(dy, ps["scale"], out=memory.take(dy.shape, dy.dtype)), {"scale": dscale}
+    >>> errors = pa.check_gradients(Scale(3), np.random.default_rng(0).standard_normal((2, 5, 3)))
+    >>> list(errors)
+    ['x', 'ps/scale']
+    """
+
+    def parameters(self):
+        return {}
+
+    def states(self, rng):
+        return {}
+
+    def check_input(self, x, ps):
+        check_float(self, x, ps)
+
+    def forward(self, x, ps, st, memory):
+        raise NotImplementedError(f"{type(self).__name__} defines no forward")
+
+    def backward(self, dy, saved, ps, memory):
+        raise NotImplementedError(f"{type(self).__name__} defines no backward")
+
+    @property
+    def parameter_count(self) -> int:
+        """Number of trainable numbers, known without setup."""
+        return sum(math.prod(spec.shape) for spec in tree.flatten(self._specs[DTYPES[0]]).values())
+
+    @cached_property
+    def _specs(self):
+        def of(declared, dtype):
+            if isinstance(declared, Parameter):
+                return Spec(tuple(declared.shape), dtype)
+            return {name: of(child, dtype) for name, child in declared.items()}
+
+        return {dtype: of(self.parameters(), dtype) for dtype in DTYPES}
+
+    @cached_property
+    def _state_keys(self):
+        return frozenset(self.states(np.random.default_rng(0)))
+
+    def apply(self, x, ps, st, memory):
+        """``forward`` after a check of st and x; ``saved`` is None where no pullback will follow."""
+        if not isinstance(st, dict) or st.keys() != self._state_keys:
+            got = sorted(st) if isinstance(st, dict) else type(st).__name__
+            raise ValueError(
+                f"{type(self).__name__}: expected a state with keys {sorted(self._state_keys)}, got {got}"
+            )
+        self.check_input(x, ps)
+        y, st, saved = self.forward(x, ps, st, memory)
+        return y, st, saved if memory.saving else None
+
+    def _run(self, x, ps, st, memory):
+        dtype = parameter_dtype(ps) if isinstance(ps, dict) else None
+        tree.check(ps, self._specs.get(dtype, self._specs[DTYPES[0]]), "ps")
+        y, st, saved = self.apply(x, ps, st, memory)
+        return (memory.copy(x) if y is x else y), st, saved
+
+    def __call__(self, x, ps, st, workspace=None):
+        """``y, st = layer(x, ps, st)``.
+
+        Parameters
+        ----------
+        x : array
+            Input; it is not copied and not written to.
+        ps, st : nested dicts
+            Parameters and state, from `setup`.
+        workspace : Workspace, optional
+            Where y lives, until ``workspace.reset()``. Without one y is fresh.
+
+        Raises
+        ------
+        TypeError, ValueError
+            When x, ps or st does not fit the layer.
+        """
+        memory = Memory(workspace, saving=False)
+        with memory.hold():
+            y, st, _ = self._run(x, ps, st, memory)
+        return y, st
+
+    def pullback(self, x, ps, st, workspace=None):
+        """``y, st, pullback = layer.pullback(x, ps, st)``; then ``dx, dps = pullback(dy)``.
+
+        For a loss L with dy = ∂L/∂y the pullback returns dx = ∂L/∂x (None for integer inputs) and
+        dps = ∂L/∂ps. Leave x and ps alone until it was called. Arguments are those of a call. With a
+        workspace y, saved activations, dx and dps live in it until its reset, after which the pullback raises
+        RuntimeError.
+        """
+        memory = Memory(workspace)
+        with memory.hold():
+            y, st, saved = self._run(x, ps, st, memory)
+            shape, dtype, generation = y.shape, y.dtype, memory.generation
+
+        def pullback(dy):
+            tree.check(dy, Spec(shape, dtype), "dy")
+            with memory.hold():
+                if memory.generation != generation:
+                    raise RuntimeError("pullback: made before workspace.reset(), its activations are gone")
+                dx, dps = self.backward(dy, saved, ps, memory)
+                return (memory.copy(dy) if dx is dy else dx), dps
+
+        return y, st, pullback
+
+
+def setup(rng, layer, dtype=np.float32):
+    """Draw the parameters and states of a layer: ``ps, st = setup(rng, layer)``.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Parameters are drawn from it in the order of the layers, then states.
+    layer : Layer
+        What is set up.
+    dtype : float32 or float64
+        Dtype of the parameters, in which the layer then computes.
+
+    Returns
+    -------
+    ps, st : nested dicts of arrays
+        Children's dicts are nested by the names of the children.
+
+    Examples
+    --------
+    >>> import numpy as np, primeattn as pa
+    >>> ps, st = pa.setup(np.random.default_rng(0), pa.Chain(pa.Dense(2, 3), pa.LayerNorm(3)))
+    >>> {path: leaf.shape for path, leaf in pa.tree.flatten(ps).items()}
+    {'layer_0/weight': (2, 3), 'layer_0/bias': (3,), 'layer_1/scale': (3,), 'layer_1/bias': (3,)}
+    """
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(f"rng: expected a numpy.random.Generator, got {type(rng).__name__}")
+    if not isinstance(layer, Layer):
+        raise TypeError(f"layer: expected a Layer, got {type(layer).__name__}")
+    dtype = np.dtype(dtype)
+    if dtype not in DTYPES:
+        raise TypeError(f"dtype: expected float32 or float64, got {dtype}")
+
+    def draw(declared):
+        if isinstance(declared, Parameter):
+            return declared.init(rng, declared.shape, dtype)
+        return {name: draw(child) for name, child in declared.items()}
+
+    ps = draw(layer.parameters())
+    tree.check(ps, layer._specs[dtype], "ps")  # an initialiser of the user may return anything
+    return ps, layer.states(rng)
+
+
+def parameter_dtype(ps):
+    """Dtype of the first array of ps, None where there is none."""
+    for child in ps.values():
+        dtype = parameter_dtype(child) if isinstance(child, dict) else getattr(child, "dtype", None)
+        if dtype is not None:
+            return dtype
+    return None
+
+
+def check_float(layer, x, ps, features=None, ranks=None):
+    """Raise unless x is a float array of the dtype of ps, with ``features`` in its last axis."""
+    if not isinstance(x, np.ndarray):
+        raise TypeError(f"{_name(layer)}: x must be a numpy array, got {type(x).__name__}")
+    dtype = parameter_dtype(ps)
+    if x.dtype not in DTYPES:
+        raise TypeError(f"{_name(layer)}: x must be {dtype or 'float32 or float64'}, got {x.dtype}")
+    if dtype is not None and x.dtype != dtype:
+        raise TypeError(
+            f"{_name(layer)}: x is {x.dtype} but the parameters are {dtype}; "
+            f"pass x.astype(np.{dtype}) or set up with dtype=np.{x.dtype}"
+        )
+    if x.ndim == 0 or (ranks is not None and x.ndim not in ranks):
+        wanted = "at least one axis" if ranks is None else "shape (seq, dim) or (batch, seq, dim)"
+        raise ValueError(f"{_name(layer)}: x must have {wanted}, got shape {x.shape}")
+    if features is not None and x.shape[-1] != features:
+        raise ValueError(f"{_name(layer)}: x must have last axis {features}, got shape {x.shape}")
+
+
+def _name(layer):
+    """How errors call a layer: by its repr where that is one line."""
+    shown = repr(layer)
+    return shown if "\n" not in shown else type(layer).__name__

@@ -1,0 +1,60 @@
+"""Where a layer gets its arrays: fresh ones, or those of a workspace."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+
+import numpy as np
+
+from primeattn.workspace import Workspace
+
+# Elementwise passes go over the rows in blocks of about this many entries, so that temporaries stay in cache.
+BLOCK = 1 << 15
+
+
+class Memory:
+    """Source of the arrays of one call.
+
+    Parameters
+    ----------
+    workspace : Workspace or None
+        Arrays come from it and are valid until its reset; None gives fresh arrays.
+    saving : bool
+        Whether a pullback will follow. If not, what layers saved for it is dropped at once.
+    """
+
+    __slots__ = ("saving", "workspace")
+
+    def __init__(self, workspace=None, saving=True):
+        if workspace is not None and not isinstance(workspace, Workspace):
+            raise TypeError(f"workspace: expected a Workspace or None, got {type(workspace).__name__}")
+        self.workspace, self.saving = workspace, saving
+
+    @property
+    def generation(self):
+        return None if self.workspace is None else self.workspace.generation
+
+    def hold(self):
+        """Context in which the workspace belongs to this thread."""
+        return nullcontext() if self.workspace is None else self.workspace.guard()
+
+    def take(self, shape, dtype):
+        """Uninitialised C-ordered array."""
+        return np.empty(shape, dtype) if self.workspace is None else self.workspace.take(shape, dtype)
+
+    def copy(self, array):
+        result = self.take(array.shape, array.dtype)
+        np.copyto(result, array)
+        return result
+
+
+def as_rows(array):
+    """``array`` as (rows, last axis): a view where it is contiguous, a copy where it is not."""
+    return array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
+
+
+def row_blocks(rows, row_size):
+    """Slices that cover ``rows`` rows of ``row_size`` entries in blocks of about BLOCK entries."""
+    step = max(1, BLOCK // max(1, row_size))
+    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]

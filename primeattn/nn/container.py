@@ -1,0 +1,141 @@
+"""Layers made of layers: Chain and SkipConnection."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from primeattn.nn._layer import Layer
+
+__all__ = ["Chain", "SkipConnection"]
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Chain(Layer, Mapping):
+    """``y = f_n(... f_1(x))``; a read-only mapping from names to layers.
+
+    Parameters
+    ----------
+    *layers : Layer
+        Children named layer_0, layer_1, ...
+    **named : Layer
+        Children with names of their own, after the others.
+
+    Notes
+    -----
+    ps and st are dicts of the children's, by name.
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> model = pa.Chain(pa.Dense(4, 8), pa.relu, head=pa.Dense(8, 2, bias=False))
+    >>> model
+    Chain(
+        Dense(4, 8),
+        relu,
+        head=Dense(8, 2, bias=False),
+    )
+    >>> list(model), model["head"], model.parameter_count
+    (['layer_0', 'layer_1', 'head'], Dense(8, 2, bias=False), 56)
+    """
+
+    children: tuple[tuple[str, Layer], ...]
+
+    def __init__(self, *layers, **named):
+        if not layers and not named:
+            raise ValueError("Chain: expected at least one layer, got none")
+        children = {f"layer_{i}": layer for i, layer in enumerate(layers)}
+        for name in named:
+            if not name.isidentifier():
+                raise ValueError(f"Chain: names must be identifiers, got {name!r}")
+            if name in children:
+                raise ValueError(f"Chain: the name {name!r} belongs to a positional layer")
+        children.update(named)
+        for name, layer in children.items():
+            if not isinstance(layer, Layer):
+                raise TypeError(f"Chain: {name} must be a Layer, got {layer!r}")
+        object.__setattr__(self, "children", tuple(children.items()))
+
+    def __getitem__(self, name):
+        return dict(self.children)[name]
+
+    def __iter__(self):
+        return iter(dict(self.children))
+
+    def __len__(self):
+        return len(self.children)
+
+    def __repr__(self):
+        lines, positional = [], True
+        for i, (name, layer) in enumerate(self.children):
+            positional = positional and name == f"layer_{i}"
+            line = repr(layer) if positional else f"{name}={layer!r}"
+            lines.append(textwrap.indent(line, "    ") + ",\n")
+        return f"Chain(\n{''.join(lines)})"
+
+    def parameters(self):
+        return {name: layer.parameters() for name, layer in self.children}
+
+    def states(self, rng):
+        return {name: layer.states(rng) for name, layer in self.children}
+
+    def check_input(self, x, ps):
+        """Left to the first child."""
+
+    def forward(self, x, ps, st, memory):
+        new_st, saved = {}, []
+        for name, layer in self.children:
+            x, new_st[name], child_saved = layer.apply(x, ps[name], st[name], memory)
+            saved.append(child_saved)
+        return x, new_st, saved
+
+    def backward(self, dy, saved, ps, memory):
+        dps = dict.fromkeys(self)  # in the order of ps
+        for (name, layer), child_saved in zip(reversed(self.children), reversed(saved), strict=True):
+            dy, dps[name] = layer.backward(dy, child_saved, ps[name], memory)
+        return dy, dps
+
+
+@dataclass(frozen=True, repr=False)
+class SkipConnection(Layer):
+    """``y = x + layer(x)``
+
+    Parameters
+    ----------
+    layer : Layer
+        Its output has the shape of its input. ps and st are those of this layer, not nested any further.
+
+    Examples
+    --------
+    >>> import numpy as np, primeattn as pa
+    >>> y, st = pa.SkipConnection(pa.relu)(np.array([-1.0, 2.0]), {}, {})
+    >>> y
+    array([-1.,  4.])
+    """
+
+    layer: Layer
+
+    def __post_init__(self):
+        if not isinstance(self.layer, Layer):
+            raise TypeError(f"SkipConnection: layer must be a Layer, got {self.layer!r}")
+
+    def parameters(self):
+        return self.layer.parameters()
+
+    def states(self, rng):
+        return self.layer.states(rng)
+
+    def forward(self, x, ps, st, memory):
+        inner, st, saved = self.layer.apply(x, ps, st, memory)
+        if inner.shape != x.shape:
+            raise ValueError(
+                f"SkipConnection: the layer must keep the shape of its input, got {x.shape} -> {inner.shape}"
+            )
+        return np.add(x, inner, out=memory.take(x.shape, x.dtype)), st, saved
+
+    def backward(self, dy, saved, ps, memory):
+        dinner, dps = self.layer.backward(dy, saved, ps, memory)
+        return np.add(dy, dinner, out=memory.take(dy.shape, dy.dtype)), dps  # y = x + inner

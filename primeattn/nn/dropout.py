@@ -1,0 +1,75 @@
+"""Dropout with a random state that is part of st."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from primeattn.nn._config import freeze_real
+from primeattn.nn._layer import Layer
+from primeattn.nn._memory import row_blocks
+
+__all__ = ["Dropout"]
+
+
+@dataclass(frozen=True, repr=False)
+class Dropout(Layer):
+    """``y = x * keep / (1 - p)`` with keep 0 at probability p, else 1; in test mode ``y = x``.
+
+    Parameters
+    ----------
+    p : float
+        Probability of an entry to be dropped, in [0, 1).
+
+    Notes
+    -----
+    ps = {}; st = {"rng": uint64 array [seed, counter], "training": True}. The draws are those of numpy's
+    Philox with the key (seed, counter); the new state has counter + 1. So the same st twice drops the same
+    entries. ``pa.test_mode(st)`` and ``pa.train_mode(st)`` switch. Srivastava et al., Dropout (2014).
+
+    Examples
+    --------
+    >>> import numpy as np, primeattn as pa
+    >>> layer, x = pa.Dropout(0.5), np.ones(6)
+    >>> ps, st = pa.setup(np.random.default_rng(0), layer)
+    >>> y, new = layer(x, ps, st)
+    >>> sorted(set(y.tolist())), bool((layer(x, ps, st)[0] == y).all()), int(new["rng"][1])
+    ([0.0, 2.0], True, 1)
+    >>> layer(x, ps, pa.test_mode(st))[0]
+    array([1., 1., 1., 1., 1., 1.])
+    """
+
+    p: float
+
+    def __post_init__(self):
+        freeze_real(self, "p", 0, 1)
+
+    def states(self, rng):
+        seed = rng.integers(0, 2**64, dtype=np.uint64)
+        return {"rng": np.array([seed, 0], np.uint64), "training": True}
+
+    def forward(self, x, ps, st, memory):
+        if not st["training"]:
+            return x, st, None
+        state = st["rng"]
+        if not isinstance(state, np.ndarray) or state.dtype != np.uint64 or state.shape != (2,):
+            raise ValueError(f"{self}: rng in st must be a uint64 array [seed, counter], got {state!r}")
+        generator = np.random.Generator(np.random.Philox(key=state))
+        y, keep = memory.take(x.shape, x.dtype), memory.take(x.shape, bool)
+        x_flat, y_flat, keep_flat = x.reshape(-1), y.reshape(-1), keep.reshape(-1)
+        for block in row_blocks(x.size, 1):
+            # float32 draws for every dtype: one state drops the same entries in float32 and float64
+            draws = generator.random(block.stop - block.start, np.float32)
+            np.greater_equal(draws, self.p, out=keep_flat[block])
+            np.multiply(x_flat[block], keep_flat[block], out=y_flat[block])
+            y_flat[block] *= 1 / (1 - self.p)
+        return y, {**st, "rng": state + np.array([0, 1], np.uint64)}, keep
+
+    def backward(self, dy, saved, ps, memory):
+        if saved is None:
+            return dy, {}
+        dx = memory.take(dy.shape, dy.dtype)
+        np.multiply(dy, saved, out=dx)  # y = x * keep / (1 - p)
+        dx *= 1 / (1 - self.p)
+        return dx, {}

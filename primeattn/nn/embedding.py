@@ -1,0 +1,205 @@
+"""Embeddings of tokens and of positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from primeattn.nn._config import check_callable, freeze_size
+from primeattn.nn._layer import Layer, Parameter, check_float
+from primeattn.nn._memory import as_rows
+from primeattn.nn.initializers import Normal
+
+__all__ = ["Embedding", "PositionalEmbedding"]
+
+
+SMALL = Normal(std=0.02)
+
+
+@dataclass(frozen=True, repr=False)
+class Embedding(Layer):
+    """``y_t = weight[x_t] + previous[0][x_{t-1}] + ... + previous[P-1][x_{t-P}]`` with P = ``previous``.
+
+    With ``previous=0``, the default, it is the plain table of one vector per token. Each of the ``previous``
+    earlier tokens has a table of its own; what lies before the sequence counts as a zero vector. So a layer
+    over bytes sees the last few bytes at once.
+
+    Parameters
+    ----------
+    vocab : int
+        Tokens are 0 .. vocab - 1.
+    dim : int
+        Size of the vectors.
+    previous : int
+        Number of earlier tokens that each position sees.
+    init : callable
+        Initialiser, ``f(rng, shape, dtype)``.
+
+    Notes
+    -----
+    x: integers of any shape, (seq,) or (batch, seq) where ``previous > 0``; y: (*x.shape, dim). The pullback
+    returns None for dx. ps = {"weight": (vocab, dim)} and, where ``previous > 0``, "previous": (previous,
+    vocab, dim); then st holds the boundaries of packed sequences, which earlier tokens do not cross
+    (`with_segments`).
+
+    Examples
+    --------
+    >>> import numpy as np, primeattn as pa
+    >>> ps = {"weight": np.array([[1.0], [2.0]]), "previous": np.array([[[10.0], [20.0]]])}
+    >>> y, st = pa.Embedding(2, 1, previous=1)(np.array([0, 1, 1]), ps, {"cu_seqlens": None})
+    >>> y.ravel()
+    array([ 1., 12., 22.])
+    """
+
+    vocab: int
+    dim: int
+    _: KW_ONLY
+    previous: int = 0
+    init: Callable = SMALL
+
+    def __post_init__(self):
+        freeze_size(self, "vocab")
+        freeze_size(self, "dim")
+        freeze_size(self, "previous", minimum=0)
+        check_callable(self, "init")
+
+    def parameters(self):
+        weight = Parameter((self.vocab, self.dim), self.init)
+        if self.previous == 0:
+            return {"weight": weight}
+        return {
+            "weight": weight,
+            "previous": Parameter((self.previous, self.vocab, self.dim), self._init_previous),
+        }
+
+    def _init_previous(self, rng, shape, dtype):
+        return np.stack([self.init(rng, shape[1:], dtype) for _ in range(shape[0])])
+
+    def states(self, rng):
+        return {"cu_seqlens": None} if self.previous else {}
+
+    def check_input(self, x, ps):
+        if not isinstance(x, np.ndarray) or x.dtype.kind not in "iu":
+            got = x.dtype if isinstance(x, np.ndarray) else type(x).__name__
+            raise TypeError(f"{self}: x must be a numpy array of integer tokens, got {got}")
+        if self.previous and x.ndim not in (1, 2):
+            raise ValueError(f"{self}: x must have shape (seq,) or (batch, seq), got {x.shape}")
+        if x.size and (x.min() < 0 or x.max() >= self.vocab):
+            raise ValueError(f"{self}: tokens must be in [0, {self.vocab}), got {x.min()} to {x.max()}")
+
+    def forward(self, x, ps, st, memory):
+        y = memory.take((*x.shape, self.dim), ps["weight"].dtype)
+        y_rows, tokens = y.reshape(x.size, self.dim), x.reshape(-1).astype(np.intp)
+        one_hots = [_one_hot(tokens, np.ones(x.size, bool), self.vocab, y.dtype)]
+        y_rows[...] = one_hots[0] @ ps["weight"]
+        if self.previous:
+            age = self._age(x, st)
+            for back, table in enumerate(ps["previous"], start=1):
+                earlier = np.roll(tokens, back)  # what wraps around has age < back
+                one_hots.append(_one_hot(earlier, age >= back, self.vocab, y.dtype))
+                y_rows += one_hots[back] @ table
+        return y, st, one_hots
+
+    def _age(self, x, st):
+        """Number of tokens before each one in its sequence, flat."""
+        length = x.shape[-1]
+        starts = segment_bounds(self, st, x.shape)[:-1]
+        starts = (np.arange(x.size // max(1, length))[:, None] * length + starts).reshape(-1)
+        return np.arange(x.size) - np.repeat(starts, np.diff(starts, append=x.size))
+
+    def backward(self, dy, saved, ps, memory):
+        dy_rows = as_rows(dy)
+        dps = {name: memory.take(table.shape, dy.dtype) for name, table in ps.items()}
+        dps["weight"][...] = saved[0].T @ dy_rows  # y = one_hot @ weight
+        for back in range(1, self.previous + 1):
+            dps["previous"][back - 1] = saved[back].T @ dy_rows  # y += one_hot @ previous
+        return None, dps
+
+
+@dataclass(frozen=True, repr=False)
+class PositionalEmbedding(Layer):
+    """``y_t = x_t + weight[t]`` with a learned vector for each position t.
+
+    Parameters
+    ----------
+    max_len : int
+        Positions are 0 .. max_len - 1; a longer sequence raises ValueError.
+    dim : int
+        Size of the last axis; x is (seq, dim) or (batch, seq, dim).
+    init : callable
+        Initialiser, ``f(rng, shape, dtype)``.
+
+    Notes
+    -----
+    ps = {"weight": (max_len, dim)}; st holds the boundaries of packed sequences, where positions begin again
+    (`with_segments`).
+
+    Examples
+    --------
+    >>> import numpy as np, primeattn as pa
+    >>> ps = {"weight": np.array([[0.0], [1.0], [2.0]])}
+    >>> y, st = pa.PositionalEmbedding(3, 1)(np.full((2, 1), 10.0), ps, {"cu_seqlens": None})
+    >>> y.ravel()
+    array([10., 11.])
+    """
+
+    max_len: int
+    dim: int
+    _: KW_ONLY
+    init: Callable = SMALL
+
+    def __post_init__(self):
+        freeze_size(self, "max_len")
+        freeze_size(self, "dim")
+        check_callable(self, "init")
+
+    def parameters(self):
+        return {"weight": Parameter((self.max_len, self.dim), self.init)}
+
+    def states(self, rng):
+        return {"cu_seqlens": None}
+
+    def check_input(self, x, ps):
+        check_float(self, x, ps, self.dim, ranks=(2, 3))
+
+    def forward(self, x, ps, st, memory):
+        bounds = segment_bounds(self, st, x.shape[:-1])
+        longest = int(np.diff(bounds).max(initial=0))
+        if longest > self.max_len:
+            raise ValueError(f"{self}: sequences must have at most {self.max_len} positions, got {longest}")
+        y = memory.take(x.shape, x.dtype)
+        for start, stop in pairwise(bounds):
+            np.add(x[..., start:stop, :], ps["weight"][: stop - start], out=y[..., start:stop, :])
+        return y, st, bounds
+
+    def backward(self, dy, saved, ps, memory):
+        dps = {"weight": memory.take((self.max_len, self.dim), dy.dtype)}
+        dps["weight"].fill(0)
+        for sequence in dy if dy.ndim == 3 else dy[None]:
+            for start, stop in pairwise(saved):
+                dps["weight"][: stop - start] += sequence[start:stop]  # y = x + weight
+        return dy, dps
+
+
+def segment_bounds(layer, st, shape):
+    """Boundaries of the sequences in the last axis of ``shape``, (seq,) or (batch, seq)."""
+    bounds, length = st["cu_seqlens"], shape[-1]
+    if bounds is None:
+        return np.array([0, length])
+    if len(shape) == 2 and shape[0] != 1:
+        raise ValueError(f"{layer}: cu_seqlens needs a batch of 1 or none, got a batch of {shape[0]}")
+    if bounds[-1] != length:
+        raise ValueError(f"{layer}: cu_seqlens must end at the length of x, {length}, got {bounds[-1]}")
+    return bounds
+
+
+def _one_hot(tokens, present, vocab, dtype):
+    """Sparse (len(tokens), vocab) matrix with a 1 in each present row, at the token's column."""
+    from scipy.sparse import csr_matrix
+
+    indptr = np.zeros(len(tokens) + 1, np.intp)
+    np.cumsum(present, out=indptr[1:])
+    return csr_matrix((np.ones(indptr[-1], dtype), tokens[present], indptr), shape=(len(tokens), vocab))

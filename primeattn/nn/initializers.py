@@ -1,0 +1,86 @@
+"""Initialisers: ``f(rng, shape, dtype) -> array``. Of a shape, fan_in is the first axis and fan_out the last.
+
+All draw in float64 and round, so that float32 and float64 parameters of one seed agree. Any function of this
+signature serves as an initialiser.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from primeattn.nn._config import Config, freeze_real
+
+__all__ = ["Normal", "TruncatedNormal", "glorot_uniform", "he_normal", "ones", "zeros"]
+
+
+def zeros(rng, shape, dtype=np.float32):
+    """All 0; draws nothing."""
+    return np.zeros(shape, dtype)
+
+
+def ones(rng, shape, dtype=np.float32):
+    """All 1; draws nothing."""
+    return np.ones(shape, dtype)
+
+
+def glorot_uniform(rng, shape, dtype=np.float32):
+    """Uniform in ±sqrt(6 / (fan_in + fan_out)): keeps the variance forward and backward.
+
+    Glorot and Bengio, Understanding the difficulty of training deep feedforward neural networks (2010).
+
+    Examples
+    --------
+    >>> import numpy as np, primeattn as pa
+    >>> w = pa.nn.glorot_uniform(np.random.default_rng(0), (100, 50))
+    >>> bool(abs(w).max() <= np.sqrt(6 / 150)), w.dtype
+    (True, dtype('float32'))
+    """
+    bound = math.sqrt(6 / (shape[0] + shape[-1]))
+    return rng.uniform(-bound, bound, shape).astype(dtype)
+
+
+def he_normal(rng, shape, dtype=np.float32):
+    """Normal with variance 2 / fan_in: keeps the variance through relu.
+
+    He, Zhang, Ren and Sun, Delving deep into rectifiers (2015).
+    """
+    return (rng.standard_normal(shape) * math.sqrt(2 / shape[0])).astype(dtype)
+
+
+@dataclass(frozen=True, repr=False)
+class Normal(Config):
+    """Normal with mean 0 and standard deviation ``std``.
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> pa.Dense(2, 2, init=pa.nn.Normal(0.1))
+    Dense(2, 2, init=Normal(std=0.1))
+    """
+
+    std: float = 0.02
+
+    def __post_init__(self):
+        freeze_real(self, "std", 0)
+
+    def __call__(self, rng, shape, dtype=np.float32):
+        return (rng.standard_normal(shape) * self.std).astype(dtype)
+
+
+@dataclass(frozen=True, repr=False)
+class TruncatedNormal(Config):
+    """Normal with mean 0 and scale ``std``, cut at ±2 std: what lies beyond is drawn again."""
+
+    std: float = 0.02
+
+    def __post_init__(self):
+        freeze_real(self, "std", 0)
+
+    def __call__(self, rng, shape, dtype=np.float32):
+        values = rng.standard_normal(shape)
+        while (beyond := np.abs(values) > 2).any():
+            values[beyond] = rng.standard_normal(np.count_nonzero(beyond))
+        return (values * self.std).astype(dtype)

@@ -1,0 +1,215 @@
+"""Pure functions on nested dicts: the trees that hold parameters, gradients, optimiser and layer states.
+
+A tree is a dict whose values are trees or leaves; whatever is not a dict is a leaf. A path joins the keys on
+the way to a leaf by slashes: ``layer_0/weight``. Nothing here changes its arguments.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = [
+    "check",
+    "flatten",
+    "map",
+    "map_with_path",
+    "test_mode",
+    "train_mode",
+    "with_segments",
+    "zeros_like",
+]
+
+
+def map(function, tree, *others):
+    """Tree of ``function(leaf, *leaves of others)``; all trees have the same keys.
+
+    Parameters
+    ----------
+    function : callable
+        Takes one leaf of each tree.
+    tree, *others : nested dict
+        Trees of one structure.
+
+    Raises
+    ------
+    ValueError
+        When the keys of the trees differ.
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> pa.tree.map(lambda a, b: a + b, {"w": 1, "d": {"b": 2}}, {"w": 10, "d": {"b": 20}})
+    {'w': 11, 'd': {'b': 22}}
+    """
+    return map_with_path(lambda path, *leaves: function(*leaves), tree, *others)
+
+
+def map_with_path(function, tree, *others):
+    """Tree of ``function(path, leaf, *leaves of others)``.
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> pa.tree.map_with_path(lambda path, leaf: path, {"w": 1, "d": {"b": 2}})
+    {'w': 'w', 'd': {'b': 'd/b'}}
+    """
+    return _map(function, "", tree, others)
+
+
+def _map(function, path, tree, others):
+    if not isinstance(tree, dict):
+        if any(isinstance(other, dict) for other in others):
+            raise ValueError(f"tree: {path or 'root'} is a leaf in the first tree and a dict in another")
+        return function(path, tree, *others)
+    for other in others:
+        _check_keys(other, tree, path or "tree")
+    prefix = f"{path}/" if path else ""
+    return {
+        key: _map(function, f"{prefix}{key}", child, [other[key] for other in others])
+        for key, child in tree.items()
+    }
+
+
+def flatten(tree) -> dict:
+    """Dict from path to leaf, in the order of the tree; empty dicts leave no trace.
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> pa.tree.flatten({"layer_0": {"weight": 1, "bias": 2}, "layer_1": {}})
+    {'layer_0/weight': 1, 'layer_0/bias': 2}
+    """
+    leaves = {}
+    map_with_path(leaves.__setitem__, tree)
+    return leaves
+
+
+def zeros_like(tree):
+    """Tree of new zero arrays with the shapes and dtypes of ``tree``.
+
+    Examples
+    --------
+    >>> import numpy as np, primeattn as pa
+    >>> pa.tree.zeros_like({"w": np.ones(2, np.float32)})
+    {'w': array([0., 0.], dtype=float32)}
+    """
+    return map(np.zeros_like, tree)
+
+
+def check(tree, like, name="tree"):
+    """Raise unless ``tree`` holds arrays with the keys, shapes and dtypes of ``like``.
+
+    Parameters
+    ----------
+    tree : nested dict of arrays
+        What is checked.
+    like : nested dict
+        What is expected; its leaves have ``shape`` and ``dtype``.
+    name : str
+        How errors call ``tree``.
+
+    Raises
+    ------
+    ValueError
+        Missing or unexpected keys, or another shape.
+    TypeError
+        Something other than a dict or an array, or another dtype.
+
+    Examples
+    --------
+    >>> import numpy as np, primeattn as pa
+    >>> pa.tree.check({"d": {"w": np.ones(3)}}, {"d": {"w": np.ones(2)}}, "ps")
+    Traceback (most recent call last):
+    ValueError: ps/d/w: expected shape (2,), got (3,)
+    """
+    if isinstance(like, dict):
+        _check_keys(tree, like, name)
+        for key, child in like.items():
+            check(tree[key], child, f"{name}/{key}")
+    elif not isinstance(tree, np.ndarray):
+        raise TypeError(f"{name}: expected an array of shape {like.shape}, got {type(tree).__name__}")
+    elif tree.shape != like.shape:
+        raise ValueError(f"{name}: expected shape {like.shape}, got {tree.shape}")
+    elif tree.dtype != like.dtype:
+        raise TypeError(f"{name}: expected dtype {like.dtype}, got {tree.dtype}")
+
+
+def _check_keys(tree, like, name):
+    if not isinstance(tree, dict):
+        raise TypeError(f"{name}: expected a dict with keys {list(like)}, got {type(tree).__name__}")
+    if tree.keys() != like.keys():
+        missing = [key for key in like if key not in tree]
+        unexpected = [key for key in tree if key not in like]
+        raise ValueError(f"{name}: expected keys {list(like)}; missing {missing}, unexpected {unexpected}")
+
+
+def train_mode(st):
+    """State with every ``training`` entry True: Dropout drops.
+
+    Examples
+    --------
+    >>> import numpy as np, primeattn as pa
+    >>> ps, st = pa.setup(np.random.default_rng(0), pa.Chain(pa.Dense(2, 2), pa.Dropout(0.5)))
+    >>> pa.test_mode(st)["layer_1"]["training"], pa.train_mode(st)["layer_1"]["training"]
+    (False, True)
+    """
+    return _replace(st, "training", True)
+
+
+def test_mode(st):
+    """State with every ``training`` entry False: Dropout is the identity. See `train_mode`."""
+    return _replace(st, "training", False)
+
+
+test_mode.__test__ = False  # not a test, whatever its name says to pytest
+
+
+def with_segments(st, cu_seqlens):
+    """State that tells every layer that knows positions where packed sequences begin and end.
+
+    Sequence s of the batch-1 (or unbatched) input is ``x[cu_seqlens[s]:cu_seqlens[s + 1]]``; positions count
+    from 0 in each and nothing crosses a boundary. Layers hand the entry on unchanged, so it stays in force
+    until it is replaced; None removes it. Right-padded batches need nothing of this: causal layers never look
+    ahead.
+
+    Parameters
+    ----------
+    st : nested dict
+        State of a layer.
+    cu_seqlens : int array (sequences + 1,), or None
+        Boundaries, from 0 to the length of the input, not decreasing; a repeated one is an empty sequence.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When ``cu_seqlens`` is not such an array. That it ends at the length of the input, the layers check.
+
+    Examples
+    --------
+    >>> import numpy as np, primeattn as pa
+    >>> layer = pa.PositionalEmbedding(8, 1)
+    >>> ps, st = pa.setup(np.random.default_rng(0), layer)
+    >>> ps["weight"][:, 0] = np.arange(8)
+    >>> y, st = layer(np.zeros((5, 1), np.float32), ps, pa.with_segments(st, [0, 2, 5]))
+    >>> y[:, 0]
+    array([0., 1., 0., 1., 2.], dtype=float32)
+    """
+    if cu_seqlens is not None:
+        bounds = np.asarray(cu_seqlens)
+        if bounds.dtype.kind not in "iu":
+            raise TypeError(f"cu_seqlens: expected integers, got dtype {bounds.dtype}")
+        if bounds.ndim != 1 or bounds.size == 0:
+            raise ValueError(f"cu_seqlens: expected one axis, not empty, got shape {bounds.shape}")
+        cu_seqlens = bounds.astype(np.int64)
+        if cu_seqlens[0] != 0 or (np.diff(cu_seqlens) < 0).any():
+            raise ValueError(f"cu_seqlens: expected to start at 0 and never decrease, got {bounds}")
+    return _replace(st, "cu_seqlens", cu_seqlens)
+
+
+def _replace(st, name, value):
+    if not isinstance(st, dict):
+        raise TypeError(f"st: expected a nested dict, got {type(st).__name__}")
+    return {
+        key: value if key == name else _replace(child, name, value) if isinstance(child, dict) else child
+        for key, child in st.items()
+    }
