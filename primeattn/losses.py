@@ -1,0 +1,125 @@
+"""Losses: each returns the loss and its gradient."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from primeattn.nn._memory import Memory, as_rows, row_blocks
+
+__all__ = ["cross_entropy", "mse"]
+
+
+def cross_entropy(logits, labels, *, ignore=-100, workspace=None):
+    """``loss = mean over counted r of (log sum_c exp z_rc - z_{r, label_r})``, in nats.
+
+    Parameters
+    ----------
+    logits : float array (..., classes)
+        z.
+    labels : int array (...)
+        Classes 0 .. classes - 1, or ``ignore``.
+    ignore : int
+        Rows with this label are not counted; their gradient is 0. Where all are ignored the loss is 0.
+    workspace : Workspace, optional
+        Where dlogits lives; fresh by default.
+
+    Returns
+    -------
+    loss : float
+        Summed in float64.
+    dlogits : array
+        ``(softmax(z)_rc - [c = label_r]) / number of counted rows``, of the shape and dtype of the logits.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Logits that are not floats, labels that are not integers, of another shape, or out of range.
+
+    Examples
+    --------
+    >>> import numpy as np, primeattn as pa
+    >>> loss, dlogits = pa.losses.cross_entropy(np.zeros((2, 4)), np.array([1, -100]))
+    >>> round(loss, 4), dlogits
+    (1.3863, array([[ 0.25, -0.75,  0.25,  0.25],
+           [ 0.  ,  0.  ,  0.  ,  0.  ]]))
+    """
+    _check_float("logits", logits)
+    if logits.ndim == 0 or logits.shape[-1] == 0:
+        raise ValueError(f"logits: expected shape (..., classes), got {logits.shape}")
+    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu":
+        got = labels.dtype if isinstance(labels, np.ndarray) else type(labels).__name__
+        raise TypeError(f"labels: expected a numpy array of integers, got {got}")
+    if labels.shape != logits.shape[:-1]:
+        raise ValueError(f"labels: expected shape {logits.shape[:-1]}, got {labels.shape}")
+    classes, labels = logits.shape[-1], labels.reshape(-1)
+    counted = labels != ignore
+    given = labels[counted]
+    if given.size and (given.min() < 0 or given.max() >= classes):
+        raise ValueError(f"labels: expected [0, {classes}) or {ignore}, got {given.min()} to {given.max()}")
+
+    memory, count, loss = Memory(workspace), max(1, given.size), 0.0
+    columns = np.where(counted, labels, 0)
+    with memory.hold():
+        dlogits = memory.take(logits.shape, logits.dtype)
+        z_rows, d_rows = as_rows(logits), as_rows(dlogits)
+        for rows in row_blocks(*z_rows.shape):
+            z, d, here = z_rows[rows], d_rows[rows], counted[rows]
+            label = (np.arange(len(z)), columns[rows])
+            np.subtract(z, z.max(axis=1, keepdims=True), out=d)
+            shifted = d[label].astype(np.float64)
+            np.exp(d, out=d)
+            total = d.sum(axis=1)
+            loss += float((np.log(total, dtype=np.float64) - shifted)[here].sum())
+            d *= (1 / (count * total))[:, None]  # softmax / count
+            d[label] -= 1 / count
+            d[~here] = 0
+    return loss / count, dlogits
+
+
+def mse(y, target, *, workspace=None):
+    """``loss = mean((y - target)**2)`` over all entries, and ``dy = 2 (y - target) / y.size``.
+
+    Parameters
+    ----------
+    y, target : float arrays
+        Of one shape and dtype.
+    workspace : Workspace, optional
+        Where dy lives; fresh by default.
+
+    Returns
+    -------
+    loss : float
+        Summed in float64; 0 for empty arrays.
+    dy : array
+
+    Raises
+    ------
+    TypeError, ValueError
+        Arrays that are not floats, or differ in shape or dtype.
+
+    Examples
+    --------
+    >>> import numpy as np, primeattn as pa
+    >>> pa.losses.mse(np.array([1.0, 2.0]), np.array([1.0, 4.0]))
+    (2.0, array([ 0., -2.]))
+    """
+    _check_float("y", y)
+    _check_float("target", target)
+    if target.shape != y.shape:
+        raise ValueError(f"target: expected shape {y.shape}, got {target.shape}")
+    if target.dtype != y.dtype:
+        raise TypeError(f"target: expected dtype {y.dtype}, got {target.dtype}")
+    memory, count = Memory(workspace), max(1, y.size)
+    with memory.hold():
+        dy = memory.take(y.shape, y.dtype)
+    np.subtract(y, target, out=dy)
+    flat = dy.reshape(-1)
+    loss = float(np.einsum("i,i->", flat, flat, dtype=np.float64)) / count
+    dy *= 2 / count
+    return loss, dy
+
+
+def _check_float(name, array):
+    if not isinstance(array, np.ndarray) or array.dtype not in (np.float32, np.float64):
+        got = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+        raise TypeError(f"{name}: expected a float32 or float64 array, got {got}")

@@ -1,0 +1,310 @@
+"""Optimisers, gradient clipping and a learning-rate schedule: pure functions on nested dicts.
+
+An optimiser is configuration; what it remembers is a nested dict of arrays::
+
+    opt = pa.optim.AdamW(lr=1e-3)
+    state = opt.init(ps)
+    ps, state = opt.update(ps, grads, state)                      # new trees
+    ps, state = opt.update(ps, grads, state, out=(ps, state))     # the same numbers, written in place
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+
+import numpy as np
+
+from primeattn import tree
+from primeattn.nn._config import Config, check_callable, freeze_real
+from primeattn.nn._memory import row_blocks
+
+__all__ = ["SGD", "Adam", "AdamW", "clip_by_global_norm", "warmup_cosine"]
+
+
+class _Optimiser(Config):
+    """``init`` and ``update`` for optimisers that keep some moments per parameter and count their steps."""
+
+    moments = ()
+
+    def init(self, ps):
+        """State before the first step: zero moments shaped like ps, and the number of steps taken."""
+        return {"step": np.zeros((), np.int64), **{name: tree.zeros_like(ps) for name in self.moments}}
+
+    def update(self, ps, grads, state, *, lr=None, out=None):
+        """One step.
+
+        Parameters
+        ----------
+        ps, grads : nested dicts
+            Parameters and their gradients, of one structure.
+        state : nested dict
+            From `init` or the step before.
+        lr : float, optional
+            Learning rate of this step, instead of the optimiser's.
+        out : (ps, state), optional
+            Trees to write the result to, for example those passed in; by default new ones. The numbers are
+            bitwise the same.
+
+        Returns
+        -------
+        ps, state : nested dicts
+
+        Raises
+        ------
+        TypeError, ValueError
+            When a tree has not the keys, shapes and dtypes of ps; nothing is written then.
+        """
+        lr = self.lr if lr is None else _non_negative("lr", lr)
+        tree.check(grads, ps, "grads")
+        like = {"step": np.empty((), np.int64), **dict.fromkeys(self.moments, ps)}
+        tree.check(state, like, "state")
+        new_ps, new_state = (tree.map(np.empty_like, t) for t in (ps, state)) if out is None else out
+        tree.check(new_ps, ps, "out[0]")
+        tree.check(new_state, like, "out[1]")
+        for path, leaf in tree.flatten({"ps": new_ps, "state": new_state}).items():
+            if not leaf.flags.writeable:
+                raise ValueError(f"out: {path} is read-only")
+
+        step = int(state["step"]) + 1
+        olds, news = ([t[name] for name in self.moments] for t in (state, new_state))
+
+        def step_leaf(path, p, g, new_p, *moments):
+            rule = self.rule(path, p, step, lr)
+            p, g, new_p, *moments = (np.atleast_1d(array) for array in (p, g, new_p, *moments))
+            for rows in row_blocks(len(p), p[:1].size):
+                rule(p[rows], g[rows], new_p[rows], *(m[rows] for m in moments))
+
+        tree.map_with_path(step_leaf, ps, grads, new_ps, *olds, *news)
+        new_state["step"][...] = step
+        return new_ps, new_state
+
+
+@dataclass(frozen=True, repr=False)
+class SGD(_Optimiser):
+    """``v = momentum v + g;  p = p - lr v``
+
+    Parameters
+    ----------
+    lr : float
+        Learning rate.
+    momentum : float
+        In [0, 1).
+
+    Examples
+    --------
+    >>> import numpy as np, primeattn as pa
+    >>> opt, ps = pa.optim.SGD(lr=0.5), {"w": np.array([1.0, 2.0])}
+    >>> ps, state = opt.update(ps, {"w": np.array([1.0, -1.0])}, opt.init(ps))
+    >>> ps
+    {'w': array([0.5, 2.5])}
+    """
+
+    lr: float
+    _: KW_ONLY
+    momentum: float = 0.0
+
+    moments = ("velocity",)
+
+    def __post_init__(self):
+        freeze_real(self, "lr", 0)
+        freeze_real(self, "momentum", 0, 1)
+
+    def rule(self, path, p, step, lr):
+        def rule(p, g, new_p, v, new_v):
+            np.multiply(v, self.momentum, out=new_v)
+            new_v += g
+            np.subtract(p, new_v * lr, out=new_p)
+
+        return rule
+
+
+@dataclass(frozen=True, repr=False)
+class Adam(_Optimiser):
+    """``m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g**2``,
+    ``p = p - lr (m / (1 - b1**t)) / (sqrt(v / (1 - b2**t)) + eps)`` at step t = 1, 2, ...
+
+    Kingma and Ba, Adam: a method for stochastic optimization (2015).
+
+    Parameters
+    ----------
+    lr : float
+        Learning rate.
+    betas : (float, float)
+        b1 and b2, in [0, 1).
+    eps : float
+        Keeps the step finite where the gradient is 0.
+
+    Examples
+    --------
+    >>> import numpy as np, primeattn as pa
+    >>> opt, ps = pa.optim.Adam(lr=0.1), {"w": np.array([1.0, 2.0])}
+    >>> ps, state = opt.update(ps, {"w": np.array([5.0, -0.01])}, opt.init(ps))
+    >>> ps["w"].round(4), int(state["step"])
+    (array([0.9, 2.1]), 1)
+    """
+
+    lr: float
+    _: KW_ONLY
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+    moments = ("m", "v")
+
+    def __post_init__(self):
+        freeze_real(self, "lr", 0)
+        freeze_real(self, "eps", 0)
+        pair = isinstance(self.betas, (tuple, list)) and len(self.betas) == 2
+        if not pair or not all(0 <= b < 1 for b in self.betas):
+            raise ValueError(
+                f"{type(self).__name__}: betas must be two numbers in [0, 1), got {self.betas!r}"
+            )
+        object.__setattr__(self, "betas", tuple(float(b) for b in self.betas))
+
+    def decay_rate(self, path, p):
+        return 0.0
+
+    def rule(self, path, p, step, lr):
+        b1, b2 = self.betas
+        keep, scale = 1 - lr * self.decay_rate(path, p), lr / (1 - b1**step)
+        root = 1 / math.sqrt(1 - b2**step)
+
+        def rule(p, g, new_p, m, v, new_m, new_v):
+            t = g * (1 - b1)
+            np.multiply(m, b1, out=new_m)
+            new_m += t
+            np.multiply(g, g, out=t)
+            t *= 1 - b2
+            np.multiply(v, b2, out=new_v)
+            new_v += t
+            np.sqrt(new_v, out=t)
+            t *= root
+            t += self.eps
+            np.divide(new_m, t, out=t)
+            t *= scale
+            np.multiply(p, keep, out=new_p)
+            new_p -= t
+
+        return rule
+
+
+def matrices(path, p):
+    """Default choice of what decays: leaves with at least two axes, so no bias and no scale."""
+    return p.ndim >= 2
+
+
+@dataclass(frozen=True, repr=False)
+class AdamW(Adam):
+    """`Adam` after ``p = p (1 - lr weight_decay)`` for the parameters that ``decay`` chooses.
+
+    Loshchilov and Hutter, Decoupled weight decay regularization (2019).
+
+    Parameters
+    ----------
+    lr, betas, eps
+        As in `Adam`.
+    weight_decay : float
+        Rate of decay, relative to lr.
+    decay : callable
+        ``decay(path, p) -> bool``; by default leaves with at least two axes decay, biases and scales do not.
+
+    Examples
+    --------
+    >>> import numpy as np, primeattn as pa
+    >>> opt, ps = pa.optim.AdamW(lr=0.1, weight_decay=0.5), {"w": np.ones((1, 2)), "b": np.ones(2)}
+    >>> ps, state = opt.update(ps, pa.tree.zeros_like(ps), opt.init(ps))
+    >>> ps
+    {'w': array([[0.95, 0.95]]), 'b': array([1., 1.])}
+    """
+
+    _: KW_ONLY
+    weight_decay: float = 0.01
+    decay: Callable = matrices
+
+    def __post_init__(self):
+        super().__post_init__()
+        freeze_real(self, "weight_decay", 0)
+        check_callable(self, "decay")
+
+    def decay_rate(self, path, p):
+        return self.weight_decay if self.decay(path, p) else 0.0
+
+
+def clip_by_global_norm(grads, max_norm, out=None):
+    """``g = g * min(1, max_norm / norm)`` with the norm of all leaves together, ``norm = sqrt(sum g**2)``.
+
+    Parameters
+    ----------
+    grads : nested dict
+        Gradients.
+    max_norm : float
+        Largest norm that passes unchanged, above 0.
+    out : nested dict, optional
+        Tree to write to, for example ``grads``; by default a new one.
+
+    Returns
+    -------
+    grads : nested dict
+    norm : float
+        Norm before clipping, summed in float64. Where it is not finite, the gradients are left as they are:
+        look at the norm before taking the step.
+
+    Examples
+    --------
+    >>> import numpy as np, primeattn as pa
+    >>> pa.optim.clip_by_global_norm({"w": np.array([3.0, 4.0])}, 1.0)
+    ({'w': array([0.6, 0.8])}, 5.0)
+    """
+    max_norm = _non_negative("max_norm", max_norm)
+    if max_norm == 0:
+        raise ValueError("max_norm: expected a number above 0, got 0")
+    flat = [leaf.reshape(-1) for leaf in tree.flatten(grads).values()]
+    norm = math.sqrt(sum(float(np.einsum("i,i->", leaf, leaf, dtype=np.float64)) for leaf in flat))
+    if out is None:
+        out = tree.map(np.empty_like, grads)
+    tree.check(out, grads, "out")
+    scale = max_norm / norm if max_norm < norm < math.inf else 1.0
+    return tree.map(lambda g, new: np.multiply(g, scale, out=new), grads, out), norm
+
+
+def warmup_cosine(step, *, base_lr, warmup, total, final=0.1):
+    """Learning rate of a step: a line up to ``base_lr``, then half a cosine down to ``final * base_lr``.
+
+    ``base_lr (step + 1) / warmup`` while ``step < warmup``; then, with u = (step - warmup) / (total -
+    warmup), at most 1, ``base_lr (final + (1 - final) (1 + cos(pi u)) / 2)``. Loshchilov and Hutter, SGDR
+    (2017).
+
+    Parameters
+    ----------
+    step : int
+        Steps taken so far.
+    base_lr : float
+        Largest rate.
+    warmup, total : int
+        Steps of the rise, and of the whole; ``0 <= warmup < total``.
+    final : float
+        Last rate, as a fraction of base_lr.
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> [round(pa.optim.warmup_cosine(s, base_lr=1.0, warmup=2, total=6, final=0.0), 3) for s in range(7)]
+    [0.5, 1.0, 1.0, 0.854, 0.5, 0.146, 0.0]
+    """
+    base_lr, final = _non_negative("base_lr", base_lr), _non_negative("final", final)
+    if not 0 <= warmup < total:
+        raise ValueError(f"warmup: expected 0 <= warmup < total, got warmup={warmup}, total={total}")
+    if step < 0:
+        raise ValueError(f"step: expected at least 0, got {step}")
+    if step < warmup:
+        return base_lr * (step + 1) / warmup
+    u = min(1.0, (step - warmup) / (total - warmup))
+    return base_lr * (final + (1 - final) * (1 + math.cos(math.pi * u)) / 2)
+
+
+def _non_negative(name, value):
+    value = float(value)
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name}: expected a finite number of at least 0, got {value}")
+    return value
