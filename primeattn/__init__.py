@@ -1,7 +1,7 @@
 """Sparse, number-theoretic causal attention for NumPy, with hand-written gradients.
 
-Query i attends key j <= i when j is one of the leading global tokens, when i - j is at most the window, or when
-i - j is in a sequence such as the primes. See ``Pattern`` for the pattern, ``sparse_index_kernel`` and
+Query i attends key j <= i when j is one of the leading global tokens, when i - j is at most the window, or
+when i - j is in a sequence such as the primes. See ``Pattern`` for the pattern, ``sparse_index_kernel`` and
 ``sparse_index_kernel_backward`` for the kernels in place, ``PrimeSelfAttention`` for a layer with explicit
 parameters and states, and ``primeattn train --help`` for a model trained on real text.
 """

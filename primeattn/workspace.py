@@ -71,7 +71,9 @@ class Workspace:
     def reset(self):
         """Take back every array handed out; release those that nobody asked for since the last reset."""
         with self.guard():
-            self._pools = {key: pool[: self._used[key]] for key, pool in self._pools.items() if self._used.get(key)}
+            self._pools = {
+                key: pool[: self._used[key]] for key, pool in self._pools.items() if self._used.get(key)
+            }
             self._used = {}
             self._generation += 1
 
