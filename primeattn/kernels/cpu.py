@@ -25,9 +25,9 @@ from primeattn.kernels.tiles import (
     chunk_lines,
     dots,
     exp_product,
-    fill_by_row,
     fill_by_slot,
     fixed_slots,
+    group_bytes,
     hide,
     offset_slots,
     softmax,
@@ -54,8 +54,9 @@ JOB = np.dtype(
 
 def scratch_bytes(block: int, lines: int, size: int, gather: bool) -> int:
     """Bytes of one worker's scratch: two blocks of rows, two tiles of scores or the rows of a tile."""
-    tile = max(2 * SLOTS * size, SLOTS * size + 2 * LINE + 2 * SLOTS * lines * LINE if gather else 0)
-    return block * (2 * lines * LINE + tile + 2 * LINE)
+    tile = SLOTS // GROUP * (block * GROUP * size + LINE)
+    rest = max(tile, 2 * block * LINE + (2 * block * SLOTS * lines * LINE if gather else 0))
+    return 2 * block * lines * LINE + tile + rest
 
 
 @njit
@@ -275,23 +276,18 @@ def _backward_query_block(like, scale, job, tables, task, slots, own, scratch):
     dq, _, s, ds = _split(job, scratch)
     n, b, h = task.count, sequence.batch, task.head
     at = tables.query_panels[route.queries].row + task.first
-    minus_lse, minus_delta = (
-        view(job.minus_lse + at * job.size, n, like),
-        view(job.minus_delta + at * job.size, n, like),
-    )
+    minus_lse, minus_delta = job.minus_lse + at * job.size, job.minus_delta + at * job.size
     _zero_rows(like, job, dq, 0, n)
     t = 0
     while True:
         groups, step = _query_tile(slots, offsets, t, sequence.q_start + task.first, n, moving, fixed)
         if groups == 0:
             break
-        fill_by_row(like, job, minus_lse, s, groups, n)
-        fill_by_row(like, job, minus_delta, ds, groups, n)
-        dots(like, job, queries, at, keys, slots, groups, step, s, n, True)
-        dots(like, job, douts, at, values, slots, groups, step, ds, n, True)
+        dots(like, job, queries, at, keys, slots, groups, step, s, n, False)
+        dots(like, job, douts, at, values, slots, groups, step, ds, n, False)
         hide(like, job, slots, groups, s, n, -np.inf)
         hide(like, job, slots, groups, ds, n, 0)
-        exp_product(like, job, s, ds, groups, n)
+        exp_product(like, job, s, ds, groups, n, minus_lse, minus_delta, job.size)
         axpys_seen(like, job, dq, 0, keys, slots, own, groups, step, ds, n)
         t += 1
     for r in range(n):
@@ -306,6 +302,7 @@ def _backward_key_block(like, job, tables, task, slots, own, scratch):
     keys, values = Packed(job.keys, job.key_rows), Packed(job.values, job.key_rows)
     queries, douts = Packed(job.queries, job.query_rows), Packed(job.douts, job.query_rows)
     dk, dv, s, ds = _split(job, scratch)
+    zero = job.minus_delta  # of the rows before the first panel
     _zero_rows(like, job, dk, 0, task.count)
     _zero_rows(like, job, dv, 0, task.count)
     begin = sequence.k_start + task.first
@@ -331,7 +328,7 @@ def _backward_key_block(like, job, tables, task, slots, own, scratch):
                 dots(like, job, values, at, douts, slots, groups, step, ds, n, True)
                 hide(like, job, slots, groups, s, n, -np.inf)
                 hide(like, job, slots, groups, ds, n, 0)
-                exp_product(like, job, s, ds, groups, n)
+                exp_product(like, job, s, ds, groups, n, zero, zero, 0)
                 axpys_seen(like, job, dv, first - begin, douts, slots, own, groups, step, s, n)
                 axpys_seen(like, job, dk, first - begin, queries, slots, own, groups, step, ds, n)
                 t += 1
@@ -346,7 +343,7 @@ def _backward_key_block(like, job, tables, task, slots, own, scratch):
 def _split(job, scratch):
     """Two blocks of rows and the addresses of two tiles of scores, in a worker's scratch."""
     rows = job.block * job.lines * LINE
-    tile = SLOTS * job.block * job.size
+    tile = SLOTS // GROUP * group_bytes(job)
     first, second = Packed(scratch, job.block), Packed(scratch + rows, job.block)
     return first, second, scratch + 2 * rows, scratch + 2 * rows + tile
 

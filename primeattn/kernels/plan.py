@@ -63,9 +63,14 @@ class Plan:
     work: float  # multiply-adds of one product over all pairs, at most
 
 
-def block_rows(n_q: int) -> int:
-    """Rows of a block: enough to reuse a row in cache, few enough for balance and for short sequences."""
-    return min(64 if n_q <= 2048 else 128, -(-max(n_q, 1) // GROUP) * GROUP)
+def block_rows(n_q: int, reads: int) -> int:
+    """Rows of a block whose last row reads ``reads`` keys (a multiple of GROUP; measured, not derived).
+
+    A block has to be long enough to reuse rows while they are in cache, and short enough for balance. Where
+    offsets are far apart, only long blocks let one offset reuse the rows of the next.
+    """
+    rows = 64 if n_q <= 2048 else 512 if 32 * reads < n_q else 128
+    return min(rows, -(-max(n_q, 1) // GROUP) * GROUP)
 
 
 _plans: OrderedDict = OrderedDict()
@@ -87,13 +92,13 @@ def make_plan(patterns, kv_heads, sequences, head_dim, itemsize) -> Plan:
 
 def _build(patterns, kv_heads, sequences, head_dim, itemsize) -> Plan:
     heads, count = len(patterns), len(sequences)
-    block = block_rows(int(sequences["n_q"].max(initial=0)))
-
     distinct = list(dict.fromkeys(patterns))
     reach = int((sequences["q_start"] + sequences["n_q"]).max(initial=0))
     runs = [pattern.offsets(reach) for pattern in distinct]
     ends = np.cumsum([run.size for run in runs])
     which = [distinct.index(pattern) for pattern in patterns]
+    reads = [runs[w].size + pattern.global_tokens for w, pattern in zip(which, patterns, strict=True)]
+    block = block_rows(int(sequences["n_q"].max(initial=0)), max(reads))
 
     # Heads that share a key head and agree on G share two panels: the keys from G on, and those before.
     shares = [(h // (heads // kv_heads), pattern.global_tokens) for h, pattern in enumerate(patterns)]
@@ -131,7 +136,6 @@ def _build(patterns, kv_heads, sequences, head_dim, itemsize) -> Plan:
         query_tasks=_tasks(sequences["n_q"], heads, block)[::-1].copy(),
         key_tasks=_tasks(sequences["n_k"], kv_heads, block),
     )
-    reads = [runs[w].size + pattern.global_tokens for w, pattern in zip(which, patterns, strict=True)]
     pairs = (
         sequences["n_q"][:, None] * np.minimum(sequences["n_k"][:, None], float(1) * np.array(reads))
     ).sum()

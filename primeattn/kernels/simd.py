@@ -233,21 +233,30 @@ def row_exp(typingctx, like, s, stride, groups, shift):
 
 
 @intrinsic
-def exp_times(typingctx, like, s, t, groups):
-    """s <- exp(s) and t <- exp(s) * t in place, over ``groups`` consecutive groups."""
+def exp_times(typingctx, like, s, t, groups, a, b, step):
+    """s <- exp(s + a) and t <- exp(s + a) * (t + b) in place, over ``groups`` consecutive groups.
+
+    a and b are addresses of one number per group, ``step`` bytes apart.
+    """
 
     def codegen(context, builder, sig, args):
         emit = _Emitter(builder, like)
-        _, s, t, groups = args
+        _, s, t, groups, a, b, step = args
         with cgutils.for_range(builder, groups) as loop:
             offset = builder.mul(loop.index, I64(GROUP * emit.size))
             s_address, t_address = builder.add(s, offset), builder.add(t, offset)
-            p = emit.exp(emit.load(emit.group, s_address))
+            place = builder.mul(loop.index, step)
+            shift, summand = (
+                emit.splat(emit.load(emit.element, builder.add(number, place)), emit.group)
+                for number in (a, b)
+            )
+            p = emit.exp(builder.fadd(emit.load(emit.group, s_address), shift))
             emit.store(p, s_address)
-            emit.store(builder.fmul(p, emit.load(emit.group, t_address)), t_address)
+            product = builder.fmul(p, builder.fadd(emit.load(emit.group, t_address), summand))
+            emit.store(product, t_address)
         return context.get_dummy_value()
 
-    return types.void(like, s, t, groups), codegen
+    return types.void(like, s, t, groups, a, b, step), codegen
 
 
 @intrinsic

@@ -103,8 +103,14 @@ def _sources(packed, done, width, rows, first):
 
 
 @njit
+def group_bytes(job):
+    """Distance of a tile's groups; the extra line keeps a row's groups out of one set of the cache."""
+    return job.block * GROUP * job.size + LINE
+
+
+@njit
 def _tile_group(job, s, g):
-    return s + g * job.block * GROUP * job.size
+    return s + g * group_bytes(job)
 
 
 @njit
@@ -199,7 +205,7 @@ def softmax(like, job, out, maxima, sums, s, groups, n):
 
     The maximum passes over NaN and so stays finite; the NaN reaches sums and out through exp.
     """
-    stride = job.block * GROUP * job.size
+    stride = group_bytes(job)
     for r in range(n):
         row = s + r * GROUP * job.size
         best = row_max(like, row, stride, groups, maxima[r])
@@ -214,20 +220,10 @@ def softmax(like, job, out, maxima, sums, s, groups, n):
 
 
 @njit
-def exp_product(like, job, s, t, groups, n):
-    """s <- exp(s), t <- exp(s) * t."""
+def exp_product(like, job, s, t, groups, n, a, b, step):
+    """s <- exp(s + a), t <- exp(s + a) * (t + b) with one number per row at a and b, ``step`` bytes apart."""
     for g in range(groups):
-        exp_times(like, _tile_group(job, s, g), _tile_group(job, t, g), n)
-
-
-@njit
-def fill_by_row(like, job, numbers, s, groups, n):
-    """s[g, r, u] = numbers[r]."""
-    for g in range(groups):
-        tile = view(_tile_group(job, s, g), n * GROUP, like)
-        for r in range(n):
-            for u in range(GROUP):
-                tile[r * GROUP + u] = numbers[r]
+        exp_times(like, _tile_group(job, s, g), _tile_group(job, t, g), n, a, b, step)
 
 
 @njit

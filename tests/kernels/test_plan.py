@@ -70,5 +70,6 @@ def test_plans_are_kept():
 
 
 @pytest.mark.parametrize("n", [0, 1, 7, 8, 100, 2048, 2049, 10**6])
-def test_block_rows_are_whole_groups(n):
-    assert block_rows(n) % 8 == 0 and 8 <= block_rows(n) <= 128
+@pytest.mark.parametrize("reads", [1, 100, 10**6])
+def test_block_rows_are_whole_groups(n, reads):
+    assert block_rows(n, reads) % 8 == 0 and 8 <= block_rows(n, reads) <= 512

@@ -10,8 +10,8 @@ DTYPES = [np.float32, np.float64]
 
 
 @njit
-def _exp(like, s, t, groups):
-    exp_times(like, s, t, groups)
+def _exp(like, s, t, groups, a, b, step):
+    exp_times(like, s, t, groups, a, b, step)
 
 
 @njit
@@ -75,9 +75,8 @@ def _add(address, value):
 
 
 def exp_of(x):
-    x = np.ascontiguousarray(x)
-    s, t = x.copy(), np.full_like(x, 2)
-    _exp(x.dtype.type(0), s.ctypes.data, t.ctypes.data, x.size // GROUP)
+    s, t, zero = x.copy(), np.full_like(x, 2), np.zeros(1, x.dtype)
+    _exp(zero[0], s.ctypes.data, t.ctypes.data, x.size // GROUP, zero.ctypes.data, zero.ctypes.data, 0)
     np.testing.assert_array_equal(t, 2 * s)
     return s
 
@@ -97,6 +96,16 @@ def test_exp_at_the_edges(dtype):
     assert np.array_equal(got[[0, 1, 3, 4, 5]], [1, 0, 0, 0, 1])
     assert np.isnan(got[2])
     assert (got[6:] > 1e38).all() and np.isfinite(got[6:]).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_exp_times_with_numbers_per_row(dtype, rng):
+    s, t = rng.standard_normal((2, 5, GROUP)).astype(dtype)
+    a, b = rng.standard_normal((2, 5)).astype(dtype)
+    p, product = np.exp(s + a[:, None]), np.exp(s + a[:, None]) * (t + b[:, None])
+    _exp(dtype(1), s.ctypes.data, t.ctypes.data, 5, a.ctypes.data, b.ctypes.data, a.itemsize)
+    np.testing.assert_allclose(s, p, rtol=1e-6)
+    np.testing.assert_allclose(t, product, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
