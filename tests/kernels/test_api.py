@@ -1,6 +1,8 @@
 """The kernels against the dense float64 reference, and the properties that users rely on."""
 
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -162,6 +164,18 @@ def test_nan_in_a_key_reaches_exactly_the_rows_that_see_it(dtype, which, key, rn
     sees = pattern.to_dense(n)[:, key]
     assert np.array_equal(np.isnan(out[0, 0]).any(1), sees)
     assert np.array_equal(out[0, 0, ~sees], clean[0, 0, ~sees])
+
+
+@pytest.mark.parametrize("which", ["k", "v"])
+@pytest.mark.parametrize("key", [1, 5, 120])
+def test_nan_in_a_key_reaches_exactly_the_query_gradients_that_see_it(which, key, rng):
+    n, pattern = 200, pa.Pattern("primes", window=3, global_tokens=9)
+    q, k, v, dout = rng.standard_normal((4, 1, 1, n, 8), dtype=np.float32)
+    (k if which == "k" else v)[0, 0, key, 3] = np.nan
+    out, lse = pa.attention(q, k, v, pattern)
+    grads = (np.empty_like(q) for _ in range(3))
+    dq, _, _ = pa.sparse_index_kernel_backward(*grads, dout, q, k, v, out, lse, pattern)
+    assert np.array_equal(np.isnan(dq[0, 0]).any(1), pattern.to_dense(n)[:, key])
 
 
 @pytest.mark.parametrize("row", [0, 1, 2, 70, 199])
@@ -333,3 +347,26 @@ def test_few_queries_against_many_keys_copy_only_what_they_read(dtype, rng):
     expected, expected_lse = reference.forward(q, k, v, pattern, **options)
     assert largest_error(out, expected) < FORWARD[dtype]
     assert largest_error(lse, expected_lse) < FORWARD[dtype]
+
+
+GROWTH = """
+import resource, numpy as np, primeattn as pa
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+pattern = pa.Pattern("squares", window=3, global_tokens=2)
+small = np.ones((1, 2, 64, 64), np.float32)
+pa.attention(small, small, small, pattern)
+q, k, v = (np.ones((1, 2, 65536, 64), np.float32) for _ in range(3))
+out, lse = np.ones_like(q), np.ones(q.shape[:3], np.float32)
+before = peak()
+pa.sparse_index_kernel(out, lse, q, k, v, pattern)
+print((peak() - before) / (4 * q.nbytes))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux")
+def test_memory_is_linear_in_the_length():
+    """Growth over the size of q, k, v and out at n = 65536, where a score matrix would be 256 times that."""
+    done = subprocess.run([sys.executable, "-c", GROWTH], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1.5
