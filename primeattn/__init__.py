@@ -45,7 +45,7 @@ from primeattn.workspace import Workspace
 
 __version__ = "0.1.0"
 
-_LAZY = ("baselines", "checkpoint", "plot", "train")  # what not every user needs at import
+_LAZY = ("baselines", "checkpoint", "language_model", "plot", "train")  # what not every user needs at import
 
 
 def __getattr__(name):

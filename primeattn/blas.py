@@ -1,0 +1,46 @@
+"""Threads of the BLAS behind NumPy's matrix products."""
+
+from __future__ import annotations
+
+import ctypes
+from contextlib import contextmanager
+
+import numpy as np
+
+__all__ = ["one_blas_thread"]
+
+
+@contextmanager
+def one_blas_thread():
+    """Within the block, matrix products run in the calling thread alone (for the whole process).
+
+    The small products of a small model gain little from a second thread, and lose much where its core is
+    busy: the first waits for the second at the end of each. Besides, the rounding of a product then depends
+    on no number of threads. Acts on OpenBLAS, which NumPy's own wheels contain; others are left as they are.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from primeattn.blas import one_blas_thread
+    >>> with one_blas_thread():
+    ...     product = np.eye(2) @ np.ones((2, 2))
+    """
+    get, set_ = _openblas()
+    before = get()
+    set_(1)
+    try:
+        yield
+    finally:
+        set_(before)
+
+
+def _openblas():
+    """Return OpenBLAS's functions that tell and set its number of threads, or two that do nothing."""
+    try:
+        library = ctypes.CDLL(np.linalg._umath_linalg.__file__)  # symbols are looked up in what it links, too
+    except (AttributeError, OSError):
+        library = None
+    for name in ("scipy_openblas_{}_num_threads64_", "openblas_{}_num_threads64_", "openblas_{}_num_threads"):
+        if hasattr(library, name.format("set")):
+            return getattr(library, name.format("get")), getattr(library, name.format("set"))
+    return (lambda: 0), (lambda threads: None)

@@ -1,0 +1,108 @@
+"""A small language model over bytes: how it is made, scored, and made to write."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from primeattn.data import evaluation_windows
+from primeattn.losses import cross_entropy
+from primeattn.nn import (
+    Chain,
+    Dense,
+    Embedding,
+    PositionalEmbedding,
+    RMSNorm,
+    SkipConnection,
+    SparseIndexAttention,
+    gelu,
+)
+from primeattn.nn.initializers import Normal
+from primeattn.tree import test_mode
+from primeattn.workspace import Workspace
+
+__all__ = ["evaluate", "make_model", "sample", "sinusoids"]
+
+
+def make_model(pattern, *, layers=2, width=128, heads=4, context=256) -> Chain:
+    """Return the model: tokens (batch, seq) -> logits (batch, seq, 256), with seq at most ``context``.
+
+    Each position sees its own byte and the one before through the embedding, and earlier ones through
+    ``layers`` blocks ``x = x + attention(norm(x)); x = x + mlp(norm(x))``.
+
+    Parameters
+    ----------
+    pattern : Pattern
+        Of every attention layer. The parameters have the same structure with any.
+    layers, width, heads : int
+        Number of blocks, features of a token (a multiple of ``heads``), attention heads.
+    context : int
+        Most tokens seen at once.
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> model = pa.language_model.make_model(pa.Pattern("primes", window=3), layers=1, width=32)
+    >>> model.parameter_count
+    45568
+    """
+    blocks = []
+    for _ in range(layers):
+        attention = SparseIndexAttention(width, pattern, heads=heads)
+        mlp = Chain(RMSNorm(width), Dense(width, 4 * width), gelu, Dense(4 * width, width))
+        blocks += [SkipConnection(Chain(RMSNorm(width), attention)), SkipConnection(mlp)]
+    embedding = Embedding(256, width, previous=1, init=Normal(0.2))
+    positions = PositionalEmbedding(context, width, init=sinusoids)
+    return Chain(embedding, positions, *blocks, RMSNorm(width), Dense(width, 256))
+
+
+def sinusoids(rng, shape, dtype):
+    """Initialiser of positions: 0.2 sin(t w) and 0.2 cos(t w) at frequencies w from 1 down to 1/10000.
+
+    Vaswani et al., Attention is all you need (2017). Learned positions that begin at random take most of a
+    short run to tell one distance from another; these can from the start. Draws nothing.
+    """
+    positions, features = shape
+    frequency = 10000.0 ** -np.linspace(0, 1, (features + 1) // 2)
+    angle = np.arange(positions)[:, None] * frequency
+    return (0.2 * np.concatenate([np.sin(angle), np.cos(angle)], axis=1)[:, :features]).astype(dtype)
+
+
+def evaluate(model, ps, st, text, context, batch=16) -> float:
+    """Return the bits per byte of ``text``: -log2 p of every byte, each scored once, over their number.
+
+    Bytes are scored as :func:`primeattn.data.evaluation_windows` says: with at least ``context // 2`` bytes
+    before them, the first after a newline.
+    """
+    tokens, targets, scored = evaluation_windows(text, context)
+    labels = np.where(scored, targets, np.int64(-100))
+    st, workspace, nats = test_mode(st), Workspace(), 0.0
+    for i in range(0, len(tokens), batch):
+        workspace.reset()
+        logits, _ = model(tokens[i : i + batch], ps, st, workspace=workspace)
+        loss, _ = cross_entropy(logits, labels[i : i + batch], workspace=workspace)
+        nats += loss * int(scored[i : i + batch].sum())
+    return nats / math.log(2) / text.size
+
+
+def sample(model, ps, st, length, context, rng, temperature=0.8) -> bytes:
+    """Return ``length`` bytes, each drawn from softmax(logits / temperature) after those before it.
+
+    The text begins after a newline. At most the last ``context`` bytes are seen, and when that many have been
+    written, half of them are dropped.
+    """
+    st, workspace = test_mode(st), Workspace()
+    text, start = bytearray(b"\n"), 0
+    window = np.zeros((1, context), np.uint8)  # of one length always: no byte sees the padding after it
+    while len(text) <= length:
+        if len(text) - start > context:
+            start = len(text) - max(1, context // 2)
+        seen = text[start:]
+        window[0, : len(seen)] = seen
+        workspace.reset()
+        logits, _ = model(window, ps, st, workspace=workspace)
+        scores = logits[0, len(seen) - 1].astype(np.float64) / temperature
+        p = np.exp(scores - scores.max())
+        text.append(rng.choice(256, p=p / p.sum()))
+    return bytes(text[1:])

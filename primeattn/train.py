@@ -1,0 +1,338 @@
+"""The main job: train a small language model over bytes, and say how good it is beside simpler models."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import signal
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numba
+import numpy as np
+
+from primeattn import checkpoint
+from primeattn.baselines import baselines
+from primeattn.blas import one_blas_thread
+from primeattn.data import Batches, load_corpus
+from primeattn.kernels import get_num_threads
+from primeattn.language_model import evaluate, make_model, sample
+from primeattn.losses import cross_entropy
+from primeattn.nn import Chain, setup
+from primeattn.nn._config import freeze_real, freeze_size
+from primeattn.optim import AdamW, clip_by_global_norm, warmup_cosine
+from primeattn.patterns import Pattern
+from primeattn.sequences import as_int
+from primeattn.workspace import Workspace
+
+__all__ = ["TrainConfig", "Trainer", "report", "run"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What determines a training run, beside the text: equal options give equal parameters, bit for bit.
+
+    Attributes
+    ----------
+    sequence : str
+        Name of the attention pattern's sequence, or "none" for the window and the global tokens alone.
+    window, global_tokens : int
+        The rest of the pattern.
+    layers, width, heads, context : int
+        Size of the model: blocks, features of a token, attention heads, tokens seen at once.
+    batch, steps : int
+        Windows per step, and steps.
+    lr : float
+        Largest learning rate.
+    seed : int
+        Of the first parameters, of the order of the batches and of the sample.
+    """
+
+    sequence: str = "primes"
+    window: int = 3
+    global_tokens: int = 2
+    layers: int = 2
+    width: int = 128
+    heads: int = 4
+    context: int = 256
+    batch: int = 4
+    steps: int = 2500
+    lr: float = 4e-3
+    seed: int = 0
+
+    def __post_init__(self):
+        if not isinstance(self.sequence, str):
+            raise TypeError(f"TrainConfig: sequence must be a name, got {self.sequence!r}")
+        for name in ("layers", "width", "heads", "context", "batch", "steps"):
+            freeze_size(self, name)
+        for name in ("window", "global_tokens", "seed"):
+            freeze_size(self, name, minimum=0)
+        freeze_real(self, "lr", 0)
+
+    def pattern(self) -> Pattern:
+        """The pattern of every attention layer."""
+        sequence = None if self.sequence == "none" else self.sequence
+        return Pattern(sequence, window=self.window, global_tokens=self.global_tokens)
+
+    def model(self) -> Chain:
+        """The model to be trained."""
+        return make_model(
+            self.pattern(), layers=self.layers, width=self.width, heads=self.heads, context=self.context
+        )
+
+
+class Trainer:
+    """A training run between two steps: the model, all that changes, and how it changes.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    corpus : Corpus
+
+    Attributes
+    ----------
+    model : Chain
+    ps, st : nested dict
+        Its parameters, updated in place, and its states.
+    step : int
+        Steps taken.
+    losses : ndarray of float64, shape (config.steps,)
+        Loss of each step in nats per byte; 0 for steps to come.
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> config = pa.train.TrainConfig(layers=1, width=16, heads=2, context=32, batch=2, steps=3)
+    >>> trainer = pa.train.Trainer(config, pa.data.load_corpus())
+    >>> while trainer.step < config.steps:
+    ...     loss = trainer.advance()
+    >>> bool(loss < trainer.losses[0])
+    True
+    """
+
+    def __init__(self, config, corpus):
+        self.config, self.corpus = config, corpus
+        self.model = config.model()
+        self.batches = Batches(corpus.train, config.batch, config.context, config.seed)
+        self.ps, self.st = setup(np.random.default_rng(config.seed), self.model)
+        self.optimizer = AdamW(config.lr, betas=(0.9, 0.99))
+        self.moments = self.optimizer.init(self.ps)
+        self.step, self.losses, self.seconds = 0, np.zeros(config.steps), 0.0
+        self._workspace = Workspace()
+
+    def advance(self) -> float:
+        """Take one step; return its loss in nats per byte. RuntimeError when the loss is no longer finite."""
+        start = time.perf_counter()
+        tokens, targets = next(self.batches)
+        self._workspace.reset()
+        logits, st, pullback = self.model.pullback(tokens, self.ps, self.st, workspace=self._workspace)
+        loss, dlogits = cross_entropy(logits, targets, workspace=self._workspace)
+        _, grads = pullback(dlogits)
+        grads, norm = clip_by_global_norm(grads, 1.0, out=grads)
+        if not math.isfinite(loss + norm):
+            raise RuntimeError(
+                f"training: loss {loss} and gradient norm {norm} at step {self.step}; lower lr"
+            )
+        rate = warmup_cosine(
+            self.step, base_lr=self.config.lr, warmup=self.config.steps // 20, total=self.config.steps
+        )
+        self.optimizer.update(self.ps, grads, self.moments, lr=rate, out=(self.ps, self.moments))
+        self.st, self.losses[self.step] = st, loss
+        self.step += 1
+        self.seconds += time.perf_counter() - start
+        return loss
+
+    def state(self) -> dict:
+        """Return everything that changes, and the options, as a tree for a checkpoint."""
+        return {
+            "options": {**asdict(self.config), "text": self.corpus.sha256},
+            "parameters": self.ps,
+            "states": self.st,
+            "optimizer": self.moments,
+            "losses": self.losses,
+            "step": self.step,
+            "position": self.batches.position,
+            "seconds": self.seconds,
+        }
+
+    def save(self, path):
+        checkpoint.save(path, self.state(), self.model)
+
+    def restore(self, path):
+        """Go on from a checkpoint of the same options; ValueError names the first that differs."""
+        stored, wanted = checkpoint.load(path).get("options"), self.state()["options"]
+        if not isinstance(stored, dict):
+            raise ValueError(f"resume: {str(path)!r} is no checkpoint of a training run")
+        for name in wanted:
+            if stored.get(name) != wanted[name]:
+                raise ValueError(
+                    f"resume: the checkpoint was made with {name} = {stored.get(name)}, got {wanted[name]}; "
+                    "give the same options and text, or start anew without resuming"
+                )
+        state = checkpoint.load(path, like=self.state(), model=self.model)
+        self.ps, self.st, self.moments = state["parameters"], state["states"], state["optimizer"]
+        self.losses, self.step, self.seconds = state["losses"], state["step"], state["seconds"]
+        self.batches.position = state["position"]
+
+
+@one_blas_thread()
+def run(config=None, *, text=None, out="runs/train", resume=False, save_every=100) -> dict:
+    """Train, evaluate, and write the folder ``out``; return the results.
+
+    Written are ``checkpoint.npz`` (every ``save_every`` steps, at the end, and on an interrupt),
+    ``results.json``, ``sample.txt``, ``loss.png`` and ``mask.png``, each whole or not at all. A bar on stderr
+    shows the progress, where that is a terminal.
+
+    Parameters
+    ----------
+    config : TrainConfig, optional
+    text : path, optional
+        Train on this file; default the Python standard library (see :mod:`primeattn.data`).
+    out : path
+        Output folder, made if need be.
+    resume : bool
+        Go on from ``out/checkpoint.npz``. A run that was killed and resumed gives the same parameters, bit
+        for bit, as one that was not.
+    save_every : int
+        Steps between checkpoints.
+
+    Returns
+    -------
+    dict
+        As in ``results.json``. Bits per byte of the held-out text, the same bytes for all: of the model, of
+        the model with the sequence's offsets taken out of its pattern after training, of the baselines.
+
+    Raises
+    ------
+    ValueError, TypeError, FileNotFoundError
+        Bad options, a text too short, a checkpoint of another run: before anything is written.
+    KeyboardInterrupt
+        After a checkpoint was written.
+    """
+    config, out = TrainConfig() if config is None else config, Path(out)
+    save_every = as_int("save_every", save_every, minimum=1)
+    trainer = Trainer(config, load_corpus(text))
+    if resume:
+        trainer.restore(out / "checkpoint.npz")
+    out.mkdir(parents=True, exist_ok=True)
+    _train(trainer, out / "checkpoint.npz", save_every)
+    results = _results(trainer)
+    _write_figures(trainer, results, out)
+    rng = np.random.default_rng(config.seed)
+    written = sample(trainer.model, trainer.ps, trainer.st, 400, config.context, rng)
+    results["sample"] = written.decode("utf-8", errors="replace")
+    for name, content in (("sample.txt", written), ("results.json", json.dumps(results, indent=1).encode())):
+        with checkpoint.written_whole(out / name) as file:
+            file.write(content)
+    return results
+
+
+def _train(trainer, path, save_every):
+    from tqdm import tqdm
+
+    config = trainer.config
+    tokens = config.batch * config.context
+    sizes = {"total": config.steps * tokens, "initial": trainer.step * tokens}
+    with _interrupts() as interrupted, tqdm(**sizes, unit=" tokens", unit_scale=True, disable=None) as bar:
+        while trainer.step < config.steps and not interrupted:
+            loss = trainer.advance()
+            bar.set_postfix_str(f"{loss / math.log(2):.3f} bits/byte", refresh=False)
+            bar.update(tokens)
+            if trainer.step % save_every == 0:
+                trainer.save(path)
+    trainer.save(path)
+    if interrupted:
+        raise KeyboardInterrupt(
+            f"{path} holds step {trainer.step} of {config.steps}; resume goes on from there"
+        )
+
+
+@contextmanager
+def _interrupts():
+    """A list that the first Ctrl-C fills, so that no step is cut in half; a second one interrupts at once."""
+    received, before = [], signal.getsignal(signal.SIGINT)
+    main = threading.current_thread() is threading.main_thread()  # no other may set a handler
+    if not main or before is not signal.default_int_handler:
+        yield received
+        return
+
+    def note(*_):
+        received.append(True)
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _results(trainer) -> dict:
+    config, corpus = trainer.config, trainer.corpus
+    without = replace(config, sequence="none").model()
+    scores = {
+        f"bits_per_byte{name}": evaluate(model, trainer.ps, trainer.st, corpus.heldout, config.context)
+        for name, model in {"": trainer.model, "_without_sequence": without}.items()
+    }
+    seen = config.steps * config.batch * config.context
+    return {
+        **scores,
+        **baselines(corpus.train, corpus.heldout),
+        "text": corpus.name,
+        "text_sha256": corpus.sha256,
+        "train_bytes": corpus.train.size,
+        "heldout_bytes": corpus.heldout.size,
+        "seen_bytes": seen,
+        "parameters": trainer.model.parameter_count,
+        "model": repr(trainer.model),
+        "config": asdict(config),
+        "train_seconds": trainer.seconds,
+        "tokens_per_second": seen / trainer.seconds,
+        "threads": get_num_threads(),
+        "versions": {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "numba": numba.__version__,
+        },
+    }
+
+
+def _write_figures(trainer, results, out):
+    from matplotlib.figure import Figure
+
+    from primeattn import plot
+
+    names = {
+        "held-out": "",
+        "order-2 counts": "order2_",
+        "order-3 counts": "order3_",
+        "gzip": "gzip_",
+        "bz2": "bz2_",
+    }
+    levels = {label: results[f"{name}bits_per_byte"] for label, name in names.items()}
+    draw = {
+        "loss.png": lambda ax: plot.loss_curve(trainer.losses / math.log(2), levels=levels, ax=ax),
+        "mask.png": lambda ax: plot.mask(trainer.config.pattern(), min(64, trainer.config.context), ax=ax),
+    }
+    for name, drawing in draw.items():
+        ax = drawing(Figure(figsize=(6.4, 4.4), layout="constrained").add_subplot())
+        with checkpoint.written_whole(out / name) as file:
+            ax.figure.savefig(file, format="png", dpi=130)
+
+
+def report(results) -> str:
+    """Return the results as text for people."""
+    lines = [
+        f"{results['text']}: {results['train_bytes']:,} bytes, {results['heldout_bytes']:,} held out",
+        f"{results['parameters']:,} parameters, {results['seen_bytes']:,} bytes seen in "
+        f"{results['train_seconds']:.0f} s with compilation ({results['tokens_per_second']:,.0f} tokens/s)",
+        "",
+        results["model"],
+        "",
+    ]
+    lines += [f"{name:32}{value:8.4f}" for name, value in results.items() if "bits_per_byte" in name]
+    return "\n".join([*lines, "", "sample:", results["sample"]])

@@ -1,0 +1,28 @@
+import numpy as np
+import pytest
+
+from primeattn import blas
+
+
+def test_one_thread_within_the_block_and_as_before_after_it():
+    get, set_ = blas._openblas()
+    before = get()
+    if before == 0:
+        pytest.skip("NumPy here is built on another BLAS than OpenBLAS")
+    set_(2)
+    try:
+        with blas.one_blas_thread():
+            assert get() == 1
+            np.testing.assert_array_equal(np.eye(3) @ np.eye(3), np.eye(3))
+        assert get() == 2
+        with pytest.raises(KeyError), blas.one_blas_thread():
+            raise KeyError
+        assert get() == 2
+    finally:
+        set_(before)
+
+
+def test_another_blas_is_left_as_it_is(monkeypatch):
+    monkeypatch.setattr(np.linalg._umath_linalg, "__file__", "/no/such/library")
+    with blas.one_blas_thread():
+        np.testing.assert_array_equal(np.eye(3) @ np.eye(3), np.eye(3))

@@ -1,0 +1,84 @@
+import math
+
+import numpy as np
+import pytest
+
+from primeattn.language_model import evaluate, make_model, sample, sinusoids
+from primeattn.nn import setup
+from primeattn.patterns import Pattern
+
+PATTERN = Pattern("primes", window=3, global_tokens=2)
+
+
+class Bigram:
+    """A model whose logits depend on the last byte alone, whatever the window."""
+
+    def __init__(self, table):
+        self.table = table
+
+    def __call__(self, tokens, ps, st, workspace=None):
+        return self.table[tokens], st
+
+
+def test_model_is_causal_and_sees_its_pattern(rng):
+    model = make_model(Pattern("squares"), layers=1, width=16, heads=2, context=24)
+    ps, st = setup(rng, model)
+    tokens = rng.integers(256, size=(1, 24), dtype=np.uint8)
+    changed = tokens.copy()
+    changed[0, 3] ^= 1
+    before, after = model(tokens, ps, st)[0], model(changed, ps, st)[0]
+    differs = np.flatnonzero(np.any(before != after, axis=(0, 2)))
+    # Byte 3 enters the embeddings at 3 and 4; squares carry these on by 1, 4, 9 and 16, one hop per layer.
+    squares = (0, 1, 4, 9, 16)
+    np.testing.assert_array_equal(differs, sorted({p + s for p in (3, 4) for s in squares}))
+
+
+def test_sinusoids_tell_distances_apart():
+    for shape in ((24, 16), (24, 7)):
+        positions = sinusoids(None, shape, np.float32)
+        assert positions.shape == shape and positions.dtype == np.float32 and abs(positions).max() <= 0.2
+    products = (lambda p: p @ p.T)(sinusoids(None, (24, 16), np.float64))
+    for distance in range(24):  # the same for all pairs of a distance, and largest at distance 0
+        np.testing.assert_allclose(np.diagonal(products, distance), products[0, distance], rtol=1e-9)
+    assert products[0].argmax() == 0
+
+
+def test_evaluate_scores_each_byte_once(rng):
+    table = rng.standard_normal((256, 256))
+    text = rng.integers(256, size=333, dtype=np.uint8)
+    before = np.concatenate([[ord("\n")], text[:-1]])
+    p = np.exp(table) / np.exp(table).sum(axis=1, keepdims=True)
+    expected = -np.log2(p[before, text]).mean()
+    for context, batch in [(10, 16), (10, 1), (11, 7), (1, 16), (333, 16), (1000, 16)]:
+        assert evaluate(Bigram(table), {}, {}, text, context, batch) == pytest.approx(expected, rel=1e-12)
+
+
+def test_evaluate_a_model_in_one_window(rng):
+    model = make_model(PATTERN, layers=1, width=16, heads=2, context=24)
+    ps, st = setup(rng, model, np.float64)
+    text = rng.integers(256, size=20, dtype=np.uint8)
+    logits, _ = model(np.concatenate([np.uint8([10]), text[:-1]]), ps, st)
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    assert evaluate(model, ps, st, text, 24) == pytest.approx(
+        -np.log2(p[np.arange(20), text]).mean(), rel=1e-12
+    )
+
+
+def test_sample_follows_the_model(rng):
+    successor = 50.0 * np.eye(256)[(np.arange(256) + 1) % 256]
+    for context in (1, 2, 7, 100):
+        assert sample(Bigram(successor), {}, {}, 30, context, rng) == bytes(range(11, 41))
+    coin = np.full((256, 256), -np.inf)
+    coin[:, [ord("a"), ord("b")]] = math.log(3), 0.0
+    drawn = sample(Bigram(coin), {}, {}, 2000, 10, rng, temperature=1.0)
+    assert set(drawn) == set(b"ab") and drawn.count(b"a") / 2000 == pytest.approx(3 / 4, abs=0.04)
+    colder = sample(Bigram(coin), {}, {}, 2000, 10, rng, temperature=0.5)
+    assert colder.count(b"a") / 2000 == pytest.approx(9 / 10, abs=0.04)
+
+
+def test_sample_of_a_model_equals_scoring_it_in_full(rng):
+    model = make_model(PATTERN, layers=1, width=16, heads=2, context=24)
+    ps, st = setup(rng, model)
+    drawn = sample(model, ps, st, 20, 24, np.random.default_rng(1), temperature=1e-6)
+    logits, _ = model(np.frombuffer(b"\n" + drawn[:-1], np.uint8), ps, st)
+    assert bytes(logits.argmax(axis=1).astype(np.uint8)) == drawn
