@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from primeattn import sequences
-from primeattn._sequence import EMPTY, Sequence, as_int
+from primeattn.sequences.value import EMPTY, Sequence, as_int
 
 __all__ = ["Pattern"]
 

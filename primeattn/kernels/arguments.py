@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from primeattn._sequence import as_int
 from primeattn.kernels.plan import SEQUENCE
 from primeattn.patterns import Pattern
+from primeattn.sequences import as_int
 from primeattn.workspace import Workspace
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-from primeattn._sequence import as_int
+from primeattn.sequences import as_int
 
 __all__ = ["get_num_threads", "run", "set_num_threads"]
 

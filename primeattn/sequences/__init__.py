@@ -1,0 +1,27 @@
+"""Sets of positive integers that grow with the limit asked for: number theory only, nothing about attention.
+
+>>> import primeattn as pa
+>>> pa.sequences.primes(20)
+array([ 2,  3,  5,  7, 11, 13, 17, 19])
+>>> pa.sequences.squares(30)
+array([ 1,  4,  9, 16, 25])
+>>> pa.sequences.mian_chowla(50)
+array([ 1,  2,  4,  8, 13, 21, 31, 45])
+>>> (2 * pa.sequences.primes | pa.sequences.powers(3))(15)
+array([ 1,  3,  4,  6,  9, 10, 14])
+
+``names()`` and ``families()`` list what there is. One file holds one idea: sieves, polynomial and exponential
+growth, digits, additive bases, Golomb rulers, Beatty sequences, residues; then combinators and, for honest
+comparisons, controls. A new sequence joins with one function that says which terms lie in (start, stop]; see
+``register``.
+"""
+
+__all__ = ["Sequence", "families", "from_array", "from_callable", "from_json", "get", "names", "register"]
+
+from .registry import families, from_json, get, names, register
+from .value import Sequence, from_array, from_callable
+from .value import as_int as as_int
+
+# Each of these files adds its sequences to this namespace and to __all__.
+from . import additive, beatty, combinators, controls, digits  # noqa: F401  # isort: skip
+from . import exponential, golomb, polynomial, residues, sieves  # noqa: F401  # isort: skip

@@ -1,0 +1,194 @@
+"""The names of sequences: how one joins, how it is found, how it comes back from JSON."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from functools import lru_cache, update_wrapper
+
+from .value import Sequence, from_array
+
+__all__ = ["alias", "families", "from_json", "get", "names", "register"]
+
+_registry: dict[str, Sequence | Callable] = {}  # a family is a function that makes a Sequence
+_package = sys.modules[__package__]
+
+
+class _Registered(Sequence):
+    """Made by ``register``: a sequence, or with ``params`` a member of a family."""
+
+    def __init__(self, name, params, extend, count, **facts):
+        super().__init__(name, *params)
+        vars(self).update(_name=name, _params=params, _rule=extend, _count=count, **facts)
+
+    def _extend(self, known, start, stop):
+        return self._rule(known, start, stop, *self._params)
+
+    def estimate(self, n):
+        count = self._count(n, *self._params)
+        return None if count is None else float(count)
+
+    def __reduce__(self):
+        return get, self._args
+
+    def __repr__(self):
+        return f"{self._name}({', '.join(map(repr, self._params))})" if self._params else self._name
+
+    def to_json(self):
+        params = [p.to_json() if isinstance(p, Sequence) else p for p in self._params]
+        return {"name": self._name, **({"params": params} if params else {})}
+
+
+def register(name, *, title, oeis, count, asymptotic, why, params=None):
+    """Return a decorator that turns ``extend(known, start, stop)`` into the sequence called ``name``.
+
+    ``extend`` returns the terms in (start, stop], given the sorted array of all ``known`` terms <= start; it
+    is called for growing ranges, never again for one that it has answered. The sequence appears as
+    ``primeattn.sequences.<name>`` and wherever names are accepted.
+
+    Parameters
+    ----------
+    name : str
+        A Python identifier that is not taken.
+    title, asymptotic, why : str
+        Title; the counting function as text; one line on why to try it.
+    oeis : str or None
+        Id in the On-Line Encyclopedia of Integer Sequences.
+    count : callable
+        x -> about how many terms are <= x, or None where that is unknown.
+    params : callable, optional
+        Makes it a family: ``params(...)`` checks the arguments of ``<name>(...)`` and returns them as a tuple
+        of numbers and Sequences, which ``extend`` and ``count`` receive after their own arguments, or returns
+        the Sequence that has another name; ``title`` and ``asymptotic`` are then format strings over the
+        arguments, and ``oeis`` may be a function of them.
+
+    Examples
+    --------
+    ::
+
+        @register("even", title="Evens", oeis="A005843", count=lambda x: x / 2, asymptotic="x / 2", why="…")
+        def even(known, start, stop):
+            return 2 * np.arange(start // 2 + 1, stop // 2 + 1)
+    """
+    _check_free(name)
+
+    def decorator(extend):
+        @lru_cache(maxsize=256)  # powers(3) made twice shares one cache of terms
+        def make(*params):
+            return _Registered(
+                name,
+                params,
+                extend,
+                count,
+                title=title.format(*params),
+                oeis=oeis(*params) if callable(oeis) else oeis,
+                asymptotic=asymptotic.format(*params),
+                why=why,
+                __doc__=extend.__doc__,
+            )
+
+        if params is None:
+            return _publish(name, make())
+
+        def family(*args, **kwargs):
+            checked = params(*args, **kwargs)
+            return checked if isinstance(checked, Sequence) else make(*checked)
+
+        public = update_wrapper(family, extend)
+        public.__signature__ = inspect.signature(params)
+        return _publish(name, public)
+
+    return decorator
+
+
+def alias(name, sequence):
+    """Let ``name`` also mean ``sequence``, a member of a family; return it."""
+    _check_free(name)
+    return _publish(name, sequence)
+
+
+def _check_free(name):
+    if not isinstance(name, str) or not name.isidentifier() or name in vars(_package):
+        raise ValueError(f"name: expected an identifier that is not taken, got {name!r}")
+
+
+def _publish(name, public):
+    _registry[name] = vars(_package)[name] = public
+    _package.__all__.append(name)
+    return public
+
+
+def names() -> tuple[str, ...]:
+    """Return the names that ``get`` takes alone, sorted.
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> "primes" in pa.sequences.names(), "powers" in pa.sequences.names()
+    (True, False)
+    """
+    return tuple(sorted(name for name, public in _registry.items() if isinstance(public, Sequence)))
+
+
+def families() -> tuple[str, ...]:
+    """Return the families with their parameters, such as 'powers(base)', sorted.
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> "powers(base)" in pa.sequences.families()
+    True
+    """
+    makers = {name: f for name, f in _registry.items() if not isinstance(f, Sequence)}
+    return tuple(sorted(f"{name}{inspect.signature(f)}" for name, f in makers.items()))
+
+
+def get(name, *params) -> Sequence:
+    """Return the registered sequence called ``name``, of a family the one with these ``params``.
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> pa.sequences.get("primes"), pa.sequences.get("powers", 3)
+    (primes, powers(3))
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"sequence: expected a name, got {name!r}")
+    public = _registry.get(name)
+    if public is None:
+        raise ValueError(f"sequence: expected one of {', '.join(names() + families())}, got {name!r}")
+    if isinstance(public, Sequence):
+        if params:
+            raise ValueError(f"sequence: {name} takes no parameters, got {params!r}")
+        return public
+    if not params:
+        raise ValueError(f"sequence: expected the parameters of {name}{inspect.signature(public)}, got none")
+    return public(*params)
+
+
+def from_json(obj) -> Sequence:
+    """Return the sequence whose ``to_json()`` is ``obj``; ValueError for any other structure.
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> pa.sequences.from_json({"union": [{"name": "primes"}, {"scale": 2, "of": {"name": "squares"}}]})
+    2 * squares | primes
+    """
+    if not isinstance(obj, dict):
+        raise TypeError(f"obj: expected a dict made by Sequence.to_json(), got {obj!r}")
+    keys = set(obj)
+    if {"name"} <= keys <= {"name", "params"}:
+        params = obj.get("params", [])
+        return get(obj["name"], *(from_json(p) if isinstance(p, dict) else p for p in params))
+    if keys == {"scale", "of"}:
+        return obj["scale"] * from_json(obj["of"])
+    if keys == {"union"} and obj["union"]:
+        first, *rest = map(from_json, obj["union"])
+        for part in rest:
+            first = first | part
+        return first
+    if {"offsets"} <= keys <= {"offsets", "known_to"}:
+        return from_array(**obj)
+    raise ValueError(f"obj: expected a dict made by Sequence.to_json(), got the keys {list(obj)}")
