@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 import numpy as np
 
-from primeattn.kernels import cpu, threads
+from primeattn.kernels import cpu, fused, packing, threads
 from primeattn.kernels.plan import make_plan
 from primeattn.kernels.simd import LINE
 
@@ -20,7 +20,8 @@ def forward(out, lse, q, k, v, options):
         return  # the arrays are empty
     plan = make_plan(options.patterns, k.shape[1], options.sequences, q.shape[3], q.itemsize)
     packs = {} if plan.gather else _key_packs(plan)
-    _call(cpu.forward, arrays, options, plan, packs, plan.tables.query_tasks.size, products=2)
+    own = cpu.scratch_bytes(plan.block, plan.lines, q.itemsize, plan.gather)
+    _call(cpu.forward, arrays, options, plan, packs, own, plan.tables.query_tasks.size, products=2)
 
 
 def backward(dq, dk, dv, dout, q, k, v, out, lse, dlse, options):
@@ -29,23 +30,29 @@ def backward(dq, dk, dv, dout, q, k, v, out, lse, dlse, options):
     arrays |= {"dq": dq, "dk": dk, "dv": dv}
     if options.sequences.size == 0:
         return
-    plan = make_plan(options.patterns, k.shape[1], options.sequences, q.shape[3], q.itemsize)
+    plan = make_plan(options.patterns, k.shape[1], options.sequences, q.shape[3], q.itemsize, backward=True)
+    packs = _key_packs(plan)
+    if plan.fused:
+        longest, key_heads = int(options.sequences["n_k"].max()), options.sequences.size * k.shape[1]
+        own = fused.scratch_bytes(plan.block, plan.lines, q.itemsize, longest)
+        _call(fused.backward, arrays, options, plan, packs, own, key_heads, products=5)
+        return
     rows, numbers = plan.query_rows * plan.lines * LINE, -(-plan.query_rows * q.itemsize // LINE) * LINE
-    packs = _key_packs(plan) | {"queries": rows, "douts": rows, "minus_lse": numbers, "minus_delta": numbers}
+    packs |= {"queries": rows, "douts": rows, "minus_lse": numbers, "minus_delta": numbers}
     tasks = plan.tables.query_tasks.size + plan.tables.key_tasks.size
-    _call(cpu.backward, arrays, options, plan, packs, tasks, products=7)
+    own = cpu.scratch_bytes(plan.block, plan.lines, q.itemsize, False)
+    _call(cpu.backward, arrays, options, plan, packs, own, tasks, products=7)
 
 
 def _key_packs(plan):
     return dict.fromkeys(("keys", "values"), plan.key_rows * plan.lines * LINE)
 
 
-def _call(kernel, arrays, options, plan, packs, tasks, products):
-    """Lay out scratch memory, whose parts ``packs`` names with their bytes, and run the kernel."""
+def _call(kernel, arrays, options, plan, packs, own, tasks, products):
+    """Lay out scratch memory, ``packs`` by name and ``own`` bytes per worker, and run the kernel."""
     q, workspace = arrays["q"], options.workspace
     workers = min(threads.get_num_threads(), tasks) if plan.work * products > SERIAL_WORK else 1
-    worker_bytes = cpu.scratch_bytes(plan.block, plan.lines, q.itemsize, plan.gather)
-    sizes = {"counters": LINE} | packs | {"scratch": workers * worker_bytes}
+    sizes = {"counters": LINE} | packs | {"scratch": workers * own}
     total = sum(sizes.values()) + LINE
     job = {
         "head_dim": q.shape[3],
@@ -56,7 +63,7 @@ def _call(kernel, arrays, options, plan, packs, tasks, products):
         "gather": plan.gather,
         "key_rows": plan.key_rows,
         "query_rows": plan.query_rows,
-        "scratch_bytes": worker_bytes,
+        "scratch_bytes": own,
     }
     for name, array in arrays.items():
         if array is not None:
@@ -69,6 +76,6 @@ def _call(kernel, arrays, options, plan, packs, tasks, products):
         for name, size in sizes.items():
             job[name] = address
             address += size
-        jobs = np.array([tuple(job.get(name, 0) for name in cpu.JOB.names)], cpu.JOB)
+        jobs = np.array([tuple(job.get(name, 0) for name in packing.JOB.names)], packing.JOB)
         one, scale = q.dtype.type(1), q.dtype.type(options.scale)
         threads.run(lambda: kernel(one, scale, jobs, plan.tables), workers)

@@ -57,6 +57,7 @@ class Plan:
     tables: Tables
     block: int  # most rows of a block
     lines: int  # cache lines of a packed row
+    fused: bool  # whether the backward is one pass
     gather: bool  # whether the forward copies what each tile needs instead of packing all keys
     key_rows: int  # packed rows
     query_rows: int
@@ -76,21 +77,36 @@ def block_rows(n_q: int, reads: int) -> int:
 _plans: OrderedDict = OrderedDict()
 
 
-def make_plan(patterns, kv_heads, sequences, head_dim, itemsize) -> Plan:
+def fuses(n_q: int, reads: int, key_heads: int) -> bool:
+    """Whether a backward in one pass is faster: keys read densely, and key heads enough to share out.
+
+    It does 5/7 of the work of two passes, less what it loses where offsets are far apart (measured). A worker
+    takes a whole key head of a sequence at a time, two passes share out blocks of rows.
+    """
+    return key_heads >= 8 and 16 * reads >= n_q
+
+
+def fused_block_rows(n_q: int) -> int:
+    """Rows of a block of the backward in one pass (measured): long beside the span of a group of slots."""
+    rows = 64 if n_q <= 256 else 128 if n_q <= 1024 else 256 if n_q <= 4096 else 512
+    return min(rows, -(-max(n_q, 1) // GROUP) * GROUP)
+
+
+def make_plan(patterns, kv_heads, sequences, head_dim, itemsize, backward=False) -> Plan:
     """Plan for one pattern per query head and a SEQUENCE table; the last plans are kept.
 
     The tables are shared between calls and are not to be written to.
     """
-    key = (patterns, kv_heads, sequences.tobytes(), head_dim, itemsize)
+    key = (patterns, kv_heads, sequences.tobytes(), head_dim, itemsize, backward)
     plan = _plans.get(key)
     if plan is None:
-        plan = _plans[key] = _build(patterns, kv_heads, sequences, head_dim, itemsize)
+        plan = _plans[key] = _build(*key[:2], sequences, *key[3:])
         while len(_plans) > KEPT_PLANS:
             _plans.popitem(last=False)
     return plan
 
 
-def _build(patterns, kv_heads, sequences, head_dim, itemsize) -> Plan:
+def _build(patterns, kv_heads, sequences, head_dim, itemsize, backward) -> Plan:
     heads, count = len(patterns), len(sequences)
     distinct = list(dict.fromkeys(patterns))
     reach = int((sequences["q_start"] + sequences["n_q"]).max(initial=0))
@@ -98,7 +114,9 @@ def _build(patterns, kv_heads, sequences, head_dim, itemsize) -> Plan:
     ends = np.cumsum([run.size for run in runs])
     which = [distinct.index(pattern) for pattern in patterns]
     reads = [runs[w].size + pattern.global_tokens for w, pattern in zip(which, patterns, strict=True)]
-    block = block_rows(int(sequences["n_q"].max(initial=0)), max(reads))
+    n_q = int(sequences["n_q"].max(initial=0))
+    fused = backward and fuses(n_q, max(reads), count * kv_heads)
+    block = fused_block_rows(n_q) if fused else block_rows(n_q, max(reads))
 
     # Heads that share a key head and agree on G share two panels: the keys from G on, and those before.
     shares = [(h // (heads // kv_heads), pattern.global_tokens) for h, pattern in enumerate(patterns)]
@@ -141,7 +159,7 @@ def _build(patterns, kv_heads, sequences, head_dim, itemsize) -> Plan:
     ).sum()
     lines = -(-head_dim * itemsize // LINE)
     gather = bool(2 * pairs < kv_heads * sequences["n_k"].sum())
-    return Plan(tables, block, lines, gather, key_rows, query_rows, float(pairs * head_dim))
+    return Plan(tables, block, lines, fused, gather, key_rows, query_rows, float(pairs * head_dim))
 
 
 def _panels(heads, first, count):

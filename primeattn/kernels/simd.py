@@ -260,12 +260,12 @@ def exp_times(typingctx, like, s, t, groups, a, b, step):
 
 
 @intrinsic
-def transpose8(typingctx, like, sources, offset, s):
-    """s[r][u] = number r at address sources[u] + offset, for r, u = 0..7: eight columns become eight rows."""
+def transpose8(typingctx, like, sources, offset, s, stride):
+    """Number r at address sources[u] + offset becomes number u at address s + r * stride, for r, u = 0..7."""
 
     def codegen(context, builder, sig, args):
         emit = _Emitter(builder, like)
-        _, sources, offset, s = args
+        _, sources, offset, s, stride = args
         rows = [
             emit.load(emit.group, builder.add(source, offset))
             for source in cgutils.unpack_tuple(builder, sources)
@@ -277,10 +277,10 @@ def transpose8(typingctx, like, sources, offset, s):
                 lower = [lane + span if not lane & span else GROUP + lane for lane in range(GROUP)]
                 rows[i], rows[i + span] = emit.shuffle(x, y, upper), emit.shuffle(x, y, lower)
         for r, row in enumerate(rows):
-            emit.store(row, s, r * GROUP * emit.size)
+            emit.store(row, builder.add(s, builder.mul(stride, I64(r))))
         return context.get_dummy_value()
 
-    return types.void(like, sources, offset, s), codegen
+    return types.void(like, sources, offset, s, stride), codegen
 
 
 @intrinsic

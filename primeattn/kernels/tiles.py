@@ -19,22 +19,12 @@ from numba import njit
 
 from primeattn.kernels.simd import GROUP, LINE, axpy8, dot8, exp_times, row_exp, row_max, transpose8, view
 
-SLOTS = 128  # slots of a tile: its scores are rescaled once
-
 
 class Packed(NamedTuple):
     """Chunk-major rows at an address."""
 
     address: int
     rows: int
-
-
-class Slots(NamedTuple):
-    """Which packed rows a tile reads, and for which rows of the block."""
-
-    rows: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
 
 
 @njit
@@ -48,44 +38,6 @@ def chunk_lines(lines, done):
 def chunk_address(packed, done, width, row):
     """Address of a row's chunk of ``width`` lines that starts after ``done`` lines."""
     return packed.address + (done * packed.rows + width * row) * LINE
-
-
-@njit
-def offset_slots(slots, offsets, begin, count, sign, base, panel_row, panel_count, n):
-    """Slots for ``offsets[begin : begin + count]``: row r meets number base + r + sign * offset of a panel.
-
-    The panel has ``panel_count`` rows from packed row ``panel_row`` on, with zero rows around it. Returns the
-    number of groups. Slots that fill up the last group exist for no row and read the zero rows at the start.
-    """
-    groups = (count + GROUP - 1) // GROUP
-    for u in range(groups * GROUP):
-        if u < count:
-            number = base + sign * offsets[begin + u]
-            slots.rows[u] = panel_row + number
-            slots.low[u] = max(0, -number)
-            slots.high[u] = min(n, panel_count - number)
-        else:
-            slots.rows[u] = slots.low[u] = slots.high[u] = 0
-    return groups
-
-
-@njit
-def fixed_slots(slots, panel_row, first, count, n, reach, sign):
-    """Slots for ``count`` fixed rows of a panel from number ``first`` on, for the rows on their causal side.
-
-    Number t exists for r >= t - reach where sign is +1 (a key for later queries) and for r <= t - reach where
-    it is -1 (a query for earlier keys). Returns the number of groups.
-    """
-    groups = (count + GROUP - 1) // GROUP
-    for u in range(groups * GROUP):
-        if u < count:
-            slots.rows[u] = panel_row + first + u
-            edge = first + u - reach
-            slots.low[u] = max(0, edge) if sign > 0 else 0
-            slots.high[u] = n if sign > 0 else min(n, edge + 1)
-        else:
-            slots.rows[u] = slots.low[u] = slots.high[u] = 0
-    return groups
 
 
 @njit
@@ -109,7 +61,8 @@ def group_bytes(job):
 
 
 @njit
-def _tile_group(job, s, g):
+def tile_group(job, s, g):
+    """Address of group g of a tile."""
     return s + g * group_bytes(job)
 
 
@@ -117,7 +70,7 @@ def _tile_group(job, s, g):
 def dots(like, job, x, x_row, y, slots, groups, step, s, n, add):
     """s[g, r, u] (+)= x[x_row + r] · y[slot u of row r]."""
     for g in range(groups):
-        target = _tile_group(job, s, g)
+        target = tile_group(job, s, g)
         done = 0
         while done < job.lines:
             width = chunk_lines(job.lines, done)
@@ -139,7 +92,7 @@ def dots(like, job, x, x_row, y, slots, groups, step, s, n, add):
 def axpys(like, job, x, x_row, y, slots, groups, step, s, n):
     """x[x_row + r] += sum over slots u of s[g, r, u] * y[slot u of row r]."""
     for g in range(groups):
-        weights = _tile_group(job, s, g)
+        weights = tile_group(job, s, g)
         done = 0
         while done < job.lines:
             width = chunk_lines(job.lines, done)
@@ -176,11 +129,26 @@ def axpys_seen(like, job, x, x_row, y, slots, own, groups, step, s, n):
 
 
 @njit
+def add_rows(like, job, x, x_row, y, y_row, n):
+    """x[x_row + r] += y[y_row + r], and y = 0."""
+    done = 0
+    while done < job.lines:
+        width = chunk_lines(job.lines, done)
+        size = n * width * LINE // job.size
+        total = view(chunk_address(x, done, width, x_row), size, like)
+        part = view(chunk_address(y, done, width, y_row), size, like)
+        for c in range(size):
+            total[c] += part[c]
+            part[c] = 0
+        done += width
+
+
+@njit
 def hide(like, job, slots, groups, s, n, value):
     """s = ``value`` where a slot does not exist for a row."""
     for u in range(groups * GROUP):
         if slots.low[u] > 0 or slots.high[u] < n:
-            first = _tile_group(job, s, u // GROUP) + u % GROUP * job.size
+            first = tile_group(job, s, u // GROUP) + u % GROUP * job.size
             scores = view(first, n * GROUP, like)
             for r in range(min(slots.low[u], n)):
                 scores[r * GROUP] = value
@@ -223,14 +191,14 @@ def softmax(like, job, out, maxima, sums, s, groups, n):
 def exp_product(like, job, s, t, groups, n, a, b, step):
     """s <- exp(s + a), t <- exp(s + a) * (t + b) with one number per row at a and b, ``step`` bytes apart."""
     for g in range(groups):
-        exp_times(like, _tile_group(job, s, g), _tile_group(job, t, g), n, a, b, step)
+        exp_times(like, tile_group(job, s, g), tile_group(job, t, g), n, a, b, step)
 
 
 @njit
 def fill_by_slot(like, job, numbers, slots, groups, step, s, n):
     """s[g, r, u] = the number, by packed row, of slot u of row r; up to the next multiple of eight rows."""
     for g in range(groups):
-        target = _tile_group(job, s, g)
+        target = tile_group(job, s, g)
         rows = slots.rows[g * GROUP : (g + 1) * GROUP]
         sources = (
             numbers + rows[0] * job.size,
@@ -243,8 +211,9 @@ def fill_by_slot(like, job, numbers, slots, groups, step, s, n):
             numbers + rows[7] * job.size,
         )
         if step == 1:
+            row = GROUP * job.size
             for r in range(0, n, GROUP):
-                transpose8(like, sources, r * job.size, target + r * GROUP * job.size)
+                transpose8(like, sources, r * job.size, target + r * row, row)
         else:
             tile = view(target, n * GROUP, like)
             for u in range(GROUP):

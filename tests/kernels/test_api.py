@@ -3,12 +3,13 @@
 import itertools
 import subprocess
 import sys
+from collections import OrderedDict
 
 import numpy as np
 import pytest
 
 import primeattn as pa
-from primeattn.kernels import reference
+from primeattn.kernels import plan, reference
 
 HEAD_DIMS = (1, 3, 8, 20, 32, 64, 80, 128)
 CONFIGURATIONS = 240
@@ -77,13 +78,20 @@ def random_case(seed):
     return rng, dtype, (q, k, v), pattern, options
 
 
+@pytest.fixture(params=[True, False], ids=["one pass", "two passes"])
+def passes(request, monkeypatch):
+    """Both ways of the backward, whatever would be chosen."""
+    monkeypatch.setattr(plan, "fuses", lambda *_: request.param)
+    monkeypatch.setattr(plan, "_plans", OrderedDict())
+
+
 def largest_error(a, b):
     assert np.isfinite(a).all()
     return np.abs(a - b).max(initial=0)
 
 
 @pytest.mark.parametrize("first", range(0, CONFIGURATIONS, 24))
-def test_matches_the_reference(first):
+def test_matches_the_reference(first, passes):
     for seed in range(first, first + 24):
         rng, dtype, (q, k, v), pattern, options = random_case(seed)
         expected, expected_lse = reference.forward(q, k, v, pattern, **options)
@@ -108,7 +116,7 @@ def test_matches_the_reference(first):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_long_sequence_crosses_blocks_tiles_and_pieces(dtype, rng):
+def test_long_sequence_crosses_blocks_tiles_and_pieces(dtype, rng, passes):
     n, pattern = 2309, pa.Pattern("primes", window=3, global_tokens=140)
     q, k, v = rng.standard_normal((3, 1, 1, n, 16)).astype(dtype)
     out, lse = pa.attention(q, k, v, pattern)
@@ -123,7 +131,7 @@ def test_long_sequence_crosses_blocks_tiles_and_pieces(dtype, rng):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("factor", [1e2, 1e3])
-def test_large_scores_stay_finite(dtype, factor, rng):
+def test_large_scores_stay_finite(dtype, factor, rng, passes):
     pattern = pa.Pattern("primes", window=3, global_tokens=2)
     q, k, v = rng.standard_normal((3, 1, 2, 257, 16)).astype(dtype)
     q *= 1e4 / (factor * 4)
@@ -168,7 +176,7 @@ def test_nan_in_a_key_reaches_exactly_the_rows_that_see_it(dtype, which, key, rn
 
 @pytest.mark.parametrize("which", ["k", "v"])
 @pytest.mark.parametrize("key", [1, 5, 120])
-def test_nan_in_a_key_reaches_exactly_the_query_gradients_that_see_it(which, key, rng):
+def test_nan_in_a_key_reaches_exactly_the_query_gradients_that_see_it(which, key, rng, passes):
     n, pattern = 200, pa.Pattern("primes", window=3, global_tokens=9)
     q, k, v, dout = rng.standard_normal((4, 1, 1, n, 8), dtype=np.float32)
     (k if which == "k" else v)[0, 0, key, 3] = np.nan
@@ -179,7 +187,7 @@ def test_nan_in_a_key_reaches_exactly_the_query_gradients_that_see_it(which, key
 
 
 @pytest.mark.parametrize("row", [0, 1, 2, 70, 199])
-def test_nan_in_one_gradient_row_reaches_exactly_what_it_touches(row, rng):
+def test_nan_in_one_gradient_row_reaches_exactly_what_it_touches(row, rng, passes):
     n, pattern = 200, pa.Pattern("primes", window=3, global_tokens=9)
     q, k, v, dout = rng.standard_normal((4, 1, 1, n, 8), dtype=np.float32)
     out, lse = pa.attention(q, k, v, pattern)
@@ -216,7 +224,7 @@ def test_token_by_token_equals_the_whole(rng):
         np.testing.assert_allclose(step_lse[:, :, 0], lse[:, :, i], atol=1e-13)
 
 
-def test_uneven_key_chunks_merge_to_the_whole_forward_and_backward(rng):
+def test_uneven_key_chunks_merge_to_the_whole_forward_and_backward(rng, passes):
     n, pattern = 300, pa.Pattern("primes", window=5, global_tokens=20)
     q, k, v, dout = rng.standard_normal((4, 1, 2, n, 16))
     whole, whole_lse = pa.attention(q, k, v, pattern)
@@ -250,7 +258,24 @@ def test_packed_sequences_equal_separate_calls(rng):
         assert np.array_equal(lse[:, :, a:b], piece_lse)
 
 
-def test_rows_without_keys_are_zero(rng):
+@pytest.mark.parametrize("gap", [63, 64, 65, 200, 900])
+def test_offsets_too_far_apart_for_one_pass_over_the_keys(gap, rng):
+    """A group of slots whose rows are further apart than a block is taken in parts."""
+    n, pattern = 2000, pa.Pattern([5, 5 + gap, 6 + gap, 7 + 2 * gap], window=1, global_tokens=1)
+    q, k, v, dout = rng.standard_normal((4, 1, 1, n, 8))
+    out, lse = pa.attention(q, k, v, pattern)
+    expected = reference.backward(dout, q, k, v, out, lse, pattern)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "fuses", lambda *_: True)
+        patch.setattr(plan, "fused_block_rows", lambda _: 64)
+        patch.setattr(plan, "_plans", OrderedDict())
+        grads = (np.empty_like(q) for _ in range(3))
+        got = pa.sparse_index_kernel_backward(*grads, dout, q, k, v, out, lse, pattern)
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-12)
+
+
+def test_rows_without_keys_are_zero(rng, passes):
     q, k, v, dout = rng.standard_normal((4, 1, 1, 10, 8))
     pattern = pa.Pattern(None, window=2)
     out, lse = pa.attention(q, k, v, pattern, k_start=5)
@@ -279,7 +304,7 @@ def test_queries_without_any_keys():
     assert (out == 0).all() and (lse == -np.inf).all()
 
 
-def test_slices_of_one_buffer(rng):
+def test_slices_of_one_buffer(rng, passes):
     """q, k, v and dq, dk, dv as a layer passes them: columns of one (batch, seq, 3 * dims) array."""
     b, n, h, d = 2, 120, 2, 16
     pattern = pa.Pattern("primes", window=3, global_tokens=2)
@@ -335,7 +360,7 @@ def test_merge_of_nothing_seen_is_zero():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_few_queries_against_many_keys_copy_only_what_they_read(dtype, rng):
     """Decoding: rows are gathered per tile instead of packing the whole cache."""
-    from primeattn.kernels import arguments, plan
+    from primeattn.kernels import arguments
 
     pattern = [pa.Pattern("squares", window=2, global_tokens=g) for g in (0, 3, 3, 200)]
     q = rng.standard_normal((2, 4, 3, 20)).astype(dtype)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import primeattn as pa
-from primeattn.kernels.plan import PIECE_ROWS, SEQUENCE, block_rows, make_plan
+from primeattn.kernels.plan import PIECE_ROWS, SEQUENCE, block_rows, fused_block_rows, make_plan
 
 
 def sequences(*rows):
@@ -73,3 +73,16 @@ def test_plans_are_kept():
 @pytest.mark.parametrize("reads", [1, 100, 10**6])
 def test_block_rows_are_whole_groups(n, reads):
     assert block_rows(n, reads) % 8 == 0 and 8 <= block_rows(n, reads) <= 512
+    assert fused_block_rows(n) % 8 == 0 and 8 <= fused_block_rows(n) <= 512
+
+
+def test_one_pass_backward_is_for_dense_patterns_and_several_key_heads():
+    def fused(name, batch, backward=True):
+        patterns = (pa.Pattern(name, window=3),) * 4
+        table = sequences(*(whole(4096, b) for b in range(batch)))
+        return make_plan(patterns, 2, table, 16, 4, backward).fused
+
+    assert fused("primes", 4)
+    assert not fused("primes", 3)
+    assert not fused("squares", 4)
+    assert not fused("primes", 4, backward=False)

@@ -66,7 +66,7 @@ def _transpose(like, a, stride, s):
         a + 6 * stride,
         a + 7 * stride,
     )
-    transpose8(like, rows, 0, s)
+    transpose8(like, rows, 0, s, stride)
 
 
 @njit

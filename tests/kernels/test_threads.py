@@ -3,12 +3,14 @@
 import multiprocessing
 import os
 import sys
+from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 import primeattn as pa
+from primeattn.kernels import plan
 
 PATTERN = pa.Pattern("primes", window=3, global_tokens=2)
 
@@ -36,7 +38,10 @@ def same(a, b):
     return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def test_bitwise_the_same_for_any_number_of_threads_and_repetition(threads):
+@pytest.mark.parametrize("fused", [True, False])
+def test_bitwise_the_same_for_any_number_of_threads_and_repetition(threads, monkeypatch, fused):
+    monkeypatch.setattr(plan, "fuses", lambda *_: fused)
+    monkeypatch.setattr(plan, "_plans", OrderedDict())
     arrays = problem()
     threads(1)
     expected = solve(arrays)

@@ -1,0 +1,236 @@
+"""Backward in one pass: five products per pair where two passes need seven.
+
+The probabilities of a tile and their gradients serve dq, dk and dv at once. Rows of dk and dv then have to
+belong to one worker: a task is everything that shares a key head of a sequence, in order, so that results
+repeat for any number of threads.
+
+dk and dv of a tile are found by keys. Key row c meets slot u in row r = c - rows[u] of the block, so the
+weights of eight slots are shifted against each other: they are turned into columns, one per slot with zeros
+around, and read back as rows at eight shifts. The rows of q and dout are copied with zero rows around them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from primeattn.kernels.jit import cached_njit
+from primeattn.kernels.packing import copy_row, draw, pack, query_numbers, write_row, zero_rows
+from primeattn.kernels.simd import GROUP, LINE, transpose8, view
+from primeattn.kernels.slots import SLOTS, Slots, make_slots, query_tile
+from primeattn.kernels.tiles import (
+    Packed,
+    add_rows,
+    axpys,
+    axpys_seen,
+    dots,
+    exp_product,
+    group_bytes,
+    hide,
+    tile_group,
+)
+
+
+class Scratch(NamedTuple):
+    """A worker's memory. ``q`` and ``dout`` hold a block between a block of zero rows on either side."""
+
+    dq: Packed
+    q: Packed
+    dout: Packed
+    dk: Packed  # rows of all keys, from row ``block`` on
+    dv: Packed
+    s: int  # tiles of scores
+    ds: int
+    minus_lse: int  # numbers by row of the block
+    minus_delta: int
+    columns: int  # weights by slot, a column of ``span`` numbers each
+    zeros: int  # one more column, of zeros
+    weights: int  # weights by key row
+    span: int
+
+
+def scratch_bytes(block: int, lines: int, size: int, n_k: int) -> int:
+    """Bytes of one worker's scratch; see ``_split``."""
+    rows = block + 2 * (3 * block + GROUP) + 2 * (n_k + 2 * block + GROUP)
+    tiles = 2 * (SLOTS // GROUP) * (block * GROUP * size + LINE)
+    numbers = 2 * block + (GROUP + 1) * (3 * block + 2 * GROUP) + GROUP * (2 * block + 2 * GROUP)
+    return rows * lines * LINE + tiles + -(-numbers * size // LINE) * LINE
+
+
+@njit
+def _split(job, scratch, n_k):
+    block, row = job.block, job.lines * LINE
+    padded, keys, span = 3 * block + GROUP, n_k + 2 * block + GROUP, 3 * block + 2 * GROUP
+    q = scratch + block * row
+    dout = q + padded * row
+    dk = dout + padded * row
+    dv = dk + keys * row
+    s = dv + keys * row
+    ds = s + SLOTS // GROUP * group_bytes(job)
+    numbers = ds + SLOTS // GROUP * group_bytes(job)
+    columns = numbers + 2 * block * job.size
+    zeros = columns + GROUP * span * job.size
+    return Scratch(
+        Packed(scratch, block),
+        Packed(q, padded),
+        Packed(dout, padded),
+        Packed(dk, keys),
+        Packed(dv, keys),
+        s,
+        ds,
+        numbers,
+        numbers + block * job.size,
+        columns,
+        zeros,
+        zeros + span * job.size,
+        span,
+    )
+
+
+@njit
+def _load_block(like, scale, job, sequence, head, first, n, own):
+    """Copy a block of queries into scratch: scale * q, dout, -lse and dlse - rowsum(dout * out)."""
+    block, b, h = job.block, sequence.batch, head
+    minus_lse, minus_delta = view(own.minus_lse, n, like), view(own.minus_delta, n, like)
+    for r in range(n):
+        row = sequence.q_row + first + r
+        copy_row(
+            like, job, job.q + b * job.q_batch + h * job.q_head + row * job.q_row, own.q, block + r, scale
+        )
+        dout = job.dout + b * job.dout_batch + h * job.dout_head + row * job.dout_row
+        copy_row(like, job, dout, own.dout, block + r, like)
+        minus_lse[r], minus_delta[r] = query_numbers(like, job, b, h, row)
+    zero_rows(like, job, own.q, block + n, block - n)
+    zero_rows(like, job, own.dout, block + n, block - n)
+
+
+@njit
+def _turn(like, job, s, own, n):
+    """columns[u, block + r] = s[r, u] for the n rows of a group, zeros behind them."""
+    row, target = GROUP * job.size, own.columns + job.block * job.size
+    sources = (s, s + row, s + 2 * row, s + 3 * row, s + 4 * row, s + 5 * row, s + 6 * row, s + 7 * row)
+    for r in range(0, n, GROUP):
+        transpose8(like, sources, r * row, target + r * job.size, own.span * job.size)
+    for u in range(GROUP):
+        view(target + (u * own.span + n) * job.size, job.block - n, like)[:] = 0
+
+
+@njit
+def _add_run(like, job, slots, u0, u1, own, shifted, x, shift, y, panel, n):
+    """x[shift + c] += sum over slots u0..u1 of weight[c - rows[u]] * y[c - rows[u]], c a row of the panel."""
+    low = max(slots.rows[u1], panel.row)
+    count = min(slots.rows[u0] + n, panel.row + panel.count) - low
+    at = shifted.low  # where each slot's column begins
+    for u in range(GROUP):
+        if u0 <= u <= u1:
+            shifted.rows[u] = job.block + low - slots.rows[u]
+            at[u] = own.columns + (u * own.span + shifted.rows[u]) * job.size
+        else:  # any row that is seen anyway, at weight 0
+            shifted.rows[u], at[u] = job.block + low - slots.rows[u0], own.zeros
+    sources = (at[0], at[1], at[2], at[3], at[4], at[5], at[6], at[7])
+    row = GROUP * job.size
+    for c in range(0, count, GROUP):
+        transpose8(like, sources, c * job.size, own.weights + c * row, row)
+    axpys(like, job, x, low + shift, y, shifted, 1, 1, own.weights, count)
+
+
+@njit
+def _add_fixed(like, job, slots, own, shifted, x, shift, y):
+    """x[shift + rows[u]] += sum over the rows r that see slot u of weight[r] * y[r].
+
+    A global key is read by all queries: its sum is taken block by block, by way of row 0 of x, which is no
+    key's. One long chain of additions would lose a digit.
+    """
+    for u in range(GROUP):
+        for r in range(slots.low[u] // GROUP * GROUP, slots.high[u], GROUP):
+            for i in range(GROUP):
+                shifted.rows[i] = job.block + r + i if r + i >= slots.low[u] else 0
+            weights = own.columns + (u * own.span + job.block + r) * job.size
+            axpys(like, job, x, 0, y, shifted, 1, 0, weights, 1)
+        if slots.low[u] < slots.high[u]:
+            add_rows(like, job, x, slots.rows[u] + shift, x, 0, 1)
+
+
+@njit
+def _add_group(like, job, slots, g, step, own, shifted, x, shift, y, panel, n):
+    """Add to x what the weights of one group, turned into columns, give it."""
+    first = g * GROUP
+    group = Slots(slots.rows[first:], slots.low[first:], slots.high[first:])
+    if step == 0:
+        _add_fixed(like, job, group, own, shifted, x, shift, y)
+        return
+    u = 0
+    while u < GROUP and group.low[u] < group.high[u]:  # what fills up the last group exists for no row
+        end = u
+        while end + 1 < GROUP and group.low[end + 1] < group.high[end + 1]:
+            if group.rows[u] - group.rows[end + 1] > job.block:
+                break  # too far apart for one pass over the keys
+            end += 1
+        _add_run(like, job, group, u, end, own, shifted, x, shift, y, panel, n)
+        u = end + 1
+
+
+@njit
+def _backward_key_head(like, scale, job, tables, index, kv_head, slots, shifted, scratch):
+    """dk and dv of a sequence and key head, and dq of the query heads that read it."""
+    sequence = tables.sequences[index]
+    own = _split(job, scratch, sequence.n_k)
+    keys, values = Packed(job.keys, job.key_rows), Packed(job.values, job.key_rows)
+    view(own.columns, (GROUP + 1) * own.span, like)[:] = 0
+    zero_rows(like, job, own.q, 0, own.q.rows)
+    zero_rows(like, job, own.dout, 0, own.dout.rows)
+    zero_rows(like, job, own.dk, 0, own.dk.rows)
+    zero_rows(like, job, own.dv, 0, own.dv.rows)
+    b = sequence.batch
+    for head in range(kv_head * job.group, (kv_head + 1) * job.group):
+        route = tables.routes[index, head]
+        moving, fixed = tables.key_panels[route.keys], tables.key_panels[route.globals]
+        offsets = tables.offsets[route.begin : route.end]
+        for first in range(0, sequence.n_q, job.block):
+            n = min(job.block, sequence.n_q - first)
+            _load_block(like, scale, job, sequence, head, first, n, own)
+            zero_rows(like, job, own.dq, 0, n)
+            t = 0
+            while True:
+                groups, step = query_tile(slots, offsets, t, sequence.q_start + first, n, moving, fixed)
+                if groups == 0:
+                    break
+                dots(like, job, own.q, job.block, keys, slots, groups, step, own.s, n, False)
+                dots(like, job, own.dout, job.block, values, slots, groups, step, own.ds, n, False)
+                hide(like, job, slots, groups, own.s, n, -np.inf)
+                exp_product(like, job, own.s, own.ds, groups, n, own.minus_lse, own.minus_delta, job.size)
+                hide(like, job, slots, groups, own.ds, n, 0)
+                axpys_seen(like, job, own.dq, 0, keys, slots, shifted, groups, step, own.ds, n)
+                panel = moving if step == 1 else fixed
+                shift = job.block + panel.first - sequence.k_start - panel.row
+                for g in range(groups):
+                    _turn(like, job, tile_group(job, own.s, g), own, n)
+                    _add_group(like, job, slots, g, step, own, shifted, own.dv, shift, own.dout, panel, n)
+                    _turn(like, job, tile_group(job, own.ds, g), own, n)
+                    _add_group(like, job, slots, g, step, own, shifted, own.dk, shift, own.q, panel, n)
+                t += 1
+            dq = job.dq + b * job.dq_batch + head * job.dq_head + (sequence.q_row + first) * job.dq_row
+            for r in range(n):
+                write_row(like, job, own.dq, r, dq + r * job.dq_row, scale)
+    dk = job.dk + b * job.dk_batch + kv_head * job.dk_head + sequence.k_row * job.dk_row
+    dv = job.dv + b * job.dv_batch + kv_head * job.dv_head + sequence.k_row * job.dv_row
+    for j in range(sequence.n_k):
+        write_row(like, job, own.dk, job.block + j, dk + j * job.dk_row, like)
+        write_row(like, job, own.dv, job.block + j, dv + j * job.dv_row, like)
+
+
+@cached_njit
+def backward(like, scale, jobs, tables):
+    """Fill dq, dk and dv; ``like`` is 1 in the working dtype, as is the scale."""
+    job = jobs[0]
+    pack(like, scale, job, tables, False)
+    slots, shifted = make_slots(), make_slots()
+    scratch = job.scratch + draw(job, 3) * job.scratch_bytes
+    kv_heads = tables.routes.shape[1] // job.group
+    while True:
+        t = draw(job, 2)
+        if t >= tables.sequences.size * kv_heads:
+            break
+        _backward_key_head(like, scale, job, tables, t // kv_heads, t % kv_heads, slots, shifted, scratch)

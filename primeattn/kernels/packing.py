@@ -1,0 +1,152 @@
+"""Packing: what a call is in numbers, and how its rows come into packed panels.
+
+Packed rows begin on a cache line, are as wide as whole lines, and have zero rows around each run, so that
+every layout, head_dim and ragged end goes through one vector path. All workers of a call pack together, piece
+by piece, before any of them computes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from primeattn.kernels.simd import LINE, atomic_add, view
+from primeattn.kernels.tiles import Packed, chunk_address, chunk_lines
+
+ARRAYS = ("q", "k", "v", "out", "lse", "dout", "dlse", "dq", "dk", "dv")
+_NUMBERS = (
+    *("head_dim", "size", "lines"),  # columns of a row, bytes of a number, cache lines of a packed row
+    *("group", "block"),  # query heads of a key head, most rows of a block
+    "gather",  # 1: copy the rows a tile needs, 0: pack all rows first
+    "counters",  # address of four int64: pieces drawn, pieces packed, tasks drawn, workers
+    *("keys", "values", "key_rows"),  # packed k and v
+    *("queries", "douts", "query_rows"),  # packed scale * q, and dout
+    *("minus_lse", "minus_delta"),  # -lse and dlse - rowsum(dout * out), by packed query
+    *("scratch", "scratch_bytes"),  # of the first worker; of each
+)
+# One call in numbers: addresses and strides in bytes, then the rest. Kernels take addresses so that neither
+# layout nor read-only flags of the arrays lead to another compilation.
+JOB = np.dtype(
+    [(name + part, np.int64) for name in ARRAYS for part in ("", "_batch", "_head", "_row")]
+    + [(name, np.int64) for name in _NUMBERS]
+)
+
+
+@njit
+def copy_row(like, job, source, packed, row, factor):
+    """Pack ``factor`` times the head_dim numbers at an address, and zeros behind them."""
+    end = source + job.head_dim * job.size
+    done = 0
+    while done < job.lines:
+        width = chunk_lines(job.lines, done)
+        target = view(chunk_address(packed, done, width, row), width * LINE // job.size, like)
+        given = min(width * LINE, end - source) // job.size
+        numbers = view(source, given, like)
+        for c in range(given):
+            target[c] = numbers[c] * factor
+        for c in range(given, target.size):
+            target[c] = 0
+        source += width * LINE
+        done += width
+
+
+@njit
+def write_row(like, job, packed, row, target, factor):
+    """Write ``factor`` times the first head_dim numbers of a packed row to an address."""
+    end = target + job.head_dim * job.size
+    done = 0
+    while done < job.lines:
+        width = chunk_lines(job.lines, done)
+        given = min(width * LINE, end - target) // job.size
+        source = view(chunk_address(packed, done, width, row), given, like)
+        numbers = view(target, given, like)
+        for c in range(given):
+            numbers[c] = source[c] * factor
+        target += width * LINE
+        done += width
+
+
+@njit
+def zero_rows(like, job, packed, row, count):
+    done = 0
+    while done < job.lines:
+        width = chunk_lines(job.lines, done)
+        view(chunk_address(packed, done, width, row), count * width * LINE // job.size, like)[:] = 0
+        done += width
+
+
+@njit
+def _pack_keys(like, job, sequences, panels, piece):
+    panel = panels[piece.panel]
+    sequence = sequences[panel.sequence]
+    keys, values = Packed(job.keys, job.key_rows), Packed(job.values, job.key_rows)
+    row = panel.row + piece.start
+    zero_rows(like, job, keys, row - piece.zeros, piece.zeros)
+    zero_rows(like, job, values, row - piece.zeros, piece.zeros)
+    source = sequence.k_row + panel.first - sequence.k_start + piece.start
+    k = job.k + sequence.batch * job.k_batch + panel.head * job.k_head + source * job.k_row
+    v = job.v + sequence.batch * job.v_batch + panel.head * job.v_head + source * job.v_row
+    for i in range(piece.count):
+        copy_row(like, job, k + i * job.k_row, keys, row + i, like)
+        copy_row(like, job, v + i * job.v_row, values, row + i, like)
+
+
+@njit
+def query_numbers(like, job, b, h, r):
+    """-lse and dlse - rowsum(dout * out) of a query; a row without keys (lse = -inf) is to have p = 0."""
+    lse = view(job.lse + b * job.lse_batch + h * job.lse_head + r * job.lse_row, 1, like)[0]
+    dout = view(job.dout + b * job.dout_batch + h * job.dout_head + r * job.dout_row, job.head_dim, like)
+    out = view(job.out + b * job.out_batch + h * job.out_head + r * job.out_row, job.head_dim, like)
+    minus_delta = like - like
+    for c in range(job.head_dim):
+        minus_delta -= dout[c] * out[c]
+    if job.dlse != 0:
+        minus_delta += view(job.dlse + b * job.dlse_batch + h * job.dlse_head + r * job.dlse_row, 1, like)[0]
+    return (-lse if lse > -np.inf or lse != lse else lse), minus_delta
+
+
+@njit
+def _pack_queries(like, scale, job, sequences, panels, piece):
+    """Pack scale * q and dout, and per query -lse and dlse - rowsum(dout * out)."""
+    panel = panels[piece.panel]
+    sequence = sequences[panel.sequence]
+    queries, douts = Packed(job.queries, job.query_rows), Packed(job.douts, job.query_rows)
+    minus_lse = view(job.minus_lse, job.query_rows, like)
+    minus_delta = view(job.minus_delta, job.query_rows, like)
+    row = panel.row + piece.start
+    zero_rows(like, job, queries, row - piece.zeros, piece.zeros)
+    zero_rows(like, job, douts, row - piece.zeros, piece.zeros)
+    minus_lse[row - piece.zeros : row] = 0
+    minus_delta[row - piece.zeros : row] = 0
+    b, h = sequence.batch, panel.head
+    for i in range(piece.count):
+        r = sequence.q_row + piece.start + i
+        dout = job.dout + b * job.dout_batch + h * job.dout_head + r * job.dout_row
+        copy_row(like, job, job.q + b * job.q_batch + h * job.q_head + r * job.q_row, queries, row + i, scale)
+        copy_row(like, job, dout, douts, row + i, like)
+        minus_lse[row + i], minus_delta[row + i] = query_numbers(like, job, b, h, r)
+
+
+@njit
+def draw(job, counter):
+    """The next number of one of the counters that the workers of a call share."""
+    return atomic_add(job.counters + 8 * counter, 1)
+
+
+@njit
+def pack(like, scale, job, tables, with_queries):
+    """Pack the keys, and the queries if asked for, with the other workers; return when all is packed."""
+    key_pieces, query_pieces = tables.key_pieces, tables.query_pieces
+    pieces = key_pieces.size + (query_pieces.size if with_queries else 0)
+    while True:
+        p = draw(job, 0)
+        if p >= pieces:
+            break
+        if p < key_pieces.size:
+            _pack_keys(like, job, tables.sequences, tables.key_panels, key_pieces[p])
+        else:
+            piece = query_pieces[p - key_pieces.size]
+            _pack_queries(like, scale, job, tables.sequences, tables.query_panels, piece)
+        atomic_add(job.counters + 8, 1)
+    while atomic_add(job.counters + 8, 0) < pieces:
+        pass  # what others have drawn they are working on
