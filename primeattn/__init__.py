@@ -45,7 +45,8 @@ from primeattn.workspace import Workspace
 
 __version__ = "0.1.0"
 
-_LAZY = ("baselines", "checkpoint", "language_model", "plot", "train")  # what not every user needs at import
+# What not every user needs is imported at first use.
+_LAZY = ("analysis", "baselines", "bench", "checkpoint", "language_model", "plot", "train")
 
 
 def __getattr__(name):

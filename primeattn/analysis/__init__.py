@@ -1,0 +1,45 @@
+"""What a pattern is worth: its cost, how many layers connect what, how well it mixes, what hardware can skip.
+
+>>> import primeattn as pa
+>>> primes = pa.Pattern("primes", window=3)
+>>> h = pa.analysis.hops(primes, 4097)[1:]  # layers that connect the distances 1, ..., 4096
+>>> [round(float((h <= layers).mean()), 3) for layers in (1, 2, 3)]
+[0.138, 0.749, 1.0]
+
+``compare`` puts all of it in one table. The honest control of a sequence S is ``sequences.matched_random(S,
+seed)``: as many offsets at every scale, but at random; ``match_budget`` makes patterns cost the same.
+"""
+
+from primeattn.analysis.budget import counting_bound, efficiency, match_budget
+from primeattn.analysis.comparison import compare
+from primeattn.analysis.costs import Traffic, asymptotic_pairs, cost, flops, traffic
+from primeattn.analysis.paths import redundancy, two_hop_paths
+from primeattn.analysis.reach import hops, receptive_field
+from primeattn.analysis.residues import residue_coverage
+from primeattn.analysis.spectral import Extremes, extreme_eigenvalues, laplacian, spectrum
+from primeattn.analysis.table import Table
+from primeattn.analysis.tiling import tile_occupancy, wheel_fraction
+
+__all__ = [
+    "Extremes",
+    "Table",
+    "Traffic",
+    "asymptotic_pairs",
+    "compare",
+    "cost",
+    "counting_bound",
+    "efficiency",
+    "extreme_eigenvalues",
+    "flops",
+    "hops",
+    "laplacian",
+    "match_budget",
+    "receptive_field",
+    "redundancy",
+    "residue_coverage",
+    "spectrum",
+    "tile_occupancy",
+    "traffic",
+    "two_hop_paths",
+    "wheel_fraction",
+]

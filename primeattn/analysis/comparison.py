@@ -1,0 +1,59 @@
+"""Patterns side by side."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from primeattn.analysis.paths import redundancy
+from primeattn.analysis.reach import as_pattern, hops
+from primeattn.analysis.spectral import extreme_eigenvalues
+from primeattn.analysis.table import Table
+from primeattn.analysis.tiling import tile_occupancy
+from primeattn.sequences.value import as_int
+
+__all__ = ["compare"]
+
+
+def compare(patterns, n) -> Table:
+    """Return one table of what each of the ``patterns`` costs and gives at length ``n``.
+
+    The columns, over the distances d = 1, ..., n - 1:
+
+    - offsets, pairs, density: how many of the distances, of the (query, key) pairs, and as a share
+    - hops_max, hops_mean: of the distances that any number of layers connects; unreached: how many none does
+    - within_1, within_2, within_3: share of the distances that so many layers connect
+    - redundancy: share of two-hop paths that lead where another one leads
+    - gap, largest: extreme eigenvalues of the normalised Laplacian (see ``extreme_eigenvalues``)
+    - tiles: share of causal 64 × 64 tiles that are not empty
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> patterns = [pa.Pattern(s, window=3) for s in ("primes", "squares", "mian_chowla")]
+    >>> table = pa.analysis.compare(patterns, 1025)
+    >>> table.column("within_2").round(3)
+    array([0.8  , 0.382, 0.347])
+    """
+    n = as_int("n", n, minimum=2)
+    patterns = [as_pattern(pattern) for pattern in patterns]
+    return Table(_row(pattern, n) for pattern in patterns)
+
+
+def _row(pattern, n):
+    h = hops(pattern, n)[1:]
+    reached = h[h > 0]
+    eigenvalues = extreme_eigenvalues(pattern, n)
+    return {
+        "pattern": repr(pattern),
+        "offsets": len(pattern.offsets(n)) - 1,
+        "pairs": pattern.num_pairs(n),
+        "density": pattern.density(n),
+        "hops_max": int(reached.max()) if reached.size else None,
+        "hops_mean": float(reached.mean()) if reached.size else None,
+        "unreached": len(h) - len(reached),
+        **{f"within_{layers}": float(np.mean((h > 0) & (h <= layers))) for layers in (1, 2, 3)},
+        "redundancy": redundancy(pattern, n),
+        "gap": eigenvalues.gap,
+        "largest": eigenvalues.largest,
+        "tiles": tile_occupancy(pattern, n),
+    }

@@ -1,0 +1,120 @@
+"""What a pattern costs: pairs, floating-point operations, bytes, and the law they follow."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from primeattn.analysis.reach import as_pattern
+from primeattn.analysis.table import Table
+from primeattn.sequences.value import as_int
+
+__all__ = ["Traffic", "asymptotic_pairs", "cost", "flops", "traffic"]
+
+
+def flops(pattern, n, head_dim, *, backward=False) -> int:
+    """Return the floating-point operations of one head on one sequence of length ``n``.
+
+    Forward 4 · pairs · head_dim: a multiplication and an addition for each feature of q·k and of p v.
+    Backward 10 · pairs · head_dim: the five products q·k again, dout·v, dv, dq, dk. The softmax is left out.
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> pa.analysis.flops(pa.Pattern("primes", window=3), 4096, 64)
+    319550464
+    """
+    head_dim = as_int("head_dim", head_dim, minimum=1)
+    return (10 if backward else 4) * as_pattern(pattern).num_pairs(n) * head_dim
+
+
+class Traffic(NamedTuple):
+    """Bytes to be moved at least (each array once) and at most (keys and values once for each pair)."""
+
+    least: int
+    most: int
+
+
+def traffic(pattern, n, head_dim, dtype=np.float32) -> Traffic:
+    """Return the bytes that the forward pass of one head on one sequence moves, without and with no reuse,
+
+        least = 4 n head_dim itemsize (q, k, v, out),    most = (2 n + 2 pairs) head_dim itemsize.
+
+    What lies between is decided by caches: by how many queries a key that was read still serves.
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> pa.analysis.traffic(pa.Pattern("squares", window=3), 4096, 64)
+    Traffic(least=4194304, most=96810496)
+    """
+    head_dim = as_int("head_dim", head_dim, minimum=1)
+    n, pairs = as_int("n", n, minimum=0), as_pattern(pattern).num_pairs(n)
+    row = head_dim * np.dtype(dtype).itemsize
+    return Traffic(4 * n * row, (2 * n + 2 * pairs) * row)
+
+
+def asymptotic_pairs(pattern, n) -> float:
+    """Return the pairs that the sequence's counting function A(x) predicts, NaN where it has none,
+
+        n + ∫_0^n A_D(x) dx,    A_D(x) = x for x <= W,  W + A(x) - A(W) beyond,
+
+    which would be exact if A_D counted the offsets D exactly; global tokens as in ``Pattern.num_pairs``. For
+    the primes it is n² / (2 ln n) to leading order, for the squares (2/3) n^1.5.
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> pattern = pa.Pattern("squares")
+    >>> round(pa.analysis.asymptotic_pairs(pattern, 65536)), pattern.num_pairs(65536)
+    (11250339, 11217536)
+    """
+    n = as_int("n", n, minimum=0)
+    columns = min(as_pattern(pattern).global_tokens, n)
+    beyond = n - columns
+    window = min(pattern.window, max(beyond - 1, 0))
+    pairs = columns * n - columns * (columns - 1) / 2
+    pairs += (window + 1) * beyond - window * (window + 1) / 2
+    if pattern.sequence is None or beyond <= window + 1:
+        return float(pairs)
+    if pattern.sequence.estimate(beyond) is None:
+        return float("nan")
+    x = np.geomspace(max(window, 1), beyond, 2000)
+    count = np.array([pattern.sequence.estimate(value) for value in x.tolist()])
+    count -= count[0] if window else 0
+    return float(pairs + ((count[1:] + count[:-1]) / 2 * np.diff(x)).sum())
+
+
+def cost(pattern, lengths, head_dim=64, dtype=np.float32) -> Table:
+    """Return a table over ``lengths``: pairs, the law's prediction, density, forward flops, bytes.
+
+    One head on one sequence; see ``asymptotic_pairs``, ``flops`` and ``traffic``.
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> print(pa.analysis.cost(pa.Pattern("primes", window=3), [1024, 4096, 16384]))
+        n     pairs  asymptotic_pairs  density       flops  bytes_least  bytes_most
+     1024     97986             83434   0.1867    25084416      1048576    50693120
+     4096   1248244           1083417   0.1488   319550464      4194304   641198080
+    16384  16577726          14652568   0.1235  4243897856     16777216  8496184320
+    """
+    if not np.iterable(lengths):
+        raise TypeError(f"lengths: expected several lengths, got {lengths!r}")
+    table = Table()
+    for n in lengths:
+        pairs, bytes_moved = as_pattern(pattern).num_pairs(n), traffic(pattern, n, head_dim, dtype)
+        law = asymptotic_pairs(pattern, n)
+        table.append(
+            {
+                "n": int(n),
+                "pairs": pairs,
+                "asymptotic_pairs": None if np.isnan(law) else round(law),
+                "density": pattern.density(n),
+                "flops": flops(pattern, n, head_dim),
+                "bytes_least": bytes_moved.least,
+                "bytes_most": bytes_moved.most,
+            }
+        )
+    return table
