@@ -7,6 +7,7 @@ import sys
 from dataclasses import fields
 
 from primeattn import __version__
+from primeattn.bench import add_arguments as add_benchmarks
 from primeattn.kernels import set_num_threads
 from primeattn.train import TrainConfig, report, run
 
@@ -41,6 +42,8 @@ def _parser():
     parser.add_argument("--version", action="version", version=f"primeattn {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_train(commands)
+    about = "measure speed against torch and others"
+    add_benchmarks(commands.add_parser("bench", help=about, description=f"{about[0].upper()}{about[1:]}."))
     return parser
 
 

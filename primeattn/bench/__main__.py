@@ -1,0 +1,7 @@
+"""``python -m primeattn.bench``."""
+
+import sys
+
+from primeattn.bench import main
+
+sys.exit(main())

@@ -1,0 +1,184 @@
+"""Fair timing of several callables in one process: interleaved, with equal thread counts."""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from primeattn.blas import _openblas
+from primeattn.kernels import get_num_threads, set_num_threads
+from primeattn.sequences.value import as_int
+
+__all__ = ["Timing", "as_seconds", "as_sizes", "blas_notes", "interleave", "thread_count", "watched"]
+
+TURN = 0.05  # seconds; a turn of a short call repeats it for this long
+SETTLE = 0.03  # seconds between turns: thread pools spin for a while after their work is done
+LONG = 1.0  # seconds; a call this long is its own warm-up
+MOST_ROUNDS = 7
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Quartiles of the seconds of a call.
+
+    Attributes
+    ----------
+    median, low, high : float
+        The median, the first and the third quartile.
+    calls, rounds : int
+        Number of calls that count, and in how many rounds they were made.
+    """
+
+    median: float
+    low: float
+    high: float
+    calls: int
+    rounds: int
+
+    @property
+    def spread(self) -> float:
+        """Half the distance of the quartiles, relative to the median."""
+        return (self.high - self.low) / (2 * self.median)
+
+
+def interleave(calls, budget, *, clock=time.perf_counter, sleep=time.sleep) -> dict[str, Timing]:
+    """Time callables in turns, so that whatever else the machine does hits all alike.
+
+    After a warm-up call of each there are rounds; in a round everybody has a turn, in the order of ``calls``
+    and in the reverse order by turns. A turn is one call, or calls for 0.05 s, of which the first only warms
+    the caches. How many rounds a callable joins depends on its share of the budget: at least 5, at least 3
+    where a call takes more than 0.25 s, at most 7.
+
+    Parameters
+    ----------
+    calls : dict of str to callable
+    budget : float
+        Seconds to spend on all of them together, where that suffices for the fewest rounds.
+    clock, sleep : callable
+        In place of those of ``time``.
+
+    Returns
+    -------
+    dict of str to Timing
+
+    Examples
+    --------
+    >>> from primeattn.bench.timing import interleave
+    >>> timings = interleave({"sum": lambda: sum(range(1000))}, budget=0.1)
+    >>> timings["sum"].rounds
+    5
+    """
+    samples, rounds, joined = {}, {}, {}
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        for name, call in calls.items():
+            first = _time(call, clock)
+            affordable = int(budget / len(calls) / (max(first, TURN) + SETTLE))
+            rounds[name] = min(max(affordable, 3 if first > 0.25 else 5), MOST_ROUNDS)
+            samples[name] = [first] if first > LONG else []
+            joined[name] = len(samples[name])
+        for turn in range(MOST_ROUNDS):
+            for name in list(calls)[:: -1 if turn % 2 else 1]:
+                if joined[name] < rounds[name]:
+                    sleep(SETTLE)
+                    samples[name] += _turn(calls[name], clock)
+                    joined[name] += 1
+    finally:
+        if collecting:
+            gc.enable()
+    return {
+        name: Timing(*np.quantile(times, (0.5, 0.25, 0.75)).tolist(), len(times), rounds[name])
+        for name, times in samples.items()
+    }
+
+
+def _turn(call, clock):
+    times, start = [], clock()
+    while not times or clock() - start < TURN:
+        times.append(_time(call, clock))
+    return times[1:] or times
+
+
+def _time(call, clock):
+    start = clock()
+    call()
+    return clock() - start
+
+
+@contextmanager
+def thread_count(n, torch=None):
+    """Give the kernels, NumPy's BLAS and, where given, the module ``torch`` ``n`` threads each.
+
+    A BLAS that cannot be told goes on with the threads it has; see :func:`blas_notes`.
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> from primeattn.bench.timing import thread_count
+    >>> with thread_count(1):
+    ...     pa.get_num_threads()
+    1
+    """
+    blas_count, set_blas = _openblas()
+    before = get_num_threads(), blas_count(), torch and torch.get_num_threads()
+
+    def set_all(kernels, blas, of_torch):
+        set_num_threads(kernels)
+        set_blas(blas)
+        if torch:
+            torch.set_num_threads(of_torch)
+
+    set_all(n, n, n)
+    try:
+        yield
+    finally:
+        set_all(*before)
+
+
+def blas_notes() -> list[str]:
+    """What a reader has to know about the threads of NumPy's BLAS: nothing where they can be set."""
+    told = "NumPy's BLAS is not OpenBLAS, or cannot be reached: it uses as many threads as it chooses"
+    return [] if _openblas()[0]() else [told]  # it answers 0 where there is none
+
+
+def watched(function):
+    """Return ``function()``, and how many cores all other processes kept busy meanwhile, None if unknown.
+
+    Code whose threads wait for each other takes ten or a thousand times longer where one of them has to share
+    its core, so a benchmark has to say whether the machine was free.
+    """
+    before, start = _others_seconds(), time.perf_counter()
+    result = function()
+    seconds, after = time.perf_counter() - start, _others_seconds()
+    return result, None if before is None else max(0.0, after - before) / seconds
+
+
+def _others_seconds(stat="/proc/stat"):
+    """Seconds of CPU time that all other processes have had so far; None where the system does not say."""
+    try:
+        with open(stat) as file:
+            user, nice, system, _, _, *others = map(int, file.readline().split()[1:9])
+    except (OSError, ValueError):
+        return None
+    own = os.times()
+    return (user + nice + system + sum(others)) / os.sysconf("SC_CLK_TCK") - own.user - own.system
+
+
+def as_sizes(name, given, default) -> list[int]:
+    """Return the integers of ``given``, or of ``default`` where that is None, sorted, each once."""
+    return sorted({as_int(name, value, minimum=1) for value in (default if given is None else given)})
+
+
+def as_seconds(name, given, default) -> float:
+    """Return ``given``, or ``default`` where that is None, as a number of seconds."""
+    seconds = float(default if given is None else given)
+    if not 0 < seconds < np.inf:
+        raise ValueError(f"{name}: expected a finite number of seconds above 0, got {given}")
+    return seconds
