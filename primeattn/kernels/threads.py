@@ -64,20 +64,21 @@ def set_num_threads(n: int) -> None:
 
 def run(work, workers: int) -> None:
     """Call ``work()`` in ``workers`` threads at once, the calling one among them, and wait for all."""
-    helpers = [_helpers().submit(work) for _ in range(workers - 1)]
-    work()
-    for helper in helpers:
-        if not helper.cancel():
-            helper.result()
+    helpers = [_helpers(workers - 1).submit(work) for _ in range(workers - 1)]
+    try:
+        work()
+    finally:  # the memory they work on is the caller's, who may be leaving by an interrupt
+        for helper in helpers:
+            if not helper.cancel():
+                helper.result()
 
 
-def _helpers() -> ThreadPoolExecutor:
+def _helpers(count: int) -> ThreadPoolExecutor:
     global _pool
     size, pool = _pool or (0, None)
-    if size < _threads - 1:
-        if pool is not None:
-            pool.shutdown(wait=False)
-        _pool = size, pool = _threads - 1, ThreadPoolExecutor(_threads - 1, thread_name_prefix="primeattn")
+    if size < count:  # another thread may still submit to the old one, which ends with its last user
+        pool = ThreadPoolExecutor(count, thread_name_prefix="primeattn")
+        _pool = count, pool
     return pool
 
 

@@ -18,10 +18,10 @@ comparisons, controls. A new sequence joins with one function that says which te
 
 __all__ = ["Sequence", "families", "from_array", "from_callable", "from_json", "get", "names", "register"]
 
-from .registry import families, from_json, get, names, register
-from .value import Sequence, from_array, from_callable
-from .value import as_int as as_int
+from primeattn.sequences.registry import families, from_json, get, names, register
+from primeattn.sequences.value import Sequence, from_array, from_callable
+from primeattn.sequences.value import as_int as as_int
 
 # Each of these files adds its sequences to this namespace and to __all__.
-from . import additive, beatty, combinators, controls, digits  # noqa: F401  # isort: skip
-from . import exponential, golomb, polynomial, residues, sieves  # noqa: F401  # isort: skip
+from primeattn.sequences import additive, beatty, combinators, controls, digits  # noqa: F401  # isort: skip
+from primeattn.sequences import exponential, golomb, polynomial, residues, sieves  # noqa: F401  # isort: skip

@@ -6,7 +6,7 @@ from math import isqrt, log
 
 import numpy as np
 
-from .registry import register
+from primeattn.sequences.registry import register
 
 __all__ = ["mian_chowla", "ulam"]
 

@@ -6,7 +6,7 @@ from math import sqrt
 
 import numpy as np
 
-from .registry import register
+from primeattn.sequences.registry import register
 
 __all__ = ["wythoff_lower", "wythoff_upper"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .chance import as_probability, as_seed, uniform
-from .registry import register
-from .value import Sequence, as_int
+from primeattn.sequences.chance import as_probability, as_seed, uniform
+from primeattn.sequences.registry import register
+from primeattn.sequences.value import Sequence, as_int
 
 __all__ = ["as_sequence", "complement", "shift", "thin"]
 

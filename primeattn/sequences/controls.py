@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from .chance import as_probability, as_seed, random_bits, uniform
-from .combinators import as_sequence
-from .registry import register
-from .value import EMPTY, as_int
+from primeattn.sequences.chance import as_probability, as_seed, random_bits, uniform
+from primeattn.sequences.combinators import as_sequence
+from primeattn.sequences.registry import register
+from primeattn.sequences.value import EMPTY, as_int
 
 __all__ = ["dilated", "matched_random", "strided", "uniform_random"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .registry import register
+from primeattn.sequences.registry import register
 
 __all__ = ["evil", "moser_de_bruijn", "stanley"]
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from functools import lru_cache, update_wrapper
 
-from .value import Sequence, from_array
+from primeattn.sequences.value import Sequence, from_array
 
 __all__ = ["alias", "families", "from_json", "get", "names", "register"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .registry import register
-from .sieves import as_prime
+from primeattn.sequences.registry import register
+from primeattn.sequences.sieves import as_prime
 
 __all__ = ["quadratic_residues"]
 

@@ -6,9 +6,9 @@ from math import isqrt, log
 
 import numpy as np
 
-from .polynomial import int_root
-from .registry import register
-from .value import EMPTY, as_int
+from primeattn.sequences.polynomial import int_root
+from primeattn.sequences.registry import register
+from primeattn.sequences.value import EMPTY, as_int
 
 __all__ = ["as_prime", "lucky", "prime_powers", "primes", "semiprimes", "sophie_germain", "twin_primes"]
 
