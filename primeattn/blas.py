@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-__all__ = ["one_blas_thread"]
+__all__ = ["one_blas_thread", "openblas_threads"]
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def one_blas_thread():
     >>> with one_blas_thread():
     ...     product = np.eye(2) @ np.ones((2, 2))
     """
-    get, set_ = _openblas()
+    get, set_ = openblas_threads()
     before = get()
     set_(1)
     try:
@@ -34,7 +34,7 @@ def one_blas_thread():
         set_(before)
 
 
-def _openblas():
+def openblas_threads():
     """Return OpenBLAS's functions that tell and set its number of threads, or two that do nothing."""
     try:
         library = ctypes.CDLL(np.linalg._umath_linalg.__file__)  # symbols are looked up in what it links, too

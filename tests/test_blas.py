@@ -5,7 +5,7 @@ from primeattn import blas
 
 
 def test_one_thread_within_the_block_and_as_before_after_it():
-    get, set_ = blas._openblas()
+    get, set_ = blas.openblas_threads()
     before = get()
     if before == 0:
         pytest.skip("NumPy here is built on another BLAS than OpenBLAS")

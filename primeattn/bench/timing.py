@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from primeattn.blas import _openblas
+from primeattn.blas import openblas_threads
 from primeattn.kernels import get_num_threads, set_num_threads
 from primeattn.sequences.value import as_int
 
@@ -126,7 +126,7 @@ def thread_count(n, torch=None):
     ...     pa.get_num_threads()
     1
     """
-    blas_count, set_blas = _openblas()
+    blas_count, set_blas = openblas_threads()
     before = get_num_threads(), blas_count(), torch and torch.get_num_threads()
 
     def set_all(kernels, blas, of_torch):
@@ -145,7 +145,7 @@ def thread_count(n, torch=None):
 def blas_notes() -> list[str]:
     """What a reader has to know about the threads of NumPy's BLAS: nothing where they can be set."""
     told = "NumPy's BLAS is not OpenBLAS, or cannot be reached: it uses as many threads as it chooses"
-    return [] if _openblas()[0]() else [told]  # it answers 0 where there is none
+    return [] if openblas_threads()[0]() else [told]  # it answers 0 where there is none
 
 
 def watched(function):

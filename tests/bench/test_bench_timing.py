@@ -108,7 +108,8 @@ class FakeTorch:
 
 def test_everybody_has_the_same_threads_and_then_those_from_before(monkeypatch):
     blas, torch, before = [7], FakeTorch(), pa.get_num_threads()
-    monkeypatch.setattr(timing, "_openblas", lambda: (lambda: blas[0], lambda n: blas.__setitem__(0, n)))
+    functions = (lambda: blas[0]), (lambda n: blas.__setitem__(0, n))
+    monkeypatch.setattr(timing, "openblas_threads", lambda: functions)
     with pytest.raises(KeyError), thread_count(3, torch):
         assert (pa.get_num_threads(), torch.threads, blas) == (3, 3, [3])
         raise KeyError
@@ -117,7 +118,7 @@ def test_everybody_has_the_same_threads_and_then_those_from_before(monkeypatch):
 
 
 def test_a_blas_that_cannot_be_told_is_spoken_of(monkeypatch):
-    monkeypatch.setattr(timing, "_openblas", lambda: (lambda: 0, lambda n: None))
+    monkeypatch.setattr(timing, "openblas_threads", lambda: (lambda: 0, lambda n: None))
     assert "as many threads as it chooses" in timing.blas_notes()[0]
 
 
