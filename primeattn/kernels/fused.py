@@ -118,10 +118,9 @@ def _turn(like, job, s, own, n):
 
 
 @njit
-def _add_run(like, job, slots, u0, u1, own, shifted, x, shift, y, panel, n):
-    """x[shift + c] += sum over slots u0..u1 of weight[c - rows[u]] * y[c - rows[u]], c a row of the panel."""
-    low = max(slots.rows[u1], panel.row)
-    count = min(slots.rows[u0] + n, panel.row + panel.count) - low
+def _add_run(like, job, slots, u0, u1, own, shifted, x, shift, y, n):
+    """x[shift + c] += sum over slots u0..u1 of weight[c - rows[u]] * y[c - rows[u]], for all key rows c."""
+    low, count = slots.rows[u1], slots.rows[u0] - slots.rows[u1] + n
     at = shifted.low  # where each slot's column begins
     for u in range(GROUP):
         if u0 <= u <= u1:
@@ -154,7 +153,7 @@ def _add_fixed(like, job, slots, own, shifted, x, shift, y):
 
 
 @njit
-def _add_group(like, job, slots, g, step, own, shifted, x, shift, y, panel, n):
+def _add_group(like, job, slots, g, step, own, shifted, x, shift, y, n):
     """Add to x what the weights of one group, turned into columns, give it."""
     first = g * GROUP
     group = Slots(slots.rows[first:], slots.low[first:], slots.high[first:])
@@ -168,7 +167,7 @@ def _add_group(like, job, slots, g, step, own, shifted, x, shift, y, panel, n):
             if group.rows[u] - group.rows[end + 1] > job.block:
                 break  # too far apart for one pass over the keys
             end += 1
-        _add_run(like, job, group, u, end, own, shifted, x, shift, y, panel, n)
+        _add_run(like, job, group, u, end, own, shifted, x, shift, y, n)
         u = end + 1
 
 
@@ -207,9 +206,9 @@ def _backward_key_head(like, scale, job, tables, index, kv_head, slots, shifted,
                 shift = job.block + panel.first - sequence.k_start - panel.row
                 for g in range(groups):
                     _turn(like, job, tile_group(job, own.s, g), own, n)
-                    _add_group(like, job, slots, g, step, own, shifted, own.dv, shift, own.dout, panel, n)
+                    _add_group(like, job, slots, g, step, own, shifted, own.dv, shift, own.dout, n)
                     _turn(like, job, tile_group(job, own.ds, g), own, n)
-                    _add_group(like, job, slots, g, step, own, shifted, own.dk, shift, own.q, panel, n)
+                    _add_group(like, job, slots, g, step, own, shifted, own.dk, shift, own.q, n)
                 t += 1
             dq = job.dq + b * job.dq_batch + head * job.dq_head + (sequence.q_row + first) * job.dq_row
             for r in range(n):

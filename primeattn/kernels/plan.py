@@ -100,7 +100,7 @@ def make_plan(patterns, kv_heads, sequences, head_dim, itemsize, backward=False)
     key = (patterns, kv_heads, sequences.tobytes(), head_dim, itemsize, backward)
     plan = _plans.get(key)
     if plan is None:
-        plan = _plans[key] = _build(*key[:2], sequences, *key[3:])
+        plan = _plans[key] = _build(patterns, kv_heads, sequences, head_dim, itemsize, backward)
         while len(_plans) > KEPT_PLANS:
             _plans.popitem(last=False)
     return plan
