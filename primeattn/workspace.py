@@ -60,12 +60,15 @@ class Workspace:
             self._used[key] = used + 1
             return pool[used]
 
-    def scratch(self, name: str, nbytes: int) -> np.ndarray:
-        """Return at least ``nbytes`` bytes that are valid only while the caller holds ``guard()``."""
+    def scratch(self, name: str, nbytes: int, empty=np.empty):
+        """Return at least ``nbytes`` bytes that are valid only while the caller holds ``guard()``.
+
+        ``empty(nbytes, np.uint8)`` makes them, where memory of another kind than NumPy's is needed.
+        """
         with self.guard():
             buffer = self._scratch.get(name)
             if buffer is None or buffer.nbytes < nbytes:
-                buffer = self._scratch[name] = np.empty(nbytes, np.uint8)
+                buffer = self._scratch[name] = empty(nbytes, np.uint8)
             return buffer
 
     def reset(self):

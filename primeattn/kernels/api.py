@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from primeattn.kernels import cpu_call
 from primeattn.kernels.arguments import (
     check_inputs,
     check_options,
     check_outputs,
     check_row_numbers,
     check_rows,
+    row_number_dtype,
 )
+from primeattn.kernels.device_arrays import is_device_array, view_of_host
+from primeattn.kernels.place import backend, decide
 
 __all__ = ["attention", "merge", "sparse_index_kernel", "sparse_index_kernel_backward"]
 
@@ -89,16 +91,23 @@ def sparse_index_kernel(
     >>> bool(np.allclose(out[0, 0, 0], v[0, 0, 0]))  # the first token sees itself only
     True
     """
-    check_inputs(q, k, v)
+    given = {"out": out, "q": q, "k": k, "v": v} | ({} if lse is None else {"lse": lse})
+    place, arrays = decide(given, device, stream, kernel)
+    _forward(place, arrays, pattern, scale, q_start, k_start, cu_seqlens, workspace)
+    return out, lse
+
+
+def _forward(place, arrays, *options):
+    """Check and run."""
+    out, lse, q, k, v = (arrays.get(name) for name in ("out", "lse", "q", "k", "v"))
+    check_inputs(q, k, v, half=place.gpu is not False)
     check_rows("out", out, q.shape, q.dtype)
     if lse is not None:
         check_row_numbers("lse", lse, q)
-    options = check_options(
-        q, k, pattern, scale, q_start, k_start, cu_seqlens, workspace, device, stream, kernel
-    )
-    check_outputs({"out": out} if lse is None else {"out": out, "lse": lse}, {"q": q, "k": k, "v": v})
-    cpu_call.forward(out, lse, q, k, v, options)
-    return out, lse
+    options = check_options(place, q, k, *options)
+    outputs = {"out": out} if lse is None else {"out": out, "lse": lse}
+    check_outputs(outputs, {"q": q, "k": k, "v": v})
+    backend(place, q, options).forward(out, lse, q, k, v, options)
 
 
 def sparse_index_kernel_backward(
@@ -165,23 +174,27 @@ def sparse_index_kernel_backward(
     >>> bool(np.isclose(dv.sum(), out.size))  # every row of p sums to one
     True
     """
-    check_inputs(q, k, v)
-    check_rows("dq", dq, q.shape, q.dtype)
-    check_rows("dk", dk, k.shape, q.dtype)
-    check_rows("dv", dv, v.shape, q.dtype)
-    check_rows("dout", dout, q.shape, q.dtype)
-    check_rows("out", out, q.shape, q.dtype)
+    given = {"dq": dq, "dk": dk, "dv": dv, "dout": dout, "q": q, "k": k, "v": v, "out": out, "lse": lse}
+    place, arrays = decide(given if dlse is None else given | {"dlse": dlse}, device, stream, kernel)
+    _backward(place, arrays, pattern, scale, q_start, k_start, cu_seqlens, workspace)
+    return dq, dk, dv
+
+
+def _backward(place, arrays, *options):
+    """Check and run."""
+    q, k, v, lse, dlse = (arrays.get(name) for name in ("q", "k", "v", "lse", "dlse"))
+    outputs = {name: arrays[name] for name in ("dq", "dk", "dv")}
+    inputs = {name: array for name, array in arrays.items() if name not in outputs}
+    check_inputs(q, k, v, half=place.gpu is not False)
+    for name, like in (("dq", q), ("dk", k), ("dv", v), ("dout", q), ("out", q)):
+        check_rows(name, arrays[name], like.shape, q.dtype)
     check_row_numbers("lse", lse, q)
-    inputs = {"dout": dout, "q": q, "k": k, "v": v, "out": out, "lse": lse}
     if dlse is not None:
         check_row_numbers("dlse", dlse, q)
-        inputs["dlse"] = dlse
-    options = check_options(
-        q, k, pattern, scale, q_start, k_start, cu_seqlens, workspace, device, stream, kernel
-    )
-    check_outputs({"dq": dq, "dk": dk, "dv": dv}, inputs)
-    cpu_call.backward(dq, dk, dv, dout, q, k, v, out, lse, dlse, options)
-    return dq, dk, dv
+    options = check_options(place, q, k, *options)
+    check_outputs(outputs, inputs)
+    rows = inputs["dout"], q, k, v, inputs["out"]
+    backend(place, q, options).backward(*outputs.values(), *rows, lse, dlse, options)
 
 
 def attention(q, k, v, pattern, **options):
@@ -197,8 +210,13 @@ def attention(q, k, v, pattern, **options):
     >>> out.shape, lse.shape
     ((1, 1, 50, 8), (1, 1, 50))
     """
-    check_inputs(q, k, v)
-    out, lse = np.empty(q.shape, q.dtype), np.empty(q.shape[:3], q.dtype)
+    if is_device_array(q):
+        from primeattn.kernels.gpu.allocate import empty_results
+
+        out, lse = empty_results(q)
+    else:
+        check_inputs(*map(view_of_host, (q, k, v)), half=True)
+        out, lse = np.empty(q.shape, q.dtype), np.empty(q.shape[:3], row_number_dtype(q.dtype))
     return sparse_index_kernel(out, lse, q, k, v, pattern, **options)
 
 

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from primeattn.kernels.device_arrays import BFLOAT16
 from primeattn.kernels.plan import SEQUENCE
 from primeattn.patterns import Pattern
 from primeattn.sequences import as_int
 from primeattn.workspace import Workspace
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+HALF_DTYPES = (np.dtype(np.float16), BFLOAT16)  # of storage on the GPU
 OVERLAP_WORK = 100_000  # steps that np.shares_memory may take to prove two strided views disjoint
 
 
@@ -25,18 +27,21 @@ class Options:
     scale: float
     sequences: np.ndarray  # SEQUENCE records
     workspace: Workspace | None
+    stream: int | None = None  # handle, of GPU calls
+    resident: bool = False  # whether the arrays are in the memory of the GPU
 
 
-def check_inputs(q, k, v):
-    """Raise unless q, k and v fit together."""
+def check_inputs(q, k, v, half=False):
+    """Raise unless q, k and v fit together; with ``half``, 16-bit numbers will do."""
     for name, array in (("q", q), ("k", k), ("v", v)):
         _check_array(name, array)
         if array.ndim != 4:
             raise ValueError(
                 f"{name}: expected 4 axes (batch, heads, length, head_dim), got shape {array.shape}"
             )
-        if array.dtype not in DTYPES:
-            raise TypeError(f"{name}: expected float32 or float64, got {array.dtype}")
+        if array.dtype not in DTYPES and not (half and array.dtype in HALF_DTYPES):
+            known = "float16, bfloat16, float32 or float64" if half else "float32 or float64"
+            raise TypeError(f"{name}: expected {known}, got {array.dtype}")
         if array.dtype != q.dtype:
             raise TypeError(f"{name}: expected the dtype of q, {q.dtype}, got {array.dtype}")
         _check_row_layout(name, array)
@@ -56,7 +61,12 @@ def check_inputs(q, k, v):
 def check_row_numbers(name, array, q):
     """Raise unless ``array`` holds one number per query row, as lse and dlse do."""
     _check_array(name, array)
-    _check_like(name, array, q.shape[:3], q.dtype)
+    _check_like(name, array, q.shape[:3], row_number_dtype(q.dtype))
+
+
+def row_number_dtype(dtype):
+    """Return the dtype of lse for rows of ``dtype``: what is computed with."""
+    return np.dtype(np.float32) if dtype in HALF_DTYPES else dtype
 
 
 def check_rows(name, array, shape, dtype):
@@ -79,16 +89,8 @@ def check_outputs(outputs: dict, inputs: dict):
                 raise ValueError(f"{name}: expected memory of its own, got elements shared with {other}")
 
 
-def check_options(
-    q, k, pattern, scale, q_start, k_start, cu_seqlens, workspace, device, stream, kernel
-) -> Options:
-    """Check everything that is not an array of rows."""
-    _check_choice("device", device, ("cpu", "auto", "cuda"))
-    if device == "cuda":
-        raise RuntimeError("device: this version of primeattn has no GPU kernels; use device='cpu' or None")
-    _check_choice("kernel", kernel, ("tiles",))
-    if stream is not None:
-        raise ValueError("stream: expected None on the CPU, streams belong to GPU calls")
+def check_options(place, q, k, pattern, scale, q_start, k_start, cu_seqlens, workspace) -> Options:
+    """Check everything that is not an array of rows; ``place`` says where the call runs."""
     if workspace is not None and not isinstance(workspace, Workspace):
         raise TypeError(f"workspace: expected a Workspace or None, got {type(workspace).__name__}")
     patterns = _check_patterns(pattern, q.shape[1])
@@ -98,7 +100,8 @@ def check_options(
         raise TypeError(f"scale: expected a number or None, got {type(scale).__name__}")
     elif not math.isfinite(scale):
         raise ValueError(f"scale: expected a finite number, got {scale}")
-    return Options(patterns, float(scale), _check_sequences(q, k, q_start, k_start, cu_seqlens), workspace)
+    sequences = _check_sequences(q, k, q_start, k_start, cu_seqlens)
+    return Options(patterns, float(scale), sequences, workspace, place.stream, place.resident)
 
 
 def _check_array(name, array):
@@ -120,7 +123,7 @@ def _check_row_layout(name, array):
         raise ValueError(f"{name}: expected a contiguous last axis, got strides {array.strides}")
 
 
-def _check_choice(name, value, known):
+def check_choice(name, value, known):
     if value is not None and (not isinstance(value, str) or value not in known):
         raise ValueError(f"{name}: expected None or one of {', '.join(map(repr, known))}, got {value!r}")
 

@@ -360,13 +360,14 @@ def test_merge_of_nothing_seen_is_zero():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_few_queries_against_many_keys_copy_only_what_they_read(dtype, rng):
     """Decoding: rows are gathered per tile instead of packing the whole cache."""
-    from primeattn.kernels import arguments
+    from primeattn.kernels import arguments, place
 
     pattern = [pa.Pattern("squares", window=2, global_tokens=g) for g in (0, 3, 3, 200)]
     q = rng.standard_normal((2, 4, 3, 20)).astype(dtype)
     k, v = rng.standard_normal((2, 2, 2, 3000, 20)).astype(dtype)
     options = {"q_start": np.array([2990, 100]), "k_start": np.array([0, 1])}
-    table = arguments.check_options(q, k, pattern, None, *options.values(), *[None] * 5).sequences
+    cpu, rest = place.Place(gpu=False), [None] * 2
+    table = arguments.check_options(cpu, q, k, pattern, None, *options.values(), *rest).sequences
     assert plan.make_plan(tuple(pattern), 2, table, 20, q.itemsize).gather
     out, lse = pa.attention(q, k, v, pattern, **options)
     expected, expected_lse = reference.forward(q, k, v, pattern, **options)

@@ -1,0 +1,139 @@
+"""From checked arguments to launches of the GPU kernels: memory, plan, kernels, results.
+
+Arrays in the memory of the GPU are used where they lie, and nothing is waited for. NumPy arrays are copied
+there and their results back, which is waited for.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, nullcontext
+
+import numpy as np
+from numba import cuda
+
+from primeattn.kernels.device_arrays import BFLOAT16
+from primeattn.kernels.gpu import plan as planning
+from primeattn.kernels.gpu.backward import make_backward_keys, make_backward_queries
+from primeattn.kernels.gpu.forward import make_forward
+from primeattn.kernels.gpu.ptx import VECTOR_BYTES
+from primeattn.kernels.gpu.rows import make_rows
+
+__all__ = ["backward", "forward"]
+
+ALIGN = 256
+
+
+def forward(out, lse, q, k, v, options):
+    """Run the forward kernel; see :func:`primeattn.sparse_index_kernel`."""
+    inputs, outputs = {"q": q, "k": k, "v": v}, {"out": out, "lse": lse}
+    with _resident(inputs, outputs, 0, options) as (at, strides, stream):
+        plan = _plan(q, k, at, strides, options, stream, with_keys=False)
+        if plan.query_tiles:
+            kernel = make_forward(*plan.layout, plan.threads, planning.CHUNK)
+            kernel[(plan.query_tiles, q.shape[1]), plan.threads, stream](
+                at["out"], at["lse"], at["q"], at["k"], at["v"], plan.tables, _scale(plan, options)
+            )
+
+
+def backward(dq, dk, dv, dout, q, k, v, out, lse, dlse, options):
+    """Run the backward kernels; see :func:`primeattn.sparse_index_kernel_backward`."""
+    inputs = {"dout": dout, "q": q, "k": k, "v": v, "out": out, "lse": lse, "dlse": dlse}
+    outputs = {"dq": dq, "dk": dk, "dv": dv}
+    stats = 2 * lse.size * lse.itemsize
+    with _resident(inputs, outputs, stats, options) as (at, strides, stream):
+        batch_rows, rows, number = lse.shape[1] * lse.shape[2], lse.shape[2], 2 * lse.itemsize
+        strides["stats"] = (batch_rows * number, rows * number, number)
+        plan = _plan(q, k, at, strides, options, stream, with_keys=True)
+        shape = (*plan.layout, plan.threads, planning.CHUNK)
+        if plan.query_tiles:
+            make_backward_queries(*shape)[(plan.query_tiles, q.shape[1]), plan.threads, stream](
+                at["dq"], at["stats"], at["dout"], at["q"], at["k"], at["v"], at["out"], at["lse"],
+                at["dlse"], plan.tables, _scale(plan, options),
+            )  # fmt: skip
+        if plan.key_tiles:
+            make_backward_keys(*shape)[(plan.key_tiles, k.shape[1]), plan.threads, stream](
+                at["dk"], at["dv"], at["stats"], at["dout"], at["q"], at["k"], at["v"],
+                plan.tables, _scale(plan, options),
+            )  # fmt: skip
+
+
+def _plan(q, k, at, strides, options, stream, with_keys):
+    storage = "bfloat16" if q.dtype == BFLOAT16 else q.dtype.name
+    row_bytes = q.shape[3] * q.itemsize
+    rows = [name for name in strides if name not in ("lse", "dlse", "stats")]
+    aligned = row_bytes % VECTOR_BYTES == 0 and all(
+        at[name] % VECTOR_BYTES == 0 and all(stride % VECTOR_BYTES == 0 for stride in strides[name])
+        for name in rows
+    )
+    layout = planning.Layout(storage, q.shape[3], aligned)
+    return planning.make_plan(
+        options.patterns, k.shape[1], options.sequences, strides, layout, stream, with_keys
+    )
+
+
+def _scale(plan, options):
+    rows = make_rows(*plan.layout)
+    number = np.float64 if plan.layout.storage == "float64" else np.float32
+    return number(options.scale * rows.unit)
+
+
+@contextmanager
+def _resident(inputs, outputs, stats, options):
+    """Addresses and strides on the device by name, and the stream. ``stats`` bytes are scratch memory.
+
+    Inputs in the memory of the host are copied to the device before, and outputs back after.
+    """
+    arrays = {name: array for name, array in (inputs | outputs).items() if array is not None}
+    moved = {} if options.resident else arrays
+    stream = cuda.external_stream(options.stream) if options.stream else 0
+    with nullcontext() if options.workspace is None else options.workspace.guard():
+        memory = _memory({name: a.nbytes for name, a in moved.items()} | {"stats": stats}, options.workspace)
+        strides = {name: _strides(array, dense=name in moved) for name, array in arrays.items()}
+        at = dict.fromkeys((*inputs, *outputs), 0)
+        at |= {name: array.ctypes.data for name, array in arrays.items()}
+        at |= {name: _address(part) for name, part in memory.items()}
+        for name in inputs.keys() & moved.keys():
+            if moved[name].size:
+                memory[name].copy_to_device(_bytes(np.ascontiguousarray(moved[name])), stream=stream)
+        yield at, strides, stream
+        for name in outputs.keys() & moved.keys():
+            if moved[name].size:
+                _copy_back(moved[name], memory[name], stream)
+
+
+def _memory(sizes, workspace):
+    """Device memory of the given sizes, in parts of one buffer; nothing where nothing is needed."""
+    spans, total = {}, 0
+    for name, size in sizes.items():
+        spans[name], total = slice(total, total + size), total + -(-size // ALIGN) * ALIGN
+    if total == 0:
+        return {}
+    if workspace is None:
+        buffer = cuda.device_array(total, np.uint8)
+    else:
+        buffer = workspace.scratch("gpu", total, cuda.device_array)
+    return {name: buffer[span] for name, span in spans.items() if span.stop > span.start}
+
+
+def _address(buffer):
+    return buffer.device_ctypes_pointer.value
+
+
+def _strides(array, dense):
+    """Strides of batch, head and row in bytes: those of ``array``, or of a copy of it in C order."""
+    strides = array.strides
+    if dense:
+        strides = np.cumprod([array.itemsize, *array.shape[:0:-1]], dtype=np.int64)[::-1].tolist()
+    return tuple(stride if n > 1 else 0 for stride, n in zip(strides[:3], array.shape[:3], strict=True))
+
+
+def _bytes(array):
+    return array.reshape(-1).view(np.uint8)
+
+
+def _copy_back(array, buffer, stream):
+    whole = array if array.flags.c_contiguous else np.empty(array.shape, array.dtype)
+    buffer.copy_to_host(_bytes(whole), stream=stream)
+    cuda.synchronize()
+    if whole is not array:
+        array[...] = whole

@@ -1,0 +1,146 @@
+"""Plans of GPU launches: the tables the kernels read, in one array on the device, and the shape of the grid.
+
+All that a plan depends on is its key (patterns, lengths, layouts), so calls that repeat share it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+import numpy as np
+from numba import cuda
+
+from primeattn.kernels.gpu import backward, forward
+from primeattn.kernels.gpu.rows import MAX_HEAD_DIM, make_rows
+from primeattn.kernels.gpu.walk import ARRAYS, FIELDS
+
+__all__ = ["Plan", "make_plan"]
+
+CHUNK = 256  # offsets staged at once
+WIDE, NARROW = 512, 256  # threads of a block: where rows take few registers, and elsewhere
+BLOCKS = 264  # two for every processor of a large GPU; a constant, so that all GPUs give the same results
+MAX_POSITION = 2**31 - 2
+MAX_HEADS = 65535  # of a grid
+KEPT_PLANS = 64
+
+
+class Layout(NamedTuple):
+    """Rows of the arrays of a call: what kernels are compiled for."""
+
+    storage: str
+    head_dim: int
+    aligned: bool
+
+
+class Plan(NamedTuple):
+    """Tables on the device and launch shapes; ``key_tiles`` is 0 for a forward."""
+
+    tables: object
+    layout: Layout
+    threads: int
+    query_tiles: int
+    key_tiles: int
+
+
+_plans: OrderedDict = OrderedDict()
+
+
+def make_plan(patterns, kv_heads, sequences, strides, layout, stream, with_keys=False) -> Plan:
+    """Plan for one pattern per query head, a SEQUENCE table and each array's (batch, head, row) strides."""
+    key = (patterns, kv_heads, sequences.tobytes(), tuple(strides.items()), layout, with_keys)
+    plan = _plans.get(key)
+    if plan is None:
+        plan = _plans[key] = _build(patterns, kv_heads, sequences, strides, layout, stream, with_keys)
+        while len(_plans) > KEPT_PLANS:
+            _plans.popitem(last=False)
+    return plan
+
+
+def _build(patterns, kv_heads, sequences, strides, layout, stream, with_keys) -> Plan:
+    _check(patterns, sequences, strides, layout)
+    rows = make_rows(*layout)
+    wide = layout.aligned and layout.storage != "float64" and layout.head_dim <= MAX_HEAD_DIM // 2
+    threads = WIDE if wide else NARROW
+    groups, heads = threads // rows.lanes, len(patterns)
+
+    reach = int((sequences["q_start"] + sequences["n_q"]).max(initial=0))
+    distinct = list(dict.fromkeys(patterns))
+    runs = [pattern.offsets(reach) for pattern in distinct]
+    reads = max(run.size + pattern.global_tokens for run, pattern in zip(runs, distinct, strict=True))
+
+    shift = _splits(sequences["n_q"], heads, groups, reads, forward.UNROLL)
+    query_tiles = _tiles(sequences["n_q"], groups >> shift, shift)[::-1]  # late queries have most keys
+    key_tiles = np.zeros((0, 4), np.int64)
+    if with_keys:
+        group = heads // kv_heads
+        # Keys that some head attends from everywhere have a block each, and go first: they have most queries.
+        most = _splits(sequences["n_k"] * 0 + 1, 1, groups, np.inf, backward.KEYS_UNROLL)
+        columns = max(pattern.global_tokens for pattern in patterns) - sequences["k_start"]
+        columns = np.clip(columns, 0, sequences["n_k"])
+        shift = _splits(sequences["n_k"], kv_heads, groups, reads * group, backward.KEYS_UNROLL)
+        others = _tiles(sequences["n_k"] - columns, groups >> shift, shift)
+        others[:, 1] += columns[others[:, 0]]
+        key_tiles = np.concatenate([_tiles(columns, 1, most), others])
+
+    tables = np.zeros(max(FIELDS) + 3, np.int64)
+    tables[FIELDS.group] = heads // kv_heads
+    for name, field in zip(ARRAYS, FIELDS[-len(ARRAYS) :], strict=True):
+        tables[field : field + 3] = strides.get(name, 0)
+    begins = np.cumsum([0] + [run.size for run in runs])
+    entries = [
+        (begins[distinct.index(pattern)], runs[distinct.index(pattern)].size, pattern.global_tokens)
+        for pattern in patterns
+    ]
+    entries = np.array([(*entry, head // tables[FIELDS.group]) for head, entry in enumerate(entries)])
+    parts = {
+        "sequences": sequences.view(np.int64),
+        "heads": entries,
+        "query_tiles": query_tiles,
+        "key_tiles": key_tiles,
+        "offsets": np.concatenate(runs),
+    }
+    at = tables.size
+    for name, part in parts.items():
+        if name == "offsets":
+            entries[:, 0] += at
+        else:
+            tables[getattr(FIELDS, name)] = at
+        at += part.size
+    tables = np.concatenate([tables, *(part.reshape(-1) for part in parts.values())])
+    return Plan(cuda.to_device(tables, stream=stream), layout, threads, len(query_tiles), len(key_tiles))
+
+
+def _check(patterns, sequences, strides, layout):
+    """Raise where a launch would not fit its 32-bit numbers."""
+    if layout.head_dim > MAX_HEAD_DIM:
+        raise ValueError(f"q: expected head_dim up to {MAX_HEAD_DIM} on the GPU, got {layout.head_dim}")
+    if len(patterns) > MAX_HEADS:
+        raise ValueError(f"q: expected up to {MAX_HEADS} heads on the GPU, got {len(patterns)}")
+    for name, start, count in (("q_start", "q_start", "n_q"), ("k_start", "k_start", "n_k")):
+        end = int((sequences[start] + sequences[count]).max(initial=0))
+        if end > MAX_POSITION:
+            raise ValueError(f"{name}: expected positions up to {MAX_POSITION} on the GPU, got {end}")
+    for name, (*_, row) in strides.items():
+        if abs(row) >= 2**31:
+            raise ValueError(f"{name}: expected rows less than 2**31 bytes apart on the GPU, got {row}")
+
+
+def _splits(lengths, heads, groups, reads, unroll) -> int:
+    """Logarithm of the number of groups that share a row: as few as fill the GPU, each with enough to do."""
+    shift = 0
+    while (
+        2 << shift <= min(groups, CHUNK // unroll, reads / unroll)
+        and heads * np.sum(-(-lengths // (groups >> shift))) < BLOCKS
+    ):
+        shift += 1
+    return shift
+
+
+def _tiles(lengths, size, shift):
+    """Blocks of up to ``size`` rows: sequence, first row, number of rows, logarithm of the splits."""
+    counts = -(-lengths // size)
+    sequence = np.repeat(np.arange(lengths.size), counts)
+    first = (np.arange(sequence.size) - np.repeat(np.cumsum(counts) - counts, counts)) * size
+    rows = np.minimum(lengths[sequence] - first, size)
+    return np.stack([sequence, first, rows, np.full(sequence.size, shift)], axis=1)

@@ -1,0 +1,96 @@
+"""Which CUDA this machine offers, and all that differs between versions of Numba's CUDA target.
+
+Numba's own target and the package numba-cuda, which replaces it, both serve. Other modules import ``cuda``
+from Numba and ask here for the rest.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+
+import numpy as np
+
+__all__ = ["available", "compiled", "describe", "device_function", "problem", "require"]
+
+INSTALL = "install primeattn[cuda] on a machine with an NVIDIA GPU and its driver, or use device='cpu'"
+MIN_CAPABILITY = (8, 0)  # of bfloat16 conversions
+
+
+def _version(package) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+# numba-cuda up to 0.30.4 looks this name up at the first compilation, and NumPy 2.5 dropped it.
+if _version("numba-cuda") and not hasattr(np, "row_stack"):
+    setattr(np, "row_stack", np.vstack)  # noqa: B010
+
+try:
+    from numba import config, cuda
+
+    _broken = None
+except Exception as error:  # versions of numba and numba-cuda that do not fit raise what they like
+    cuda, _broken = None, f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _sentence(error) -> str:
+    return " ".join(str(error).split()).split(". ")[0].rstrip(".")
+
+
+@cache
+def problem() -> str | None:
+    """Return why no kernel can run on a GPU here, in one line, or None when one can."""
+    if _broken is not None:
+        return f"numba.cuda does not import ({_broken})"
+    if config.ENABLE_CUDASIM:
+        return "NUMBA_ENABLE_CUDASIM is set, and the simulator knows no warps"
+    error = cuda.cuda_error()
+    if error is not None:
+        return _sentence(error)
+    try:
+        if not cuda.is_available():
+            return "numba.cuda finds no GPU, or not the CUDA libraries it compiles with"
+        capability = tuple(cuda.get_current_device().compute_capability)
+    except Exception as error:  # a driver too old for the runtime raises at the first call
+        return _sentence(error)
+    if capability < MIN_CAPABILITY:
+        return f"the GPU has compute capability {capability[0]}.{capability[1]}, below 8.0"
+    return None
+
+
+def available() -> bool:
+    """Return whether a GPU can run the kernels."""
+    return problem() is None
+
+
+def require():
+    """Raise RuntimeError unless a GPU can run the kernels."""
+    reason = problem()
+    if reason is not None:
+        raise RuntimeError(f"device: no GPU can be used here: {reason}; {INSTALL}")
+
+
+def describe() -> dict[str, str]:
+    """Return what there is, in words: the CUDA target of Numba, the device, and which kernels can run."""
+    package = _version("numba-cuda")
+    target = f"numba-cuda {package}" if package else f"built into numba {_version('numba')}"
+    reason = problem()
+    if reason is not None:
+        return {"target": target, "device": f"none: {reason}", "kernels": "none"}
+    device = cuda.get_current_device()
+    name = device.name.decode() if isinstance(device.name, bytes) else device.name
+    major, minor = device.compute_capability
+    return {"target": target, "device": f"{name}, compute capability {major}.{minor}", "kernels": "gather"}
+
+
+def compiled(threads, blocks):
+    """Decorator: a kernel of blocks of ``threads``, in registers so few that ``blocks`` share a processor."""
+    return cuda.jit(launch_bounds=(threads, blocks))
+
+
+def device_function(function):
+    """Decorator: a function called by kernels."""
+    return cuda.jit(device=True)(function)

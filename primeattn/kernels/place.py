@@ -1,0 +1,110 @@
+"""Where a call runs: on the CPU or the GPU, by the arrays it gets and what its caller asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from primeattn.kernels import cpu_call
+from primeattn.kernels.arguments import HALF_DTYPES, check_choice
+from primeattn.kernels.device_arrays import (
+    array_stream,
+    is_device_array,
+    stream_handle,
+    view,
+    view_of_host,
+)
+
+__all__ = ["Place", "backend", "decide"]
+
+KERNELS = {"tiles": "cpu", "gather": "cuda"}
+AUTO_WORK = (
+    2**31
+)  # multiply-adds from which "auto" takes NumPy arrays to the GPU; an estimate, not measured yet
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a call runs."""
+
+    gpu: bool | None  # None: where it is faster
+    resident: bool = False  # whether the arrays are in the memory of the GPU
+    stream: int | None = None  # handle
+
+
+def decide(arrays, device, stream, kernel):
+    """Return the place of a call, and its arrays by name as NumPy arrays to check and take addresses of."""
+    check_choice("device", device, ("cpu", "auto", "cuda"))
+    check_choice("kernel", kernel, tuple(KERNELS))
+    resident = {name: is_device_array(array) for name, array in arrays.items()}
+    if any(resident.values()):
+        return _among_device_arrays(arrays, resident, device, stream, kernel)
+    gpu = device == "cuda"
+    if device == "auto" and kernel != "tiles" and _support().available():
+        gpu = None if stream is None and kernel is None else True
+    if gpu is False and stream is not None:
+        raise ValueError("stream: expected None on the CPU, streams belong to GPU calls")
+    if gpu is not None:
+        _check_kernel(kernel, gpu)
+    if gpu is not False:
+        arrays = {name: view_of_host(array) for name, array in arrays.items()}
+    return Place(gpu, stream=stream_handle(stream)), arrays
+
+
+def backend(place, q, options):
+    """Return the module that runs a call, once its arguments have passed all checks."""
+    gpu = place.gpu
+    if gpu is None:
+        gpu = q.dtype in HALF_DTYPES or _work(q, options) >= AUTO_WORK
+    if not gpu:
+        return cpu_call
+    _support().require()
+    from primeattn.kernels.gpu import call
+
+    return call
+
+
+def _work(q, options):
+    """Multiply-adds of one product over all pairs, at most."""
+    sequences = options.sequences
+    reach = int((sequences["q_start"] + sequences["n_q"]).max(initial=0))
+    counts = [pattern.offsets(reach).size + pattern.global_tokens for pattern in options.patterns]
+    keys = np.minimum.outer(sequences["n_k"], counts).sum(axis=1)
+    return float(sequences["n_q"] @ keys) * q.shape[3]
+
+
+def _among_device_arrays(arrays, resident, device, stream, kernel):
+    for name, array in arrays.items():
+        if not resident[name]:
+            raise TypeError(
+                f"{name}: expected an array in the memory of the GPU like the others, "
+                f"got {type(array).__name__}"
+            )
+    if device == "cpu":
+        raise ValueError(
+            "device: expected None, 'auto' or 'cuda' for arrays in the memory of the GPU, got 'cpu'"
+        )
+    _check_kernel(kernel, True)
+    handle = stream_handle(stream)
+    if handle is None:
+        carried = {s for s in map(array_stream, arrays.values()) if s is not None}
+        if len(carried) > 1:
+            raise ValueError(f"stream: expected one to run on, as the arrays carry {len(carried)}, got None")
+        handle = next(iter(carried), None)
+    return Place(True, True, handle), {name: view(name, array, handle) for name, array in arrays.items()}
+
+
+def _check_kernel(kernel, gpu):
+    if kernel is not None and (KERNELS[kernel] == "cuda") != gpu:
+        where = "GPU" if gpu else "CPU"
+        names = ", ".join(repr(name) for name, device in KERNELS.items() if (device == "cuda") == gpu)
+        raise ValueError(f"kernel: expected None or {names} on the {where}, got {kernel!r}")
+
+
+def _support():
+    from primeattn.kernels.gpu import (
+        support,
+    )  # importing CUDA takes time that calls on the CPU need not spend
+
+    return support

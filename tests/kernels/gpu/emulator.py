@@ -1,0 +1,286 @@
+"""Runs the GPU kernels as Python: a greenlet per thread, warps and barriers as on the device.
+
+``with emulated() as machine:`` puts Python twins in the place of Numba's CUDA and of the PTX intrinsics, so
+that the public functions run with ``device="cuda"`` and without a GPU. Memory of the device is NumPy memory;
+every access is checked to lie in a buffer that was registered, and to be aligned. The order in which threads
+run between two barriers is shuffled by a seed, so that a missing barrier shows.
+"""
+
+import itertools
+import math
+import random
+from bisect import bisect_right
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import numpy as np
+from greenlet import getcurrent, greenlet
+
+from primeattn.kernels.gpu import backward, call, forward, plan, ptx, rows, support, walk
+
+WARP = 32
+NUMPY = {"float64": "<f8", "float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
+
+
+class Memory:
+    """Buffers by address, and checked access to them."""
+
+    def __init__(self):
+        self.starts, self.buffers = [], []
+
+    def add(self, array):
+        """Register a C-ordered array; it is kept alive."""
+        if array.nbytes:
+            at = bisect_right(self.starts, array.ctypes.data)
+            self.starts.insert(at, array.ctypes.data)
+            self.buffers.insert(at, array.reshape(-1).view(np.uint8))
+        return array
+
+    def words(self, address, storage, count):
+        """``count`` elements at ``address``, as a view."""
+        at = bisect_right(self.starts, address) - 1
+        size = np.dtype(NUMPY[storage]).itemsize
+        start = address - self.starts[at] if at >= 0 else -1
+        if not 0 <= start <= self.buffers[at].nbytes - count * size:
+            raise IndexError(f"access to {count} {storage} outside of any buffer")
+        if address % (count * size):
+            raise IndexError(f"access to {count} {storage} that is not aligned")
+        return self.buffers[at][start : start + count * size].view(NUMPY[storage])
+
+
+def decoded(storage, words):
+    if storage == "bfloat16":
+        words = (words.astype(np.uint32) << 16).view(np.float32)
+    return tuple(words.tolist())
+
+
+def encoded(storage, values):
+    if storage != "bfloat16":
+        return values
+    bits = np.asarray(values, np.float32).view(np.uint32).astype(np.uint64)
+    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    return np.where(np.isnan(np.asarray(values, np.float32)), 0x7FFF, rounded).astype(np.uint16)
+
+
+class Intrinsics:
+    """Twins of :mod:`primeattn.kernels.gpu.ptx`."""
+
+    VECTOR_BYTES = ptx.VECTOR_BYTES
+
+    def __init__(self, memory):
+        self.memory = memory
+
+    def exp2(self, x):
+        return 2.0**x if x < 128 else math.inf if x == x else x
+
+    def row_address(self, base, row, stride):
+        return base + row * stride
+
+    def vector_access(self, storage):
+        return self._access(storage, self.VECTOR_BYTES // np.dtype(NUMPY[storage]).itemsize)
+
+    def scalar_access(self, storage):
+        load, store = self._access(storage, 1)
+        return lambda address: load(address)[0], lambda address, value: store(address, (value,))
+
+    def _access(self, storage, count):
+        def load(address):
+            return decoded(storage, self.memory.words(address, storage, count))
+
+        def store(address, values):
+            with np.errstate(over="ignore"):
+                self.memory.words(address, storage, count)[:] = encoded(storage, values)
+
+        return load, store
+
+
+class Number:
+    """Twin of a Numba type: called on a number, and a dtype for arrays."""
+
+    def __init__(self, convert, bitwidth):
+        self.convert, self.bitwidth = convert, bitwidth
+
+    def __call__(self, value):
+        return self.convert(value)
+
+
+TYPES = SimpleNamespace(
+    int32=Number(int, 32),
+    uint32=Number(int, 32),
+    int64=Number(int, 64),
+    float32=Number(float, 32),
+    float64=Number(float, 64),
+)
+
+
+class Thread:
+    def __init__(self, function, arguments, index, hub):
+        self.index, self.waits, self.sends, self.receives = index, None, None, None
+        self.greenlet = greenlet(lambda: function(*arguments), hub)
+
+    def meet(self, what, value=None):
+        """Wait until all others of the block (or of the warp) come to the same point; what each has sent."""
+        self.waits, self.sends = what, value
+        self.greenlet.parent.switch()
+        return self.receives
+
+
+class Machine:
+    """Twin of ``numba.cuda`` in kernels and on the host, one block at a time."""
+
+    def __init__(self, seed, skip_barrier=None):
+        self.memory, self.random, self.launches = Memory(), random.Random(seed), []
+        self.shared = SimpleNamespace(array=self._shared_array)
+        self.local = SimpleNamespace(array=lambda size, number: [math.nan] * size)
+        self.skip_barrier = skip_barrier  # number of the barrier, as each thread counts them, to leave out
+        self.external_stream = lambda handle: handle
+
+    # what kernels call
+    @property
+    def threadIdx(self):
+        return SimpleNamespace(x=self.thread.index)
+
+    def syncthreads(self):
+        self.counts[self.thread.index] += 1
+        if self.counts[self.thread.index] != self.skip_barrier:
+            self.thread.meet("block")
+
+    def shfl_xor_sync(self, mask, value, other):
+        assert mask == 0xFFFFFFFF
+        return self.thread.meet("warp", value)[self.thread.index ^ other]
+
+    def _shared_array(self, size, number):
+        # The n-th array that a thread asks for is the block's n-th: a kernel has them all in one order.
+        thread = self.thread.index
+        self.asked[thread] += 1
+        for _ in range(len(self.arrays), self.asked[thread]):
+            self.arrays.append([math.nan] * size)
+        return self.arrays[self.asked[thread] - 1]
+
+    # what the host calls
+    def device_array(self, size, dtype):
+        return Buffer(self.memory.add(np.full(size, 0xAB, dtype)))
+
+    def to_device(self, array, stream=0):
+        return array
+
+    def synchronize(self):
+        pass
+
+    def kernel(self, function):
+        return Kernel(self, function)
+
+    def run_block(self, function, arguments, threads):
+        self.counts, self.asked, self.arrays = [0] * threads, [0] * threads, []
+        hub = getcurrent()
+        live = [Thread(function, arguments, index, hub) for index in range(threads)]
+        ready = list(live)
+        while live:
+            self.random.shuffle(ready)
+            for thread in ready:
+                self.thread = thread
+                thread.greenlet.switch()
+            live = [thread for thread in live if not thread.greenlet.dead]
+            ready = [thread for group in self._meetings(live, threads) for thread in group]
+            if live and not ready:
+                raise RuntimeError(f"threads wait for each other at {sorted({t.waits for t in live})}")
+
+    def _meetings(self, live, threads):
+        """Groups of threads of which all have come to one point; each gets what the others sent."""
+        if live and all(thread.waits == "block" for thread in live):
+            assert len(live) == threads, "some threads have left before a barrier"
+            yield live
+        for _, warp in itertools.groupby(live, key=lambda thread: thread.index // WARP):
+            warp = list(warp)
+            if len(warp) == min(WARP, threads) and all(thread.waits == "warp" for thread in warp):
+                sent = {thread.index: thread.sends for thread in warp}
+                for thread in warp:
+                    thread.receives = sent
+                yield warp
+
+
+class Buffer:
+    """Twin of a Numba device array of bytes."""
+
+    def __init__(self, array):
+        self.array, self.nbytes = array, array.nbytes
+        self.device_ctypes_pointer = SimpleNamespace(value=array.ctypes.data)
+
+    def __getitem__(self, span):
+        return Buffer(self.array[span])
+
+    def copy_to_device(self, host, stream=0):
+        self.array[:] = host
+
+    def copy_to_host(self, host, stream=0):
+        host[:] = self.array
+
+
+class Kernel:
+    def __init__(self, machine, function):
+        self.machine, self.function = machine, function
+
+    def __getitem__(self, shape):
+        def launch(*arguments):
+            (width, height), threads, stream = shape
+            self.machine.launches.append((self.function.__name__, width, height, threads, stream))
+            blocks = list(itertools.product(range(width), range(height)))
+            self.machine.random.shuffle(blocks)
+            for x, y in blocks:
+                self.machine.blockIdx = SimpleNamespace(x=x, y=y)
+                self.machine.run_block(self.function, arguments, threads)
+
+        return launch
+
+
+class DeviceArray:
+    """Memory of the emulated device, as another library hands it out."""
+
+    def __init__(self, machine, array, stream=None):
+        self.array = array
+        owner = array
+        while isinstance(owner.base, np.ndarray):
+            owner = owner.base
+        if owner.ctypes.data not in machine.memory.starts:
+            machine.memory.add(owner)
+        self.__cuda_array_interface__ = dict(array.__array_interface__, version=3, stream=stream)
+        self.dtype, self.shape = array.dtype, array.shape
+
+
+@contextmanager
+def emulated(monkeypatch, *, wide=64, narrow=64, chunk=32, blocks=4, seed=0, skip_barrier=None):
+    """Emulate a GPU with blocks so small that tiny inputs span several."""
+    machine = Machine(seed, skip_barrier)
+    intrinsics = Intrinsics(machine.memory)
+    makers = (
+        rows.make_rows, forward.make_forward, backward.make_backward_queries, backward.make_backward_keys,
+    )  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr(support, "problem", lambda: None)
+        for module in (rows, walk, forward, backward, plan, call):
+            patch.setattr(module, "cuda", machine)
+            for name, value in (
+                ("numba", TYPES),
+                ("ptx", intrinsics),
+                ("row_address", intrinsics.row_address),
+                ("device_function", lambda function: function),
+                ("compiled", lambda threads, blocks: machine.kernel),
+            ):
+                if hasattr(module, name):
+                    patch.setattr(module, name, value)
+        for name in ("place", "address", "lower_bound"):
+            function = getattr(walk, name).py_func
+            for module in (walk, forward, backward):
+                if hasattr(module, name):
+                    patch.setattr(module, name, function)
+        for name, value in (("WIDE", wide), ("NARROW", narrow), ("CHUNK", chunk), ("BLOCKS", blocks)):
+            patch.setattr(plan, name, value)
+        for maker in makers:
+            maker.cache_clear()
+        plan._plans.clear()
+        try:
+            yield machine
+        finally:
+            for maker in makers:
+                maker.cache_clear()
+            plan._plans.clear()
