@@ -89,7 +89,7 @@ def _resident(inputs, outputs, stats, options):
     with nullcontext() if options.workspace is None else options.workspace.guard():
         memory = _memory({name: a.nbytes for name, a in moved.items()} | {"stats": stats}, options.workspace)
         strides = {name: _strides(array, dense=name in moved) for name, array in arrays.items()}
-        at = dict.fromkeys((*inputs, *outputs), 0)
+        at = dict.fromkeys((*inputs, *outputs, "stats"), 0)
         at |= {name: array.ctypes.data for name, array in arrays.items()}
         at |= {name: _address(part) for name, part in memory.items()}
         for name in inputs.keys() & moved.keys():

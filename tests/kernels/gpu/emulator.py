@@ -9,6 +9,7 @@ run between two barriers is shuffled by a seed, so that a missing barrier shows.
 import itertools
 import math
 import random
+import sys
 from bisect import bisect_right
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -113,6 +114,12 @@ TYPES = SimpleNamespace(
 )
 
 
+def caller():
+    """File and line of the kernel that calls a method of the machine."""
+    frame = sys._getframe(2)
+    return frame.f_code.co_filename, frame.f_lineno
+
+
 class Thread:
     def __init__(self, function, arguments, index, hub):
         self.index, self.waits, self.sends, self.receives = index, None, None, None
@@ -132,7 +139,7 @@ class Machine:
         self.memory, self.random, self.launches = Memory(), random.Random(seed), []
         self.shared = SimpleNamespace(array=self._shared_array)
         self.local = SimpleNamespace(array=lambda size, number: [math.nan] * size)
-        self.skip_barrier = skip_barrier  # number of the barrier, as each thread counts them, to leave out
+        self.skip_barrier = skip_barrier  # (file, line) of one to leave out
         self.external_stream = lambda handle: handle
 
     # what kernels call
@@ -141,8 +148,7 @@ class Machine:
         return SimpleNamespace(x=self.thread.index)
 
     def syncthreads(self):
-        self.counts[self.thread.index] += 1
-        if self.counts[self.thread.index] != self.skip_barrier:
+        if caller() != self.skip_barrier:
             self.thread.meet("block")
 
     def shfl_xor_sync(self, mask, value, other):
@@ -150,12 +156,7 @@ class Machine:
         return self.thread.meet("warp", value)[self.thread.index ^ other]
 
     def _shared_array(self, size, number):
-        # The n-th array that a thread asks for is the block's n-th: a kernel has them all in one order.
-        thread = self.thread.index
-        self.asked[thread] += 1
-        for _ in range(len(self.arrays), self.asked[thread]):
-            self.arrays.append([math.nan] * size)
-        return self.arrays[self.asked[thread] - 1]
+        return self.arrays.setdefault(caller(), [math.nan] * size)
 
     # what the host calls
     def device_array(self, size, dtype):
@@ -171,7 +172,7 @@ class Machine:
         return Kernel(self, function)
 
     def run_block(self, function, arguments, threads):
-        self.counts, self.asked, self.arrays = [0] * threads, [0] * threads, []
+        self.arrays = {}
         hub = getcurrent()
         live = [Thread(function, arguments, index, hub) for index in range(threads)]
         ready = list(live)
