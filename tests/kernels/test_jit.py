@@ -35,13 +35,17 @@ def test_numba_cache_dir_is_honoured(tmp_path):
 def test_folder_changes_with_any_kernel_source(tmp_path, monkeypatch):
     from primeattn.kernels import jit
 
-    for name in ("jit.py", "simd.py"):
+    names = "kernels/jit.py", "kernels/simd.py", "nn/_loops.py"
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("# one")
-    monkeypatch.setattr(jit, "__file__", str(tmp_path / "jit.py"))
-    before = jit._cache_folder()
-    assert before == jit._cache_folder()
-    (tmp_path / "simd.py").write_text("# two")
-    assert before != jit._cache_folder()
+    monkeypatch.setattr(jit, "__file__", str(tmp_path / "kernels" / "jit.py"))
+    folders = {jit._cache_folder(), jit._cache_folder()}
+    assert len(folders) == 1
+    for name in names:
+        (tmp_path / name).write_text("# two")
+        folders.add(jit._cache_folder())
+    assert len(folders) == 4
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root can write anywhere")

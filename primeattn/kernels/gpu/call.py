@@ -37,7 +37,7 @@ def forward(out, lse, q, k, v, options):
 
 def backward(dq, dk, dv, dout, q, k, v, out, lse, dlse, options):
     """Run the backward kernels; see :func:`primeattn.sparse_index_kernel_backward`."""
-    inputs = {"dout": dout, "q": q, "k": k, "v": v, "out": out, "lse": lse, "dlse": dlse}
+    inputs = {"q": q, "k": k, "v": v, "dout": dout, "out": out, "lse": lse, "dlse": dlse}
     outputs = {"dq": dq, "dk": dk, "dv": dv}
     stats = 2 * lse.size * lse.itemsize
     with _resident(inputs, outputs, stats, options) as (at, strides, stream):
@@ -84,6 +84,7 @@ def _resident(inputs, outputs, stats, options):
     Inputs in the memory of the host are copied to the device before, and outputs back after.
     """
     arrays = {name: array for name, array in (inputs | outputs).items() if array is not None}
+    planning.check_limits(arrays, options)
     moved = {} if options.resident else arrays
     stream = cuda.external_stream(options.stream) if options.stream else 0
     with nullcontext() if options.workspace is None else options.workspace.guard():

@@ -15,7 +15,7 @@ from primeattn.kernels.gpu import backward, forward
 from primeattn.kernels.gpu.rows import MAX_HEAD_DIM, make_rows
 from primeattn.kernels.gpu.walk import ARRAYS, FIELDS
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Plan", "check_limits", "make_plan"]
 
 CHUNK = 256  # offsets staged at once
 WIDE, NARROW = 512, 256  # threads of a block: where rows take few registers, and elsewhere
@@ -43,6 +43,24 @@ class Plan(NamedTuple):
     key_tiles: int
 
 
+def check_limits(arrays, options):
+    """Raise where a launch of ``arrays`` (by name) would not fit its registers, grid or 32-bit numbers."""
+    _, heads, _, head_dim = arrays["q"].shape
+    if head_dim > MAX_HEAD_DIM:
+        raise ValueError(f"q: expected head_dim up to {MAX_HEAD_DIM} on the GPU, got {head_dim}")
+    if heads > MAX_HEADS:
+        raise ValueError(f"q: expected up to {MAX_HEADS} heads on the GPU, got {heads}")
+    for start, count in (("q_start", "n_q"), ("k_start", "n_k")):
+        end = int((options.sequences[start] + options.sequences[count]).max(initial=0))
+        if end > MAX_POSITION:
+            raise ValueError(f"{start}: expected positions up to {MAX_POSITION} on the GPU, got {end}")
+    for name, array in arrays.items():
+        if array.ndim == 4 and array.shape[2] > 1 and abs(array.strides[2]) >= 2**31:
+            raise ValueError(
+                f"{name}: expected rows less than 2**31 bytes apart on the GPU, got {array.strides[2]}"
+            )
+
+
 _plans: OrderedDict = OrderedDict()
 
 
@@ -58,7 +76,6 @@ def make_plan(patterns, kv_heads, sequences, strides, layout, stream, with_keys=
 
 
 def _build(patterns, kv_heads, sequences, strides, layout, stream, with_keys) -> Plan:
-    _check(patterns, sequences, strides, layout)
     rows = make_rows(*layout)
     wide = layout.aligned and layout.storage != "float64" and layout.head_dim <= MAX_HEAD_DIM // 2
     threads = WIDE if wide else NARROW
@@ -109,21 +126,6 @@ def _build(patterns, kv_heads, sequences, strides, layout, stream, with_keys) ->
         at += part.size
     tables = np.concatenate([tables, *(part.reshape(-1) for part in parts.values())])
     return Plan(cuda.to_device(tables, stream=stream), layout, threads, len(query_tiles), len(key_tiles))
-
-
-def _check(patterns, sequences, strides, layout):
-    """Raise where a launch would not fit its 32-bit numbers."""
-    if layout.head_dim > MAX_HEAD_DIM:
-        raise ValueError(f"q: expected head_dim up to {MAX_HEAD_DIM} on the GPU, got {layout.head_dim}")
-    if len(patterns) > MAX_HEADS:
-        raise ValueError(f"q: expected up to {MAX_HEADS} heads on the GPU, got {len(patterns)}")
-    for name, start, count in (("q_start", "q_start", "n_q"), ("k_start", "k_start", "n_k")):
-        end = int((sequences[start] + sequences[count]).max(initial=0))
-        if end > MAX_POSITION:
-            raise ValueError(f"{name}: expected positions up to {MAX_POSITION} on the GPU, got {end}")
-    for name, (*_, row) in strides.items():
-        if abs(row) >= 2**31:
-            raise ValueError(f"{name}: expected rows less than 2**31 bytes apart on the GPU, got {row}")
 
 
 def _splits(lengths, heads, groups, reads, unroll) -> int:

@@ -92,7 +92,7 @@ def test_matches_the_reference(name, rng, monkeypatch):
 
 
 def test_strides_of_device_arrays_are_honoured_in_place(rng, monkeypatch):
-    """One buffer of (batch, seq, heads, 3, head_dim), gradients likewise, rows off the alignment of a vector."""
+    """One buffer of (batch, seq, heads, 3, head_dim), gradients likewise, no row on a 16-byte boundary."""
     buffer, grads = rng.standard_normal((2, 2, 29, 2, 3, 11)).astype(np.float32)
     q, k, v = (buffer[:, :, :, i, 1:10].transpose(0, 2, 1, 3) for i in range(3))
     dout = rng.standard_normal((2, 2, 29, 9)).astype(np.float32)

@@ -1,0 +1,113 @@
+"""Where a call runs, and what is refused there."""
+
+import numpy as np
+import pytest
+
+import primeattn as pa
+from primeattn.kernels import place
+from primeattn.kernels.gpu import support
+
+PATTERN = pa.Pattern("primes", window=1)
+
+
+class OnDevice:
+    def __init__(self, array):
+        self.array, self.dtype, self.shape = array, array.dtype, array.shape
+        self.__cuda_array_interface__ = dict(array.__array_interface__)
+
+
+@pytest.fixture
+def arrays(rng):
+    q, k, v = rng.standard_normal((3, 1, 2, 9, 8)).astype(np.float32)
+    return {"out": np.empty_like(q), "lse": np.empty(q.shape[:3], np.float32), "q": q, "k": k, "v": v}
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A machine with a GPU, of which only the decision is tested."""
+    monkeypatch.setattr(support, "problem", lambda: None)
+
+
+def test_numpy_arrays_go_to_the_cpu_unless_told_otherwise(arrays, gpu):
+    for device, kernel, expected in (
+        (None, None, False),
+        ("cpu", "tiles", False),
+        ("cuda", None, True),
+        ("cuda", "gather", True),
+        ("auto", "tiles", False),
+        ("auto", "gather", True),
+        ("auto", None, None),
+    ):
+        assert place.decide(arrays, device, None, kernel)[0] == place.Place(expected)
+
+
+def test_auto_takes_large_work_to_the_gpu(arrays, gpu, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(place, "cpu_call", type("Cpu", (), {"forward": lambda *_: chosen.append("cpu")}))
+    from primeattn.kernels.gpu import call
+
+    monkeypatch.setattr(call, "forward", lambda *_: chosen.append("gpu"))
+    for work in (place.AUTO_WORK, 9 * 9 * 2 * 8):
+        monkeypatch.setattr(place, "AUTO_WORK", work)
+        pa.sparse_index_kernel(*arrays.values(), pa.Pattern(None, window=99), device="auto")
+    assert chosen == ["cpu", "gpu"]
+
+
+def test_auto_without_a_gpu_is_the_cpu(arrays):
+    assert place.decide(arrays, "auto", None, None)[0] == place.Place(False)
+    with pytest.raises(ValueError, match="kernel: expected None or 'tiles' on the CPU, got 'gather'"):
+        pa.sparse_index_kernel(*arrays.values(), PATTERN, device="auto", kernel="gather")
+
+
+def test_refused_combinations(arrays, gpu):
+    device = {name: OnDevice(array) for name, array in arrays.items()}
+    for error, match, given, options in (
+        (ValueError, "kernel: expected None or 'gather' on the GPU, got 'tiles'", arrays,
+         {"device": "cuda", "kernel": "tiles"}),
+        (ValueError, "kernel: expected None or 'tiles' on the CPU, got 'gather'", arrays,
+         {"kernel": "gather"}),
+        (ValueError, "stream: expected None on the CPU", arrays, {"stream": 3}),
+        (TypeError, "k: expected an array in the memory of the GPU like the others, got ndarray",
+         device | {"k": arrays["k"]}, {}),
+        (ValueError, "device: expected None, 'auto' or 'cuda' for arrays in the memory", device,
+         {"device": "cpu"}),
+        (TypeError, "stream: expected a CUDA stream or its handle, got str", device, {"stream": "mine"}),
+    ):  # fmt: skip
+        with pytest.raises(error, match=match):
+            pa.sparse_index_kernel(*given.values(), PATTERN, **options)
+
+
+def test_bad_device_arrays_get_the_errors_of_numpy_arrays(arrays, gpu):
+    """The same calls with arrays of the CPU and of the GPU raise the same words."""
+    q = arrays["q"]
+    for changes in (
+        {"k": q[..., :4]},
+        {"v": q.astype(np.float64)},
+        {"q": q[0]},
+        {"out": q},
+        {"lse": np.empty((1, 2, 9))},
+        {"k": q[:, :, :, ::2]},
+        {"q": q.astype(np.int32)},
+    ):
+        words = []
+        for kind in (lambda array: array, OnDevice):
+            given = {name: kind(array) for name, array in (arrays | changes).items()}
+            with pytest.raises((TypeError, ValueError)) as caught:
+                pa.sparse_index_kernel(*given.values(), PATTERN)
+            words.append(str(caught.value).replace("float16, bfloat16, ", ""))
+        assert words[0] == words[1]
+
+
+def test_bad_input_is_reported_before_a_missing_gpu(arrays):
+    with pytest.raises(ValueError, match="v: expected the shape of k"):
+        pa.sparse_index_kernel(*(arrays | {"v": arrays["v"][:, :1]}).values(), PATTERN, device="cuda")
+    with pytest.raises(RuntimeError, match=r"^device: no GPU can be used here: .*; install primeattn"):
+        pa.sparse_index_kernel(*arrays.values(), PATTERN, device="cuda")
+
+
+def test_limits_of_the_gpu(arrays, gpu):
+    wide = np.zeros((1, 1, 3, 513), np.float32)
+    with pytest.raises(ValueError, match="q: expected head_dim up to 512 on the GPU, got 513"):
+        pa.attention(wide, wide, wide, PATTERN, device="cuda")
+    with pytest.raises(ValueError, match="q_start: expected positions up to 2147483646 on the GPU"):
+        pa.sparse_index_kernel(*arrays.values(), pa.Pattern(None), device="cuda", q_start=2**31 - 9)
