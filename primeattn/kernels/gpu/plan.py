@@ -15,7 +15,7 @@ from primeattn.kernels.gpu import backward, forward
 from primeattn.kernels.gpu.rows import MAX_HEAD_DIM, make_rows
 from primeattn.kernels.gpu.walk import ARRAYS, FIELDS
 
-__all__ = ["Plan", "check_limits", "make_plan"]
+__all__ = ["Plan", "check_limits", "make_plan", "threads_of"]
 
 CHUNK = 256  # offsets staged at once
 WIDE, NARROW = 512, 256  # threads of a block: where rows take few registers, and elsewhere
@@ -77,8 +77,7 @@ def make_plan(patterns, kv_heads, sequences, strides, layout, stream, with_keys=
 
 def _build(patterns, kv_heads, sequences, strides, layout, stream, with_keys) -> Plan:
     rows = make_rows(*layout)
-    wide = layout.aligned and layout.storage != "float64" and layout.head_dim <= MAX_HEAD_DIM // 2
-    threads = WIDE if wide else NARROW
+    threads = threads_of(layout)
     groups, heads = threads // rows.lanes, len(patterns)
 
     reach = int((sequences["q_start"] + sequences["n_q"]).max(initial=0))
@@ -126,6 +125,12 @@ def _build(patterns, kv_heads, sequences, strides, layout, stream, with_keys) ->
         at += part.size
     tables = np.concatenate([tables, *(part.reshape(-1) for part in parts.values())])
     return Plan(cuda.to_device(tables, stream=stream), layout, threads, len(query_tiles), len(key_tiles))
+
+
+def threads_of(layout) -> int:
+    """Threads of a block: a row of ``layout`` takes few registers, or not."""
+    wide = layout.aligned and layout.storage != "float64" and layout.head_dim <= MAX_HEAD_DIM // 2
+    return WIDE if wide else NARROW
 
 
 def _splits(lengths, heads, groups, reads, unroll) -> int:
