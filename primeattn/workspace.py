@@ -33,7 +33,7 @@ class Workspace:
     """
 
     def __init__(self):
-        self._pools: dict[tuple, list[np.ndarray]] = {}  # (shape, dtype) -> arrays, the used ones first
+        self._pools: dict[tuple, list] = {}  # (shape, dtype, empty) -> arrays, used ones first
         self._used: dict[tuple, int] = {}
         self._scratch: dict[str, np.ndarray] = {}
         self._lock = threading.RLock()
@@ -50,13 +50,16 @@ class Workspace:
         pooled = sum(a.nbytes for pool in self._pools.values() for a in pool)
         return pooled + sum(a.nbytes for a in self._scratch.values())
 
-    def take(self, shape, dtype) -> np.ndarray:
-        """Return an uninitialised C-ordered array, distinct from every other until ``reset()``."""
+    def take(self, shape, dtype, empty=np.empty):
+        """Return an uninitialised C-ordered array, distinct from every other until ``reset()``.
+
+        ``empty(shape, dtype)`` makes it, where memory of another kind than NumPy's is needed.
+        """
         with self.guard():
-            key = (tuple(shape), np.dtype(dtype))
+            key = (tuple(shape), np.dtype(dtype), empty)
             pool, used = self._pools.setdefault(key, []), self._used.get(key, 0)
             if used == len(pool):
-                pool.append(np.empty(*key))
+                pool.append(empty(*key[:2]))
             self._used[key] = used + 1
             return pool[used]
 

@@ -211,7 +211,7 @@ def attention(q, k, v, pattern, **options):
     ((1, 1, 50, 8), (1, 1, 50))
     """
     if is_device_array(q):
-        from primeattn.kernels.gpu.allocate import empty_results
+        from primeattn.kernels.gpu.memory import empty_results
 
         out, lse = empty_results(q)
     else:

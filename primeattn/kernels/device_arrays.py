@@ -10,7 +10,15 @@ import ctypes
 
 import numpy as np
 
-__all__ = ["BFLOAT16", "array_stream", "is_device_array", "stream_handle", "view", "view_of_host"]
+__all__ = [
+    "BFLOAT16",
+    "address_view",
+    "array_stream",
+    "is_device_array",
+    "stream_handle",
+    "view",
+    "view_of_host",
+]
 
 BFLOAT16 = np.dtype([("bfloat16", "<u2")])  # NumPy has no such numbers; only the bits are carried
 DLPACK_CUDA = (2, 13)  # device types: memory of a GPU, managed memory
@@ -71,6 +79,18 @@ def stream_handle(stream) -> int | None:
     raise TypeError(f"stream: expected a CUDA stream or its handle, got {type(stream).__name__}")
 
 
+def address_view(address, shape, typestr, owner, read_only=False, strides=None) -> np.ndarray:
+    """Return a NumPy array at ``address`` that must not be read; it keeps ``owner`` alive."""
+    fields = {
+        "data": (address, read_only),
+        "shape": shape,
+        "strides": strides,
+        "typestr": typestr,
+        "version": 3,
+    }
+    return np.asarray(_Owner(fields, owner))
+
+
 class _Owner:
     """What NumPy asks for an address, and keeps alive."""
 
@@ -80,14 +100,10 @@ class _Owner:
 
 def _view(interface, owner, bfloat):
     address, read_only = interface["data"]
-    fields = {
-        "data": (int(address or 0), bool(read_only)),
-        "shape": tuple(int(n) for n in interface["shape"]),
-        "strides": interface.get("strides"),
-        "typestr": "<u2" if bfloat else interface["typestr"],
-        "version": 3,
-    }
-    array = np.asarray(_Owner(fields, owner))
+    shape = tuple(int(n) for n in interface["shape"])
+    typestr = "<u2" if bfloat else interface["typestr"]
+    strides = interface.get("strides")
+    array = address_view(int(address or 0), shape, typestr, owner, bool(read_only), strides)
     return array.view(BFLOAT16) if bfloat else array
 
 

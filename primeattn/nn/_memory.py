@@ -39,9 +39,9 @@ class Memory:
         """Context in which the workspace belongs to this thread."""
         return nullcontext() if self.workspace is None else self.workspace.guard()
 
-    def take(self, shape, dtype):
-        """Uninitialised C-ordered array."""
-        return np.empty(shape, dtype) if self.workspace is None else self.workspace.take(shape, dtype)
+    def take(self, shape, dtype, empty=np.empty):
+        """Uninitialised C-ordered array, made by ``empty``."""
+        return empty(shape, dtype) if self.workspace is None else self.workspace.take(shape, dtype, empty)
 
     def copy(self, array):
         result = self.take(array.shape, array.dtype)

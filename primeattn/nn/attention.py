@@ -10,6 +10,7 @@ from typing import ClassVar
 from primeattn import kernels
 from primeattn.nn._config import check_callable, freeze_flag, freeze_size
 from primeattn.nn._layer import Layer, check_float
+from primeattn.nn._transfer import Here, OnGpu
 from primeattn.nn.dense import Dense
 from primeattn.nn.initializers import glorot_uniform
 from primeattn.patterns import Pattern
@@ -37,8 +38,8 @@ class SparseIndexAttention(Layer):
         Whether Wi and Wo have one.
     init : callable
         Initialiser of both weights, ``f(rng, shape, dtype)``.
-    device : str, optional
-        Where the kernel runs.
+    device : {None, "cpu", "auto", "cuda"}
+        Where the kernel runs. With "cuda", q, k, v, out and lse stay on the GPU until the pullback.
 
     Notes
     -----
@@ -85,6 +86,8 @@ class SparseIndexAttention(Layer):
             )
         freeze_flag(self, "bias")
         check_callable(self, "init")
+        if self.device not in (None, "cpu", "auto", "cuda"):
+            raise ValueError(f"{name}: device must be None, 'cpu', 'auto' or 'cuda', got {self.device!r}")
         if isinstance(self.pattern, list):
             object.__setattr__(self, "pattern", tuple(self.pattern))
         per_head = self.pattern if isinstance(self.pattern, tuple) else (self.pattern,) * self.heads
@@ -129,31 +132,45 @@ class SparseIndexAttention(Layer):
         by_head, h, g = self._by_head(qkv), self.heads, self.kv_heads
         return by_head[:, :h], by_head[:, h : h + g], by_head[:, h + g :]
 
+    def _rows(self, attended):
+        return (self._by_head(attended),)
+
+    def _numbers(self, lse):
+        return (lse,)
+
+    def _kernel(self, function, *arrays, segments, memory):
+        device = None if self.device == "cuda" else self.device  # or the arrays are there already
+        function(*arrays, self.pattern, cu_seqlens=segments, workspace=memory.workspace, device=device)
+
     def forward(self, x, ps, st, memory):
+        at = OnGpu(memory) if self.device == "cuda" else Here(memory)
         segments = st["cu_seqlens"]
         qkv, _, saved_i = self.Wi.forward(x if x.ndim == 3 else x[None], ps["Wi"], {}, memory)
-        q, k, v = self._split(qkv)
         attended = memory.take((*qkv.shape[:2], self.dims), x.dtype)
-        out = self._by_head(attended)
-        lse = memory.take(out.shape[:3], x.dtype)
-        kernels.sparse_index_kernel(
-            out, lse, q, k, v, self.pattern, cu_seqlens=segments, workspace=memory.workspace,
-            device=self.device,
-        )  # fmt: skip
+        source, result = at.copy_of(qkv), at.place_for(attended)
+        lse = at.take((qkv.shape[0], self.heads, qkv.shape[1]), x.dtype)
+        outputs = *at.views(result, self._rows), *at.views(lse, self._numbers)
+        inputs = at.views(source, self._split)
+        self._kernel(kernels.sparse_index_kernel, *outputs, *inputs, segments=segments, memory=memory)
+        at.fetch(attended, result)
         y, _, saved_o = self.Wo.forward(attended, ps["Wo"], {}, memory)
-        return y.reshape(x.shape), st, (saved_i, qkv, attended, lse, segments, saved_o)
+        return y.reshape(x.shape), st, (saved_i, source, result, lse, segments, saved_o)
 
     def backward(self, dy, saved, ps, memory):
+        at = OnGpu(memory) if self.device == "cuda" else Here(memory)
         saved_i, qkv, attended, lse, segments, saved_o = saved
-        shape = dy.shape
         dattended, dps_o = self.Wo.backward(dy if dy.ndim == 3 else dy[None], saved_o, ps["Wo"], memory)
-        dqkv = memory.take(qkv.shape, qkv.dtype)
-        kernels.sparse_index_kernel_backward(
-            *self._split(dqkv), self._by_head(dattended), *self._split(qkv), self._by_head(attended), lse,
-            self.pattern, cu_seqlens=segments, workspace=memory.workspace, device=self.device,
+        batch, seq, _ = dattended.shape
+        dqkv = memory.take((batch, seq, self.Wi.out_features), dattended.dtype)
+        result = at.place_for(dqkv)
+        self._kernel(
+            kernels.sparse_index_kernel_backward, *at.views(result, self._split),
+            *at.views(at.copy_of(dattended), self._rows), *at.views(qkv, self._split),
+            *at.views(attended, self._rows), *at.views(lse, self._numbers), segments=segments, memory=memory,
         )  # fmt: skip
+        at.fetch(dqkv, result)
         dx, dps_i = self.Wi.backward(dqkv, saved_i, ps["Wi"], memory)
-        return dx.reshape(shape), {"Wi": dps_i, "Wo": dps_o}
+        return dx.reshape(dy.shape), {"Wi": dps_i, "Wo": dps_o}
 
 
 @dataclass(frozen=True, repr=False)

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 from greenlet import getcurrent, greenlet
 
-from primeattn.kernels.gpu import backward, call, forward, plan, ptx, rows, support, walk
+from primeattn.kernels.gpu import backward, call, forward, memory, plan, ptx, rows, support, walk
 
 WARP = 32
 NUMPY = {"float64": "<f8", "float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
@@ -258,7 +258,7 @@ def emulated(monkeypatch, *, wide=64, narrow=64, chunk=32, blocks=4, seed=0, ski
     )  # fmt: skip
     with monkeypatch.context() as patch:
         patch.setattr(support, "problem", lambda: None)
-        for module in (rows, walk, forward, backward, plan, call):
+        for module in (rows, walk, forward, backward, plan, call, memory):
             patch.setattr(module, "cuda", machine)
             for name, value in (
                 ("numba", TYPES),

@@ -1,0 +1,54 @@
+"""SparseIndexAttention(device="cuda"), on the emulator."""
+
+import numpy as np
+import pytest
+from emulator import emulated
+
+import primeattn as pa
+
+PATTERN = pa.Pattern("primes", window=2, global_tokens=1)
+
+
+@pytest.mark.parametrize("workspace", [lambda: None, pa.Workspace], ids=["fresh", "workspace"])
+@pytest.mark.parametrize("segments", [None, [0, 9, 30]])
+def test_same_numbers_as_on_the_cpu(workspace, segments, rng, monkeypatch):
+    workspace = workspace()
+    options = {"heads": 4, "kv_heads": 2, "bias": True}
+    x, dy = rng.standard_normal((2, 1, 30, 16))
+    results = []
+    with emulated(monkeypatch) as machine:
+        for device in ("cpu", "cuda"):
+            layer = pa.SparseIndexAttention(16, PATTERN, **options, device=device)
+            ps, st = pa.setup(np.random.default_rng(1), layer, dtype=np.float64)
+            st = pa.with_segments(st, segments)
+            y, st, pullback = layer.pullback(x, ps, st, workspace=workspace)
+            dx, dps = pullback(dy)
+            results.append(
+                [y.copy(), dx.copy(), *(a.copy() for name in ("Wi", "Wo") for a in dps[name].values())]
+            )
+        assert [launch[0] for launch in machine.launches] == ["forward", "backward_queries", "backward_keys"]
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_a_step_with_a_workspace_allocates_no_device_memory(rng, monkeypatch):
+    layer, ws = pa.PrimeSelfAttention(16, heads=2, device="cuda"), pa.Workspace()
+    ps, st = pa.setup(rng, layer)
+    x = rng.standard_normal((1, 20, 16), dtype=np.float32)
+    with emulated(monkeypatch) as machine:
+        counts = []
+        for _ in range(3):
+            _, _, pullback = layer.pullback(x, ps, st, workspace=ws)
+            pullback(x)
+            ws.reset()
+            counts.append(len(machine.memory.buffers))
+    assert counts[0] == counts[1] == counts[2]
+
+
+def test_without_a_gpu_the_error_says_what_to_install(rng):
+    layer = pa.PrimeSelfAttention(16, heads=2, device="cuda")
+    ps, st = pa.setup(rng, layer)
+    with pytest.raises(RuntimeError, match=r"device: no GPU can be used here: .*; install primeattn"):
+        layer(np.zeros((1, 4, 16), np.float32), ps, st)
+    with pytest.raises(ValueError, match="device must be None, 'cpu', 'auto' or 'cuda', got 'gpu'"):
+        pa.PrimeSelfAttention(16, device="gpu")
