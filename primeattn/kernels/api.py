@@ -48,9 +48,11 @@ def sparse_index_kernel(
     out : (batch, heads, n_q, head_dim) array
         Overwritten. It shares no element with any other argument.
     lse : (batch, heads, n_q) array or None
-        Overwritten; None where nobody needs it. The backward does.
+        float64 for float64, else float32. Overwritten; None where nobody needs it. The backward does.
     q : (batch, heads, n_q, head_dim) array
-        float32 or float64, like all others. Any strides with a contiguous last axis, here and below.
+        float32 or float64, like all others; on the GPU also float16 or bfloat16, which are computed with in
+        float32. Any strides with a contiguous last axis, here and below. NumPy arrays or, all of them,
+        arrays in the memory of the GPU (Numba, CuPy, torch, JAX), which are used where they lie.
     k, v : (batch, kv_heads, n_k, head_dim) array
         ``heads`` is a multiple of ``kv_heads``; query head h reads key head h // (heads // kv_heads).
     pattern : Pattern or sequence of Pattern
@@ -65,12 +67,14 @@ def sparse_index_kernel(
         globals of its own. Not together with q_start or k_start.
     workspace : Workspace, optional
         Where scratch memory is kept between calls.
-    device : {None, "cpu", "auto"}
-        Where to run; all mean the CPU for NumPy arrays.
-    stream : None
-        For GPU calls.
-    kernel : {None, "tiles"}
-        Implementation; None chooses.
+    device : {None, "cpu", "cuda", "auto"}
+        Where to run; None is where the arrays are. With "cuda", NumPy arrays are copied to the GPU and
+        results back; "auto" does so if there is a GPU and the work is large.
+    stream : stream of Numba, CuPy or torch, or its handle, optional
+        Stream of the GPU to run on; by default the one that the arrays carry, or else the default stream.
+        Calls with arrays in the memory of the GPU return before the kernels have run.
+    kernel : {None, "tiles", "gather"}
+        Implementation; None chooses. "tiles" is the CPU's, "gather" the GPU's.
 
     Returns
     -------
@@ -81,6 +85,8 @@ def sparse_index_kernel(
     ------
     TypeError, ValueError
         Before anything is written, naming the argument, what was expected and what came.
+    RuntimeError
+        When a GPU is asked for and none can be used, saying what to install.
 
     Examples
     --------
@@ -200,7 +206,8 @@ def _backward(place, arrays, *options):
 def attention(q, k, v, pattern, **options):
     """Sparse causal attention into new arrays: ``out, lse``.
 
-    The formula, the arguments and the errors are those of :func:`sparse_index_kernel`.
+    The formula, the arguments and the errors are those of :func:`sparse_index_kernel`. New arrays are of the
+    library of q: NumPy, torch, CuPy, or Numba.
 
     Examples
     --------
