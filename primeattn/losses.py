@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from primeattn.nn._memory import Memory, as_rows, row_blocks
+from primeattn.nn import _loops
+from primeattn.nn._memory import Memory
+from primeattn.nn._rows import as_rows, row_blocks, share
 
 __all__ = ["cross_entropy", "mse"]
 
@@ -51,29 +53,30 @@ def cross_entropy(logits, labels, *, ignore=-100, workspace=None):
         raise TypeError(f"labels: expected a numpy array of integers, got {got}")
     if labels.shape != logits.shape[:-1]:
         raise ValueError(f"labels: expected shape {logits.shape[:-1]}, got {labels.shape}")
-    classes, labels = logits.shape[-1], labels.reshape(-1)
-    counted = labels != ignore
-    given = labels[counted]
-    if given.size and (given.min() < 0 or given.max() >= classes):
-        raise ValueError(f"labels: expected [0, {classes}) or {ignore}, got {given.min()} to {given.max()}")
-
-    memory, count, loss = Memory(workspace), max(1, given.size), 0.0
-    columns = np.where(counted, labels, 0)
+    classes, memory = logits.shape[-1], Memory(workspace)
     with memory.hold():
+        counted = memory.take(labels.shape, bool)
+        np.not_equal(labels, ignore, out=counted)
+        if labels.min(where=counted, initial=0) < 0 or labels.max(where=counted, initial=0) >= classes:
+            given = labels[counted]
+            raise ValueError(
+                f"labels: expected [0, {classes}) or {ignore}, got {given.min()} to {given.max()}"
+            )
+        columns = memory.take(labels.shape, np.int64)
+        columns.fill(-1)  # not counted
+        np.copyto(columns, labels, where=counted, casting="unsafe")
+        count = max(1, int(np.count_nonzero(counted)))
+
         dlogits = memory.take(logits.shape, logits.dtype)
-        z_rows, d_rows = as_rows(logits), as_rows(dlogits)
-        for rows in row_blocks(*z_rows.shape):
-            z, d, here = z_rows[rows], d_rows[rows], counted[rows]
-            label = (np.arange(len(z)), columns[rows])
-            np.subtract(z, z.max(axis=1, keepdims=True), out=d)
-            shifted = d[label].astype(np.float64)
-            np.exp(d, out=d)
-            total = d.sum(axis=1)
-            loss += float((np.log(total, dtype=np.float64) - shifted)[here].sum())
-            d *= (1 / (count * total))[:, None]  # softmax / count
-            d[label] -= 1 / count
-            d[~here] = 0
-    return loss / count, dlogits
+        z_rows, d_rows, columns = as_rows(logits), as_rows(dlogits), columns.reshape(-1)
+        blocks = row_blocks(*z_rows.shape)
+        losses = memory.take((len(blocks),), np.float64)
+
+        def rows(i, b):
+            losses[i] = _loops.cross_entropy(z_rows[b], columns[b], count, d_rows[b])
+
+        share(blocks, rows)
+        return float(losses.sum()) / count, dlogits
 
 
 def mse(y, target, *, workspace=None):
@@ -113,8 +116,7 @@ def mse(y, target, *, workspace=None):
     with memory.hold():
         dy = memory.take(y.shape, y.dtype)
     np.subtract(y, target, out=dy)
-    flat = dy.reshape(-1)
-    loss = float(np.einsum("i,i->", flat, flat, dtype=np.float64)) / count
+    loss = _loops.sum_squares(dy.reshape(-1)) / count
     dy *= 2 / count
     return loss, dy
 

@@ -17,8 +17,10 @@ from dataclasses import KW_ONLY, dataclass
 import numpy as np
 
 from primeattn import tree
+from primeattn.nn import _loops
 from primeattn.nn._config import Config, check_callable, freeze_real
-from primeattn.nn._memory import row_blocks
+from primeattn.nn._layer import DTYPES
+from primeattn.nn._rows import row_blocks, share
 
 __all__ = ["SGD", "Adam", "AdamW", "clip_by_global_norm", "warmup_cosine"]
 
@@ -44,8 +46,8 @@ class _Optimiser(Config):
         lr : float, optional
             Learning rate of this step, instead of the optimiser's.
         out : (ps, state), optional
-            Trees to write the result to, for example those passed in; by default new ones. The numbers are
-            bitwise the same.
+            Trees to write the result to, for example those passed in, but not the gradients; by default new
+            ones. The numbers are bitwise the same.
 
         Returns
         -------
@@ -54,29 +56,39 @@ class _Optimiser(Config):
         Raises
         ------
         TypeError, ValueError
-            When a tree has not the keys, shapes and dtypes of ps; nothing is written then.
+            When ps is not float32 or float64, or a tree has not the keys, shapes and dtypes of ps; nothing
+            is written then.
         """
         lr = self.lr if lr is None else _non_negative("lr", lr)
+        for path, p in tree.flatten(ps).items():
+            if p.dtype not in DTYPES:
+                raise TypeError(f"ps/{path}: expected float32 or float64, got {p.dtype}")
         tree.check(grads, ps, "grads")
         like = {"step": np.empty((), np.int64), **dict.fromkeys(self.moments, ps)}
         tree.check(state, like, "state")
         new_ps, new_state = (tree.map(np.empty_like, t) for t in (ps, state)) if out is None else out
         tree.check(new_ps, ps, "out[0]")
         tree.check(new_state, like, "out[1]")
+        gradients = {id(leaf) for leaf in tree.flatten(grads).values()}
         for path, leaf in tree.flatten({"ps": new_ps, "state": new_state}).items():
             if not leaf.flags.writeable:
                 raise ValueError(f"out: {path} is read-only")
+            if id(leaf) in gradients:
+                raise ValueError(f"out: {path} is one of the gradients")
 
         step = int(state["step"]) + 1
         olds, news = ([t[name] for name in self.moments] for t in (state, new_state))
 
-        def step_leaf(path, p, g, new_p, *moments):
-            rule = self.rule(path, p, step, lr)
-            p, g, new_p, *moments = (np.atleast_1d(array) for array in (p, g, new_p, *moments))
-            for rows in row_blocks(len(p), p[:1].size):
-                rule(p[rows], g[rows], new_p[rows], *(m[rows] for m in moments))
+        def step_leaf(path, g, *arrays):
+            old, new = arrays[: len(arrays) // 2], arrays[len(arrays) // 2 :]
+            # Rules work in place on contiguous arrays.
+            work = [a if a.flags.c_contiguous else np.empty(a.shape, a.dtype) for a in new]
+            _copy(old, work)
+            rule, g, flat = self.rule(path, old[0], step, lr), _flat(g), [a.reshape(-1) for a in work]
+            share(row_blocks(g.size, 1), lambda _, block: rule(g[block], *(a[block] for a in flat)))
+            _copy(work, new)
 
-        tree.map_with_path(step_leaf, ps, grads, new_ps, *olds, *news)
+        tree.map_with_path(step_leaf, grads, ps, *olds, new_ps, *news)
         new_state["step"][...] = step
         return new_ps, new_state
 
@@ -112,12 +124,8 @@ class SGD(_Optimiser):
         freeze_real(self, "momentum", 0, 1)
 
     def rule(self, path, p, step, lr):
-        def rule(p, g, new_p, v, new_v):
-            np.multiply(v, self.momentum, out=new_v)
-            new_v += g
-            np.subtract(p, new_v * lr, out=new_p)
-
-        return rule
+        numbers = _typed(p, self.momentum, lr)
+        return lambda g, p, v: _loops.sgd(g, numbers, p, v)
 
 
 @dataclass(frozen=True, repr=False)
@@ -169,24 +177,13 @@ class Adam(_Optimiser):
         b1, b2 = self.betas
         keep, scale = 1 - lr * self.decay_rate(path, p), lr / (1 - b1**step)
         root = 1 / math.sqrt(1 - b2**step)
+        numbers = _typed(p, b1, 1 - b1, b2, 1 - b2, keep, scale, root, self.eps)
+        return lambda g, p, m, v: _loops.adam(g, numbers, p, m, v)
 
-        def rule(p, g, new_p, m, v, new_m, new_v):
-            t = g * (1 - b1)
-            np.multiply(m, b1, out=new_m)
-            new_m += t
-            np.multiply(g, g, out=t)
-            t *= 1 - b2
-            np.multiply(v, b2, out=new_v)
-            new_v += t
-            np.sqrt(new_v, out=t)
-            t *= root
-            t += self.eps
-            np.divide(new_m, t, out=t)
-            t *= scale
-            np.multiply(p, keep, out=new_p)
-            new_p -= t
 
-        return rule
+def _typed(p, *numbers):
+    """The numbers in the dtype of p."""
+    return tuple(p.dtype.type(number) for number in numbers)
 
 
 def matrices(path, p):
@@ -259,13 +256,23 @@ def clip_by_global_norm(grads, max_norm, out=None):
     max_norm = _non_negative("max_norm", max_norm)
     if max_norm == 0:
         raise ValueError("max_norm: expected a number above 0, got 0")
-    flat = [leaf.reshape(-1) for leaf in tree.flatten(grads).values()]
-    norm = math.sqrt(sum(float(np.einsum("i,i->", leaf, leaf, dtype=np.float64)) for leaf in flat))
+    norm = math.sqrt(sum(_loops.sum_squares(_flat(leaf)) for leaf in tree.flatten(grads).values()))
     if out is None:
         out = tree.map(np.empty_like, grads)
     tree.check(out, grads, "out")
     scale = max_norm / norm if max_norm < norm < math.inf else 1.0
     return tree.map(lambda g, new: np.multiply(g, scale, out=new), grads, out), norm
+
+
+def _flat(array):
+    """``array`` as one contiguous axis: a view where it is contiguous, a copy where it is not."""
+    return np.ascontiguousarray(array).reshape(-1)
+
+
+def _copy(sources, targets):
+    for source, target in zip(sources, targets, strict=True):
+        if target is not source:
+            np.copyto(target, source)
 
 
 def warmup_cosine(step, *, base_lr, warmup, total, final=0.1):

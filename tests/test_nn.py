@@ -11,7 +11,9 @@ import pytest
 
 import primeattn.nn as nn
 from primeattn import sequences, tree
+from primeattn.bench.step import allocation
 from primeattn.check import check_gradients
+from primeattn.kernels import get_num_threads, set_num_threads
 from primeattn.nn import (
     Chain,
     Dense,
@@ -170,6 +172,49 @@ def test_one_workspace_two_forwards_then_two_backwards(layer, rng, dtype):
             pullback_of_ws(dys[0])
     assert 0 < held[0] == held[1] == held[2]
     assert places[0] == places[1] == places[2]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        Dense(DIM, DIM),
+        LayerNorm(DIM),
+        RMSNorm(DIM),
+        relu,
+        gelu,
+        silu,
+        Dropout(0.3),
+        Embedding(VOCAB, DIM, previous=2),
+        PositionalEmbedding(8192, DIM),
+        SkipConnection(Chain(LayerNorm(DIM), SquareSelfAttention(DIM, heads=2, bias=True))),
+    ],
+    ids=lambda layer: " ".join(repr(layer).split()),
+)
+def test_a_workspace_leaves_nothing_to_allocate(layer, rng, dtype):
+    x, ps, st = example(layer, rng, dtype, seq=8192)
+    dy, ws = rng.standard_normal((*x.shape[:2], DIM)).astype(dtype), Workspace()
+
+    def call():
+        ws.reset()
+        layer.pullback(x, ps, st, workspace=ws)[2](dy)
+
+    assert allocation(call) < BATCH * 8192 * 4  # one number per token, 64 KB
+
+
+@pytest.mark.parametrize("layer", [LayerNorm(64), RMSNorm(64), relu, gelu, silu], ids=repr)
+def test_threads_change_nothing(layer, rng):
+    x, dy = rng.standard_normal((2, 5, 2000, 64), dtype=np.float32)
+    (ps, st), before, results = setup(rng, layer), get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            set_num_threads(threads)
+            y, _, pullback = layer.pullback(x, ps, st)
+            results.append([y, *leaves(*pullback(dy))])
+    finally:
+        set_num_threads(before)
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @every_layer

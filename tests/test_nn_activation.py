@@ -35,6 +35,15 @@ def test_silu():
 
 
 @pytest.mark.parametrize("layer", [relu, gelu, silu], ids=repr)
+def test_float32_is_float64_rounded(layer):
+    x = np.linspace(-12, 12, 4001, dtype=np.float32)
+    for a, b in zip(
+        apply(layer, x, x), apply(layer, x.astype(np.float64), x.astype(np.float64)), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("layer", [relu, gelu, silu], ids=repr)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_large_inputs_stay_finite_and_nan_stays(layer, dtype):
     x = np.array([-1e4, 1e4, np.nan], dtype)

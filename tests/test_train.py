@@ -12,11 +12,16 @@ import pytest
 
 from primeattn import checkpoint, train
 from primeattn.baselines import CountModel
+from primeattn.bench.step import allocation
 from primeattn.data import Corpus, text_corpus
-from primeattn.language_model import evaluate
+from primeattn.language_model import evaluate, make_model
+from primeattn.losses import cross_entropy
 from primeattn.nn import setup
+from primeattn.optim import AdamW, clip_by_global_norm
+from primeattn.patterns import Pattern
 from primeattn.train import TrainConfig, Trainer, run
 from primeattn.tree import flatten
+from primeattn.workspace import Workspace
 
 TINY = TrainConfig(layers=1, width=16, heads=2, context=24, batch=3, steps=8)
 
@@ -69,6 +74,24 @@ def test_training_learns_and_repeats(text):
     assert not np.array_equal(one.losses, other.losses)
     score = evaluate(one.model, one.ps, one.st, corpus.heldout, config.context)
     assert score < 0.6 * 8
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_warm_step_allocates_no_array(rng, dtype):
+    model = make_model(Pattern("squares", window=3), layers=1, width=32, heads=2, context=2048)
+    (ps, st), optimizer, ws = setup(rng, model, dtype), AdamW(1e-3), Workspace()
+    moments = optimizer.init(ps)
+    tokens, targets = rng.integers(256, size=(2, 8, 2048), dtype=np.uint8)
+
+    def step():
+        ws.reset()
+        logits, _, pullback = model.pullback(tokens, ps, st, workspace=ws)
+        _, dlogits = cross_entropy(logits, targets, workspace=ws)
+        _, grads = pullback(dlogits)
+        clip_by_global_norm(grads, 1.0, out=grads)
+        optimizer.update(ps, grads, moments, out=(ps, moments))
+
+    assert allocation(step) < 8 * 2048 * 4  # one number per token, 64 KB
 
 
 def test_a_text_shorter_than_the_context():

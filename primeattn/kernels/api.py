@@ -12,7 +12,7 @@ from primeattn.kernels.arguments import (
     check_rows,
     row_number_dtype,
 )
-from primeattn.kernels.device_arrays import is_device_array, view_of_host
+from primeattn.kernels.device_arrays import device_interface, view_of_host
 from primeattn.kernels.place import backend, decide
 
 __all__ = ["attention", "merge", "sparse_index_kernel", "sparse_index_kernel_backward"]
@@ -217,7 +217,7 @@ def attention(q, k, v, pattern, **options):
     >>> out.shape, lse.shape
     ((1, 1, 50, 8), (1, 1, 50))
     """
-    if is_device_array(q):
+    if device_interface(q) is not None:
         from primeattn.kernels.gpu.memory import empty_results
 
         out, lse = empty_results(q)

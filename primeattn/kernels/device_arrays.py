@@ -13,8 +13,7 @@ import numpy as np
 __all__ = [
     "BFLOAT16",
     "address_view",
-    "array_stream",
-    "is_device_array",
+    "device_interface",
     "stream_handle",
     "view",
     "view_of_host",
@@ -26,13 +25,17 @@ DLPACK_CODES = {2: "f", 4: "bfloat"}
 LEGACY_STREAM = 1  # what both protocols call the default stream
 
 
-def is_device_array(array) -> bool:
-    """Return whether ``array`` lies in the memory of a GPU."""
+def device_interface(array) -> dict | None:
+    """Return how ``array`` is reached in the memory of the GPU, or None if it is elsewhere.
+
+    That is its ``__cuda_array_interface__``, or an empty dict where only DLPack tells.
+    """
     if isinstance(array, (np.ndarray, type(None))):
-        return False
-    if hasattr(array, "__cuda_array_interface__"):
-        return True
-    return hasattr(array, "__dlpack_device__") and int(array.__dlpack_device__()[0]) in DLPACK_CUDA
+        return None
+    interface = getattr(array, "__cuda_array_interface__", None)
+    if interface is None and hasattr(array, "__dlpack_device__"):
+        interface = {} if int(array.__dlpack_device__()[0]) in DLPACK_CUDA else None
+    return interface
 
 
 def view_of_host(array):
@@ -42,23 +45,22 @@ def view_of_host(array):
     return array
 
 
-def view(name, array, stream) -> np.ndarray:
+def view(name, array, interface, stream) -> np.ndarray:
     """Return ``array`` as a NumPy array that must not be read; ``stream`` is where it will be used."""
-    if hasattr(array, "__cuda_array_interface__"):
-        interface = dict(array.__cuda_array_interface__)
+    if interface:
         if interface.get("mask") is not None:
             raise TypeError(f"{name}: expected an array without a mask, got one with")
-        bfloat = str(getattr(array, "dtype", "")).rpartition(".")[2] == "bfloat16"
-        return _view(interface, array, bfloat)
+        return _view(interface, array, _is_bfloat16(array))
     capsule = array.__dlpack__(stream=LEGACY_STREAM if stream is None else stream)
     interface, bfloat = _read_dlpack(name, capsule)
     return _view(interface, capsule, bfloat)
 
 
-def array_stream(array) -> int | None:
-    """Return the handle of the stream that the array's owner works on, if the interface tells."""
-    interface = getattr(array, "__cuda_array_interface__", None) or {}
-    return interface.get("stream")
+def _is_bfloat16(array):
+    dtype = getattr(array, "dtype", None)
+    if isinstance(dtype, np.dtype) and dtype.kind != "V":
+        return False  # at once, as names of dtypes take time
+    return str(dtype).rpartition(".")[2] == "bfloat16"
 
 
 def stream_handle(stream) -> int | None:
@@ -100,7 +102,7 @@ class _Owner:
 
 def _view(interface, owner, bfloat):
     address, read_only = interface["data"]
-    shape = tuple(int(n) for n in interface["shape"])
+    shape = tuple(interface["shape"])
     typestr = "<u2" if bfloat else interface["typestr"]
     strides = interface.get("strides")
     array = address_view(int(address or 0), shape, typestr, owner, bool(read_only), strides)

@@ -1,9 +1,9 @@
 """Compilation of the CPU kernels, and where their machine code is kept on disk.
 
 Numba's disk cache looks only at the file of the function it compiles: after an edit in a helper it would go
-on using the old code. So the cache folder is named by a hash of all kernel sources. It is the first of these
-that can be written: ``NUMBA_CACHE_DIR``, ``__pycache__`` beside the kernels, the user's cache folder. Without
-any of them the kernels are compiled anew in every process.
+on using the old code. So the cache folder is named by a hash of all kernel sources, the loops of the layers
+among them. It is the first of these that can be written: ``NUMBA_CACHE_DIR``, ``__pycache__`` beside the
+kernels, the user's cache folder. Without any of them the kernels are compiled anew in every process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["cached_njit"]
 def _cache_folder() -> str | None:
     here = Path(__file__).parent
     digest = hashlib.sha256()
-    for source in sorted(here.glob("*.py")):
+    for source in sorted([*here.glob("*.py"), *here.parent.glob("nn/_loops.py")]):
         digest.update(source.read_bytes())
     user = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
     places = [os.environ.get("NUMBA_CACHE_DIR"), here / "__pycache__", user / "primeattn"]
@@ -42,11 +42,11 @@ _FOLDER = _cache_folder()
 
 
 def cached_njit(function):
-    """``numba.njit`` without the GIL, kept on disk where possible."""
+    """``numba.njit`` without the GIL, dividing as NumPy does, kept on disk where possible."""
     before = numba.config.CACHE_DIR
     try:
         if _FOLDER is not None:
             numba.config.CACHE_DIR = _FOLDER  # read once, when the function is decorated
-        return numba.njit(nogil=True, cache=_FOLDER is not None)(function)
+        return numba.njit(nogil=True, error_model="numpy", cache=_FOLDER is not None)(function)
     finally:
         numba.config.CACHE_DIR = before

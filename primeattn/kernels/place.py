@@ -9,8 +9,7 @@ import numpy as np
 from primeattn.kernels import cpu_call
 from primeattn.kernels.arguments import HALF_DTYPES, check_choice
 from primeattn.kernels.device_arrays import (
-    array_stream,
-    is_device_array,
+    device_interface,
     stream_handle,
     view,
     view_of_host,
@@ -37,9 +36,9 @@ def decide(arrays, device, stream, kernel):
     """Return the place of a call, and its arrays by name as NumPy arrays to check and take addresses of."""
     check_choice("device", device, ("cpu", "auto", "cuda"))
     check_choice("kernel", kernel, tuple(KERNELS))
-    resident = {name: is_device_array(array) for name, array in arrays.items()}
-    if any(resident.values()):
-        return _among_device_arrays(arrays, resident, device, stream, kernel)
+    interfaces = {name: device_interface(array) for name, array in arrays.items()}
+    if any(interface is not None for interface in interfaces.values()):
+        return _among_device_arrays(arrays, interfaces, device, stream, kernel)
     gpu = device == "cuda"
     if device == "auto" and kernel != "tiles" and _support().available():
         gpu = None if stream is None and kernel is None else True
@@ -74,12 +73,12 @@ def _work(q, options):
     return float(sequences["n_q"] @ keys) * q.shape[3]
 
 
-def _among_device_arrays(arrays, resident, device, stream, kernel):
-    for name, array in arrays.items():
-        if not resident[name]:
+def _among_device_arrays(arrays, interfaces, device, stream, kernel):
+    for name, interface in interfaces.items():
+        if interface is None:
             raise TypeError(
                 f"{name}: expected an array in the memory of the GPU like the others, "
-                f"got {type(array).__name__}"
+                f"got {type(arrays[name]).__name__}"
             )
     if device == "cpu":
         raise ValueError(
@@ -88,11 +87,13 @@ def _among_device_arrays(arrays, resident, device, stream, kernel):
     _check_kernel(kernel, True)
     handle = stream_handle(stream)
     if handle is None:
-        carried = {s for s in map(array_stream, arrays.values()) if s is not None}
+        carried = {interface.get("stream") for interface in interfaces.values()} - {None}
         if len(carried) > 1:
             raise ValueError(f"stream: expected one to run on, as the arrays carry {len(carried)}, got None")
         handle = next(iter(carried), None)
-    return Place(True, True, handle), {name: view(name, array, handle) for name, array in arrays.items()}
+    return Place(True, True, handle), {
+        name: view(name, array, interfaces[name], handle) for name, array in arrays.items()
+    }
 
 
 def _check_kernel(kernel, gpu):

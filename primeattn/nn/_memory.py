@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import nullcontext
 
 import numpy as np
 
 from primeattn.workspace import Workspace
-
-# Elementwise passes go over the rows in blocks of about this many entries, so that temporaries stay in cache.
-BLOCK = 1 << 15
 
 
 class Memory:
@@ -47,14 +43,3 @@ class Memory:
         result = self.take(array.shape, array.dtype)
         np.copyto(result, array)
         return result
-
-
-def as_rows(array):
-    """``array`` as (rows, last axis): a view where it is contiguous, a copy where it is not."""
-    return array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
-
-
-def row_blocks(rows, row_size):
-    """Slices that cover ``rows`` rows of ``row_size`` entries in blocks of about BLOCK entries."""
-    step = max(1, BLOCK // max(1, row_size))
-    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]

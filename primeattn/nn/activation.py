@@ -7,13 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from primeattn.nn import _loops
 from primeattn.nn._layer import Layer
-from primeattn.nn._memory import row_blocks
+from primeattn.nn._rows import as_rows, row_blocks, share
 
 __all__ = ["Activation", "gelu", "relu", "silu"]
-
-_C = math.sqrt(2 / math.pi)
-_D = 0.044715
 
 
 def _relu(x, y):
@@ -23,66 +21,27 @@ def _relu(x, y):
 
 def _relu_backward(dy, x, dx):
     """dx = dy where x > 0, else 0"""
-    np.multiply(dy, x > 0, out=dx)
-
-
-def _gelu(x, y):
-    """y = x/2 * (1 + tanh u), u = C (x + D x^3)"""
-    np.multiply(x, x, out=y)
-    y *= _C * _D
-    y += _C
-    y *= x
-    np.tanh(y, out=y)
-    y += 1
-    y *= x
-    y *= 0.5
-
-
-def _gelu_backward(dy, x, dx):
-    """dx = dy/2 * (1 + tanh u + x (1 - tanh^2 u) du/dx), du/dx = C (1 + 3 D x^2)"""
-    square = x * x
-    t = square * (_C * _D)
-    t += _C
-    t *= x
-    np.tanh(t, out=t)
-    square *= 3 * _C * _D
-    square += _C  # du/dx
-    square *= x
-    np.multiply(t, t, out=dx)
-    np.subtract(1, dx, out=dx)
-    dx *= square
-    dx += t
-    dx += 1
-    dx *= 0.5
+    np.greater(x, 0, out=dx)
     dx *= dy
 
 
-def _silu(x, y):
-    """y = x s, s = 1/(1 + exp(-x)) = (1 + tanh(x/2))/2, which does not overflow"""
-    np.multiply(x, 0.5, out=y)
-    np.tanh(y, out=y)
-    y += 1
-    y *= x
-    y *= 0.5
+def _gate(a, b):
+    """y = x s(z) with s(z) = 1 / (1 + exp(-z)), z = x (a + b x^2), and its gradient."""
+
+    def forward(x, y):
+        _loops.gate(x, x.dtype.type(a), x.dtype.type(b), y)
+
+    def backward(dy, x, dx):
+        _loops.gate_backward(dy, x, x.dtype.type(a), x.dtype.type(b), dx)
+
+    return forward, backward
 
 
-def _silu_backward(dy, x, dx):
-    """dx = dy s (1 + x (1 - s))"""
-    s = x * 0.5
-    np.tanh(s, out=s)
-    s += 1
-    s *= 0.5
-    np.subtract(1, s, out=dx)
-    dx *= x
-    dx += 1
-    dx *= s
-    dx *= dy
-
-
+_C = 2 * math.sqrt(2 / math.pi)
 _FORMULAS = {
-    "gelu": (_gelu, _gelu_backward),
+    "gelu": _gate(_C, 0.044715 * _C),  # (1 + tanh u) / 2 = s(2u)
     "relu": (_relu, _relu_backward),
-    "silu": (_silu, _silu_backward),
+    "silu": _gate(1, 0),
 }
 
 
@@ -123,17 +82,15 @@ class Activation(Layer):
     def forward(self, x, ps, st, memory):
         formula, _ = _FORMULAS[self.name]
         y = memory.take(x.shape, x.dtype)
-        x_flat, y_flat = x.reshape(-1), y.reshape(-1)
-        for block in row_blocks(x.size, 1):
-            formula(x_flat[block], y_flat[block])
+        x_flat, y_flat = as_rows(x).reshape(-1), y.reshape(-1)
+        share(row_blocks(x.size, 1), lambda _, b: formula(x_flat[b], y_flat[b]))
         return y, st, x_flat
 
     def backward(self, dy, saved, ps, memory):
         _, formula = _FORMULAS[self.name]
         dx = memory.take(dy.shape, dy.dtype)
-        dy_flat, dx_flat = dy.reshape(-1), dx.reshape(-1)
-        for block in row_blocks(dy.size, 1):
-            formula(dy_flat[block], saved[block], dx_flat[block])
+        dy_flat, dx_flat = as_rows(dy).reshape(-1), dx.reshape(-1)
+        share(row_blocks(dy.size, 1), lambda _, b: formula(dy_flat[b], saved[b], dx_flat[b]))
         return dx, {}
 
 

@@ -7,9 +7,10 @@ from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
+from primeattn.nn import _loops
 from primeattn.nn._config import check_callable, freeze_flag, freeze_size
 from primeattn.nn._layer import Layer, Parameter, check_float
-from primeattn.nn._memory import as_rows
+from primeattn.nn._rows import as_rows, row_blocks, share
 from primeattn.nn.initializers import glorot_uniform, zeros
 
 __all__ = ["Dense"]
@@ -70,7 +71,7 @@ class Dense(Layer):
         x_rows, y_rows = as_rows(x), as_rows(y)
         np.matmul(x_rows, ps["weight"], out=y_rows)
         if self.bias:
-            y_rows += ps["bias"]
+            share(row_blocks(*y_rows.shape), lambda _, b: _loops.add_bias(ps["bias"], y_rows[b]))
         return y, st, (x_rows, x.shape)
 
     def backward(self, dy, saved, ps, memory):

@@ -8,7 +8,7 @@ import numpy as np
 
 from primeattn.nn._config import freeze_real
 from primeattn.nn._layer import Layer
-from primeattn.nn._memory import row_blocks
+from primeattn.nn._rows import BLOCK, row_blocks
 
 __all__ = ["Dropout"]
 
@@ -56,20 +56,19 @@ class Dropout(Layer):
         if not isinstance(state, np.ndarray) or state.dtype != np.uint64 or state.shape != (2,):
             raise ValueError(f"{self}: rng in st must be a uint64 array [seed, counter], got {state!r}")
         generator = np.random.Generator(np.random.Philox(key=state))
-        y, keep = memory.take(x.shape, x.dtype), memory.take(x.shape, bool)
-        x_flat, y_flat, keep_flat = x.reshape(-1), y.reshape(-1), keep.reshape(-1)
+        y, factor = (memory.take(x.shape, x.dtype) for _ in range(2))
+        factor_flat = factor.reshape(-1)
+        # float32 draws for every dtype: one state drops the same entries in float32 and float64
+        room = memory.take((min(x.size, BLOCK),), np.float32)
         for block in row_blocks(x.size, 1):
-            # float32 draws for every dtype: one state drops the same entries in float32 and float64
-            draws = generator.random(block.stop - block.start, np.float32)
-            np.greater_equal(draws, self.p, out=keep_flat[block])
-            np.multiply(x_flat[block], keep_flat[block], out=y_flat[block])
-            y_flat[block] *= 1 / (1 - self.p)
-        return y, {**st, "rng": state + np.array([0, 1], np.uint64)}, keep
+            draws = room[: block.stop - block.start]
+            generator.random(out=draws, dtype=np.float32)
+            np.greater_equal(draws, self.p, out=factor_flat[block])
+        factor *= 1 / (1 - self.p)
+        np.multiply(x, factor, out=y)
+        return y, {**st, "rng": state + np.array([0, 1], np.uint64)}, factor
 
     def backward(self, dy, saved, ps, memory):
         if saved is None:
             return dy, {}
-        dx = memory.take(dy.shape, dy.dtype)
-        np.multiply(dy, saved, out=dx)  # y = x * keep / (1 - p)
-        dx *= 1 / (1 - self.p)
-        return dx, {}
+        return np.multiply(dy, saved, out=memory.take(dy.shape, dy.dtype)), {}  # y = x * factor

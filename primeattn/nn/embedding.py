@@ -8,9 +8,9 @@ from itertools import pairwise
 
 import numpy as np
 
+from primeattn.nn import _loops
 from primeattn.nn._config import check_callable, freeze_size
 from primeattn.nn._layer import Layer, Parameter, check_float
-from primeattn.nn._memory import as_rows
 from primeattn.nn.initializers import Normal
 
 __all__ = ["Embedding", "PositionalEmbedding"]
@@ -92,30 +92,24 @@ class Embedding(Layer):
 
     def forward(self, x, ps, st, memory):
         y = memory.take((*x.shape, self.dim), ps["weight"].dtype)
-        y_rows, tokens = y.reshape(x.size, self.dim), x.reshape(-1).astype(np.intp)
-        one_hots = [_one_hot(tokens, np.ones(x.size, bool), self.vocab, y.dtype)]
-        y_rows[...] = one_hots[0] @ ps["weight"]
+        shape, bounds = (1, x.size), np.array([0, x.size])
         if self.previous:
-            age = self._age(x, st)
-            for back, table in enumerate(ps["previous"], start=1):
-                earlier = np.roll(tokens, back)  # what wraps around has age < back
-                one_hots.append(_one_hot(earlier, age >= back, self.vocab, y.dtype))
-                y_rows += one_hots[back] @ table
-        return y, st, one_hots
-
-    def _age(self, x, st):
-        """Number of tokens before each one in its sequence, flat."""
-        length = x.shape[-1]
-        starts = segment_bounds(self, st, x.shape)[:-1]
-        starts = (np.arange(x.size // max(1, length))[:, None] * length + starts).reshape(-1)
-        return np.arange(x.size) - np.repeat(starts, np.diff(starts, append=x.size))
+            shape, bounds = x.shape if x.ndim == 2 else shape, segment_bounds(self, st, x.shape)
+        tokens = memory.take(shape, np.int64)
+        np.copyto(tokens, x.reshape(shape), casting="unsafe")  # in the range of vocab
+        y.fill(0)
+        y_rows = y.reshape(*shape, self.dim)
+        for back, table in enumerate(_tables(ps)):
+            _loops.add_earlier(tokens, bounds, back, table, y_rows)
+        return y, st, (tokens, bounds)
 
     def backward(self, dy, saved, ps, memory):
-        dy_rows = as_rows(dy)
+        tokens, bounds = saved
         dps = {name: memory.take(table.shape, dy.dtype) for name, table in ps.items()}
-        dps["weight"][...] = saved[0].T @ dy_rows  # y = one_hot @ weight
-        for back in range(1, self.previous + 1):
-            dps["previous"][back - 1] = saved[back].T @ dy_rows  # y += one_hot @ previous
+        dy_rows = np.ascontiguousarray(dy).reshape(*tokens.shape, self.dim)
+        for back, dtable in enumerate(_tables(dps)):
+            dtable.fill(0)
+            _loops.add_to_earlier(tokens, bounds, back, dy_rows, dtable)
         return None, dps
 
 
@@ -196,10 +190,6 @@ def segment_bounds(layer, st, shape):
     return bounds
 
 
-def _one_hot(tokens, present, vocab, dtype):
-    """Sparse (len(tokens), vocab) matrix with a 1 in each present row, at the token's column."""
-    from scipy.sparse import csr_matrix
-
-    indptr = np.zeros(len(tokens) + 1, np.intp)
-    np.cumsum(present, out=indptr[1:])
-    return csr_matrix((np.ones(indptr[-1], dtype), tokens[present], indptr), shape=(len(tokens), vocab))
+def _tables(ps):
+    """The tables of the token itself, of the one before, ..."""
+    return [ps["weight"], *ps.get("previous", ())]

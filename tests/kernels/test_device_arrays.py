@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from primeattn.kernels import device_arrays
-from primeattn.kernels.device_arrays import BFLOAT16, is_device_array, stream_handle, view
+from primeattn.kernels.device_arrays import BFLOAT16, device_interface, stream_handle
 
 
 class Interface:
@@ -37,6 +37,10 @@ class Capsule:
         new = ctypes.pythonapi.PyCapsule_New
         new.restype, new.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
         return new(ctypes.addressof(self.tensor), b"dltensor", None)
+
+
+def view(name, array, stream):
+    return device_arrays.view(name, array, device_interface(array), stream)
 
 
 @pytest.fixture
@@ -76,9 +80,10 @@ def test_read_only_and_masked_arrays_are_seen_as_such(array):
 
 
 def test_what_lies_on_a_device(array):
-    assert is_device_array(Interface(array)) and is_device_array(Capsule(array))
+    assert device_interface(Interface(array))["data"][0] == array.ctypes.data
+    assert device_interface(Capsule(array)) == {}
     for other in (array, Capsule(array, device=1), None, [1, 2], 3.0):
-        assert not is_device_array(other)
+        assert device_interface(other) is None
 
 
 def test_stream_handles():

@@ -21,6 +21,7 @@ from primeattn.kernels.gpu.rows import make_rows
 __all__ = ["backward", "forward"]
 
 ALIGN = 256
+STORAGE = {np.dtype(name): name for name in ("float64", "float32", "float16")} | {BFLOAT16: "bfloat16"}
 
 
 def forward(out, lse, q, k, v, options):
@@ -58,14 +59,13 @@ def backward(dq, dk, dv, dout, q, k, v, out, lse, dlse, options):
 
 
 def _plan(q, k, at, strides, options, stream, with_keys):
-    storage = "bfloat16" if q.dtype == BFLOAT16 else q.dtype.name
     row_bytes = q.shape[3] * q.itemsize
     rows = [name for name in strides if name not in ("lse", "dlse", "stats")]
     aligned = row_bytes % VECTOR_BYTES == 0 and all(
         at[name] % VECTOR_BYTES == 0 and all(stride % VECTOR_BYTES == 0 for stride in strides[name])
         for name in rows
     )
-    layout = planning.Layout(storage, q.shape[3], aligned)
+    layout = planning.Layout(STORAGE[q.dtype], q.shape[3], aligned)
     return planning.make_plan(
         options.patterns, k.shape[1], options.sequences, strides, layout, stream, with_keys
     )

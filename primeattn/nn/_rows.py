@@ -1,0 +1,36 @@
+"""Arrays seen as rows, and passes over blocks of rows that the threads of the kernels share."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from primeattn.kernels import threads
+
+BLOCK = 1 << 16  # entries of a block: enough work for the hand-over to a thread not to count
+
+
+def as_rows(array):
+    """``array`` as contiguous (rows, last axis): a view where it is contiguous, a copy where it is not."""
+    return np.ascontiguousarray(array).reshape(math.prod(array.shape[:-1]), array.shape[-1])
+
+
+def row_blocks(rows, row_size):
+    """Slices that cover ``rows`` rows of ``row_size`` entries in blocks of about BLOCK entries."""
+    step = max(1, BLOCK // max(1, row_size))
+    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+
+def share(blocks, work):
+    """Call ``work(i, block)`` for the i-th of all ``blocks``, each call in whichever thread is free.
+
+    Which thread that is must not show in the result: each call writes what no other does.
+    """
+    waiting = iter(list(enumerate(blocks)))  # of a list, since threads may share that iterator
+
+    def worker():
+        for i, block in waiting:
+            work(i, block)
+
+    threads.run(worker, min(threads.get_num_threads(), len(blocks)))
