@@ -1,12 +1,12 @@
 """Train a small language model with prime attention on Python's own source code, in about a minute.
 
-python examples/quickstart.py
+python examples/quickstart.py [OUTPUT]
 """
 
 import math
-from pathlib import Path
 
 import numpy as np
+from _save import save
 from matplotlib.figure import Figure
 
 import primeattn as pa
@@ -63,6 +63,4 @@ print(sample(model, ps, st, 300, CONTEXT, np.random.default_rng(0)).decode("utf-
 left, right = Figure(figsize=(11, 4.4), layout="constrained").subplots(1, 2)
 pa.plot.mask(attention.pattern, 64, ax=left)
 pa.plot.loss_curve(losses, levels={"order-2 counts": counts, "held-out": bits}, ax=right)
-path = Path(__file__).parent.parent / "figures" / "quickstart.png"
-left.figure.savefig(path, dpi=110)
-print(f"figure: {path}")
+save(left.figure, __file__)

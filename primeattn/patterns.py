@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from io import BytesIO
 
 import numpy as np
 
@@ -14,6 +15,7 @@ __all__ = ["Pattern"]
 _MAX_DENSE = 32768  # a 1 GiB mask
 _MAX_PAIRS = 2**28  # 1.25 GiB as CSR
 _MAX_VIEWS = 64
+_SHOWN = 64  # tokens in a notebook
 
 
 @dataclass(frozen=True, repr=False)
@@ -218,6 +220,18 @@ class Pattern:
             f"{name}={getattr(self, name)}" for name in ("window", "global_tokens") if getattr(self, name)
         ]
         return f"Pattern({', '.join([repr(self.sequence), *options])})"
+
+    def _repr_png_(self):
+        """Return the mask as a PNG image, which notebooks show; None beyond the end of a finite table."""
+        from primeattn import plot
+
+        try:
+            ax = plot.mask(self, _SHOWN)
+        except ValueError:
+            return None
+        file = BytesIO()
+        ax.figure.savefig(file, format="png")
+        return file.getvalue()
 
     def to_json(self) -> dict:
         """Return a structure of JSON types from which ``from_json`` makes an equal pattern.

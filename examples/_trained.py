@@ -1,0 +1,53 @@
+"""A model with four kinds of heads, trained on Python's own source code in some ten seconds."""
+
+from functools import cache
+
+import numpy as np
+from tqdm import tqdm
+
+import primeattn as pa
+from primeattn.blas import one_blas_thread
+from primeattn.language_model import sinusoids
+from primeattn.nn.initializers import Normal
+
+WIDTH, CONTEXT, STEPS = 64, 128, 500
+PATTERNS = (
+    pa.Pattern("primes", window=3, global_tokens=2),
+    pa.Pattern("squares", window=3, global_tokens=2),
+    pa.Pattern("mian_chowla", window=3, global_tokens=2),
+    pa.Pattern(None, window=24, global_tokens=2),
+)
+
+
+@cache
+@one_blas_thread()
+def attention_maps():
+    """Train, and return the attention of each head over a piece of held-out text."""
+    corpus = pa.data.load_corpus()
+    batches = pa.data.Batches(corpus.train, batch=8, context=CONTEXT, seed=0)
+    embedding = pa.Chain(
+        pa.Embedding(256, WIDTH, previous=1, init=Normal(0.2)),
+        pa.PositionalEmbedding(CONTEXT, WIDTH, init=sinusoids),
+        pa.RMSNorm(WIDTH),
+    )
+    attention = pa.SparseIndexAttention(WIDTH, PATTERNS, heads=len(PATTERNS))
+    readout = pa.Chain(pa.RMSNorm(WIDTH), pa.Dense(WIDTH, 4 * WIDTH), pa.gelu, pa.Dense(4 * WIDTH, 256))
+    model = pa.Chain(embedding=embedding, attention=attention, readout=readout)
+    ps, st = pa.setup(np.random.default_rng(0), model)
+    optimizer = pa.optim.AdamW(lr=4e-3)
+    moments = optimizer.init(ps)
+    workspace = pa.Workspace()
+    for step in tqdm(range(STEPS), desc="training", leave=False, disable=None):
+        workspace.reset()
+        tokens, targets = next(batches)
+        logits, st, pullback = model.pullback(tokens, ps, st, workspace=workspace)
+        _, dlogits = pa.losses.cross_entropy(logits, targets, workspace=workspace)
+        _, grads = pullback(dlogits)
+        rate = pa.optim.warmup_cosine(step, base_lr=optimizer.lr, warmup=STEPS // 20, total=STEPS)
+        optimizer.update(ps, grads, moments, lr=rate, out=(ps, moments))
+    text = corpus.heldout[None, :CONTEXT]
+    x, _ = embedding(text, ps["embedding"], st["embedding"])
+    return [
+        pa.analysis.attention_map(attention, x, ps["attention"], st["attention"], head)
+        for head in range(len(PATTERNS))
+    ]

@@ -1,0 +1,12 @@
+"""Where the head over the primes looks in a trained model, within its mask.
+
+python examples/attention_map.py [OUTPUT]
+"""
+
+from _save import save
+from _trained import PATTERNS, attention_maps
+
+import primeattn as pa
+
+ax = pa.plot.attention_map(attention_maps()[0], PATTERNS[0])
+save(ax.figure, __file__)

@@ -1,0 +1,21 @@
+"""How far layers see at equal cost: windows widened until each pattern costs what the squares cost.
+
+python examples/reach.py [OUTPUT]
+"""
+
+from _save import save
+
+import primeattn as pa
+
+N = 4097
+squares = pa.Pattern("squares", window=3)
+others = (
+    pa.sequences.matched_random(squares.sequence, seed=0),
+    "mian_chowla",
+    "fibonacci",
+    "powers_of_two",
+    None,
+)
+patterns = [pa.analysis.match_budget(pa.Pattern(sequence), squares.num_pairs(N), N) for sequence in others]
+ax = pa.plot.reach([squares, *patterns], N)
+save(ax.figure, __file__)

@@ -1,0 +1,39 @@
+"""Pictures of patterns, of what they are worth, and of training. Functions draw on Axes and return them.
+
+>>> import primeattn as pa
+>>> ax = pa.plot.mask(pa.Pattern("primes", window=3), 64)
+>>> ax.figure.savefig("mask.png")  # doctest: +SKIP
+
+They never show or save. Without ``ax`` they draw on a figure of their own, unknown to pyplot. Where several
+patterns are drawn, ``patterns`` is one Pattern, a list of them, or a dict of labels to patterns.
+
+What is drawn is computed by ``primeattn.analysis``; ``examples/`` holds a script for each picture.
+"""
+
+from primeattn.plot.attention import attention_map, heads
+from primeattn.plot.comb import hops
+from primeattn.plot.costs import pairs
+from primeattn.plot.frontier import pareto
+from primeattn.plot.masks import mask, masks
+from primeattn.plot.paths import two_hop_paths
+from primeattn.plot.periods import residues
+from primeattn.plot.receptive import reach
+from primeattn.plot.spectral import spectrum
+from primeattn.plot.tiling import wheel
+from primeattn.plot.training import loss_curve
+
+__all__ = [
+    "attention_map",
+    "heads",
+    "hops",
+    "loss_curve",
+    "mask",
+    "masks",
+    "pairs",
+    "pareto",
+    "reach",
+    "residues",
+    "spectrum",
+    "two_hop_paths",
+    "wheel",
+]

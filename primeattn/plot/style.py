@@ -1,0 +1,85 @@
+"""What the pictures share: colours, and Axes to draw on."""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = [
+    "COLORS",
+    "DASHES",
+    "GREY",
+    "HIDDEN",
+    "MARKERS",
+    "RULES",
+    "grid_of_axes",
+    "outer_labels",
+    "own_axes",
+    "query_by_key",
+]
+
+# Okabe and Ito's colours, told apart by readers with any common colour vision. Markers and dashes differ too.
+COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "black"]
+MARKERS = ["o", "s", "^", "v", "P", "D", "X"]
+DASHES = ["-", "--", "-.", ":"]
+RULES = {"window": COLORS[0], "global tokens": COLORS[1], "sequence": COLORS[2]}
+HIDDEN = "#EEEEEE"  # pairs that causal attention has and the pattern leaves out
+GREY = "#777777"
+
+
+def own_axes(ax, size):
+    """Return ``ax``, or Axes on a new figure of ``size`` inches. TypeError for anything else."""
+    if ax is not None:
+        return _as_axes("ax", ax)
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=size, layout="compressed").add_subplot()
+
+
+def grid_of_axes(axes, count, size, columns=4) -> np.ndarray:
+    """Return ``count`` Axes as a 1-D array: ``axes`` themselves, or a new grid of ``size`` inches each."""
+    if axes is not None:
+        axes = np.array(axes, dtype=object).ravel()
+        if len(axes) != count:
+            raise ValueError(f"axes: expected {count} Axes, got {len(axes)}")
+        for ax in axes:
+            _as_axes("axes", ax)
+        return axes
+    from matplotlib.figure import Figure
+
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="compressed")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax in axes[count:]:
+        ax.remove()
+    return axes[:count]
+
+
+def query_by_key(ax):
+    """Make ``ax`` the axes of a picture of queries (rows) by keys (columns), whose future is blank."""
+    from matplotlib.ticker import MaxNLocator
+
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(7, steps=[1, 2, 4, 5, 8, 10], integer=True))
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.set(xlabel="key", ylabel="query")
+
+
+def outer_labels(axes):
+    """Leave labels on the y axis in the first column, and on the x axis where nothing follows below."""
+    columns = axes[0].get_gridspec().ncols
+    for i, ax in enumerate(axes):
+        if i % columns:
+            ax.set_ylabel("")
+            ax.tick_params(labelleft=False)
+        if i + columns < len(axes):
+            ax.set_xlabel("")
+            ax.tick_params(labelbottom=False)
+
+
+def _as_axes(name, ax):
+    from matplotlib.axes import Axes
+
+    if not isinstance(ax, Axes):
+        raise TypeError(f"{name}: expected matplotlib Axes, got {ax!r} ({type(ax).__name__})")
+    return ax

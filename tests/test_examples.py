@@ -1,0 +1,83 @@
+"""The examples draw what the gallery shows."""
+
+import re
+import runpy
+import subprocess
+import sys
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+from matplotlib.text import Text
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+SCRIPTS = sorted(path.stem for path in EXAMPLES.glob("[!_]*.py") if path.stem != "make_figures")
+GALLERY = (ROOT / "figures" / "README.md").read_text()
+
+
+def texts_of(figure):
+    """The texts that are drawn, with their boxes on the page."""
+    figure.draw_without_rendering()
+    beyond = set()
+    for ax in figure.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            ticks = axis.get_major_ticks() + axis.get_minor_ticks()
+            hidden = [tick for tick in ticks if not low <= tick.get_loc() <= high]
+            beyond |= {label for tick in hidden for label in (tick.label1, tick.label2)}
+    texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    return [(text.get_text(), text.get_window_extent()) for text in texts if text not in beyond]
+
+
+@pytest.mark.parametrize("script", [name for name in SCRIPTS if name != "quickstart"])
+def test_texts_of_a_figure_overlap_nowhere_and_lie_on_the_page(script, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import _save
+    import _trained
+
+    figures = []
+    monkeypatch.setattr(_trained, "STEPS", 2)
+    monkeypatch.setattr(_save, "save", lambda figure, path: figures.append((figure, Path(path).stem)))
+    runpy.run_path(str(EXAMPLES / f"{script}.py"), run_name="__main__")
+    [(figure, name)] = figures
+    assert name == script
+    texts = texts_of(figure)
+    assert not [(a, b) for (a, here), (b, there) in combinations(texts, 2) if here.overlaps(there)]
+    page = figure.bbox.padded(1)
+    assert not [a for a, box in texts if not (page.contains(*box.min) and page.contains(*box.max))]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_gallery_shows_each_figure_with_its_command(script):
+    assert f"({script}.png)" in GALLERY
+    assert f"python examples/{script}.py" in GALLERY
+    assert f"python examples/{script}.py [OUTPUT]" in (EXAMPLES / f"{script}.py").read_text()
+
+
+def test_the_gallery_shows_figures_that_are_there():
+    shown = re.findall(r"!\[[^]]+\]\((\w+\.png)\)", GALLERY)
+    assert sorted(shown) == sorted(path.name for path in (ROOT / "figures").glob("*.png"))
+
+
+def test_make_figures_renders_every_script_and_no_helper(tmp_path):
+    for name in ("make_figures", "_save"):
+        (tmp_path / f"{name}.py").write_text((EXAMPLES / f"{name}.py").read_text())
+    script = (
+        "from _save import save\nfrom matplotlib.figure import Figure\n"
+        "print('chatter')\nsave(Figure(figsize=(1, 1)), __file__)\n"
+    )
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.py").write_text(script)
+    command = [sys.executable, tmp_path / "make_figures.py", tmp_path / "out"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout == f"2 figures in {tmp_path / 'out'}\n"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["one.png", "two.png"]
+    one = subprocess.run(
+        [sys.executable, tmp_path / "one.py", tmp_path / "own.pdf"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert one.stdout == f"chatter\n{tmp_path / 'own.pdf'}\n"
+    assert (tmp_path / "own.pdf").read_bytes().startswith(b"%PDF")
