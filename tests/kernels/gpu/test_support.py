@@ -1,0 +1,80 @@
+"""What is said of a machine without a GPU, with an old one, or with packages that do not fit."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from primeattn.kernels.gpu import support
+
+
+def machine(error=None, available=True, capability=(9, 0)):
+    """Numba's cuda as it looks on some machine."""
+
+    def current():
+        if isinstance(capability, Exception):
+            raise capability
+        return SimpleNamespace(compute_capability=capability, name=b"NVIDIA H200")
+
+    return SimpleNamespace(
+        cuda_error=lambda: error, is_available=lambda: available, get_current_device=current
+    )
+
+
+@pytest.fixture
+def on(monkeypatch):
+    def put(cuda, **attributes):
+        for name, value in ({"cuda": cuda} | attributes).items():
+            monkeypatch.setattr(support, name, value)
+        support.problem.cache_clear()
+
+    yield put
+    support.problem.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("cuda", "reason"),
+    [
+        (machine(error="CUDA driver library cannot be found.\nTry this. Try that."),
+         "CUDA driver library cannot be found"),
+        (machine(available=False), "numba.cuda finds no GPU, or not the CUDA libraries it compiles with"),
+        (machine(capability=(7, 5)), "the GPU has compute capability 7.5, below 8.0"),
+        (machine(capability=RuntimeError("Call to cuInit results in\nCUDA_ERROR_SYSTEM_DRIVER_MISMATCH")),
+         "Call to cuInit results in CUDA_ERROR_SYSTEM_DRIVER_MISMATCH"),
+    ],
+    ids=["no driver", "no GPU", "old GPU", "old driver"],
+)  # fmt: skip
+def test_the_reason_is_one_clear_sentence(cuda, reason, on):
+    on(cuda)
+    assert support.problem() == reason and not support.available()
+    with pytest.raises(RuntimeError) as caught:
+        support.require()
+    assert str(caught.value) == f"device: no GPU can be used here: {reason}; {support.INSTALL}"
+    assert support.describe()["device"] == f"none: {reason}" and support.describe()["kernels"] == "none"
+
+
+def test_numba_and_numba_cuda_that_do_not_fit(on):
+    on(None, _broken="AttributeError: module 'numba.cuda.types' has no attribute 'NPDatetime'")
+    assert support.problem().startswith("numba.cuda does not import (AttributeError: module")
+
+
+def test_a_gpu_is_described(on):
+    on(machine())
+    assert support.available() and support.require() is None
+    assert support.describe()["device"] == "NVIDIA H200, compute capability 9.0"
+    assert support.describe()["kernels"] == "gather"
+
+
+def test_the_simulator_is_no_gpu():
+    script = "from primeattn.kernels.gpu import support; print(support.problem())"
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={"NUMBA_ENABLE_CUDASIM": "1"}, capture_output=True, text=True
+    )
+    assert done.stdout == "NUMBA_ENABLE_CUDASIM is set, and the simulator knows no warps\n"
+
+
+def test_importing_the_package_leaves_cuda_alone():
+    script = "import sys, primeattn as pa; pa.attention; print('numba.cuda.cudadrv.driver' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "False\n"
