@@ -91,11 +91,17 @@ class _Emitter:
         """Lane sums of eight vectors as one group, by a tree of pairwise transpose-and-add.
 
         A vector that holds ``k`` different sums holds them in runs of k lanes; joining two such vectors adds
-        alternate runs of both and leaves runs of 2k.
+        alternate runs of both and leaves runs of 2k. Vectors shorter than a group are laid end to end once
+        they hold nothing else.
         """
         k = 1
         while len(vectors) > 1:
             n = vectors[0].type.count
+            if k >= n:
+                pairs = zip(vectors[::2], vectors[1::2], strict=True)
+                vectors = [self.shuffle(x, y, list(range(2 * n))) for x, y in pairs]
+                k *= 2
+                continue
             even, odd = [], []
             for lane in range(0, n, 2 * k):
                 run = range(lane, lane + k)

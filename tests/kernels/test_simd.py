@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numba import njit
 
+from primeattn.kernels import simd
 from primeattn.kernels.simd import GROUP, atomic_add, axpy8, dot8, exp_times, row_exp, row_max, transpose8
 
 DTYPES = [np.float32, np.float64]
@@ -123,19 +124,26 @@ def test_row_maximum_passes_over_nan_and_row_sum_does_not(dtype, rng):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("lines", [1, 2, 4])
-def test_dot_and_axpy(dtype, lines, rng):
+def test_dot_and_axpy(dtype, lines, rng, dot=_dot, axpy=_axpy):
     n = lines * 64 // np.dtype(dtype).itemsize
     x, y = rng.standard_normal(n).astype(dtype), rng.standard_normal((8, n)).astype(dtype)
     s = np.ones(8, dtype)
-    _dot(dtype(0), lines, x.ctypes.data, y.ctypes.data, y.strides[0], s.ctypes.data, True)
+    dot(dtype(0), lines, x.ctypes.data, y.ctypes.data, y.strides[0], s.ctypes.data, True)
     np.testing.assert_allclose(s, 1 + y @ x, rtol=1e-4, atol=1e-5)
     s[:] = np.nan
-    _dot(dtype(0), lines, x.ctypes.data, y.ctypes.data, y.strides[0], s.ctypes.data, False)
+    dot(dtype(0), lines, x.ctypes.data, y.ctypes.data, y.strides[0], s.ctypes.data, False)
     np.testing.assert_allclose(s, y @ x, rtol=1e-4, atol=1e-5)
     if lines == 2:
         expected = x + s @ y
-        _axpy(dtype(0), x.ctypes.data, y.ctypes.data, y.strides[0], s.ctypes.data)
+        axpy(dtype(0), x.ctypes.data, y.ctypes.data, y.strides[0], s.ctypes.data)
         np.testing.assert_allclose(x, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("vector", [32, 64])
+def test_dot_with_vector_registers_of_any_machine(vector, dtype, rng, monkeypatch):
+    monkeypatch.setattr(simd, "VECTOR", vector)
+    test_dot_and_axpy(dtype, 2, rng, dot=njit(_dot.py_func), axpy=njit(_axpy.py_func))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
