@@ -21,7 +21,7 @@ from primeattn.kernels.slots import SLOTS, key_tile, make_slots, query_tile
 from primeattn.kernels.tiles import (
     Packed,
     add_rows,
-    axpys_seen,
+    axpys,
     dots,
     exp_product,
     fill_by_slot,
@@ -68,13 +68,13 @@ def _forward_block(like, scale, job, tables, task, slots, own, scratch):
     offsets = tables.offsets[route.begin : route.end]
     keys, values = Packed(job.keys, job.key_rows), Packed(job.values, job.key_rows)
     q, out, s, maxima_address = _split(job, scratch)
-    maxima = view(maxima_address, job.block, like)
+    maxima = view(maxima_address, 2 * job.block, like)
     sums = view(maxima_address + LINE * job.block, job.block, like)
     if job.gather:
         keys = Packed(maxima_address + 2 * LINE * job.block, SLOTS * job.block)
         values = Packed(keys.address + keys.rows * job.lines * LINE, keys.rows)
     n, b, h = task.count, sequence.batch, task.head
-    maxima[:] = -np.inf
+    maxima[:] = np.finfo(maxima.dtype).min
     sums[:] = 0
     zero_rows(like, job, out, 0, n)
     for r in range(n):
@@ -88,10 +88,10 @@ def _forward_block(like, scale, job, tables, task, slots, own, scratch):
         if job.gather:
             panel = moving if step else fixed
             _gather(like, job, sequence, panel, step, slots, groups, h, n, keys, values)
-        dots(like, job, q, 0, keys, slots, groups, step, s, n, False)
+        dots(like, job, q, 0, keys, slots, groups, step, s, n, False, -np.inf)
         hide(like, job, slots, groups, s, n, -np.inf)
         softmax(like, job, out, maxima, sums, s, groups, n)
-        axpys_seen(like, job, out, 0, values, slots, own, groups, step, s, n)
+        axpys(like, job, out, 0, values, slots, own, groups, step, s, n)
         t += 1
     for r in range(n):
         row = sequence.q_row + task.first + r
@@ -122,12 +122,12 @@ def _backward_query_block(like, scale, job, tables, task, slots, own, scratch):
         groups, step = query_tile(slots, offsets, t, sequence.q_start + task.first, n, moving, fixed)
         if groups == 0:
             break
-        dots(like, job, queries, at, keys, slots, groups, step, s, n, False)
-        dots(like, job, douts, at, values, slots, groups, step, ds, n, False)
+        dots(like, job, queries, at, keys, slots, groups, step, s, n, False, -np.inf)
+        dots(like, job, douts, at, values, slots, groups, step, ds, n, False, 0.0)
         hide(like, job, slots, groups, s, n, -np.inf)
         exp_product(like, job, s, ds, groups, n, minus_lse, minus_delta, job.size)
         hide(like, job, slots, groups, ds, n, 0)
-        axpys_seen(like, job, dq, 0, keys, slots, own, groups, step, ds, n)
+        axpys(like, job, dq, 0, keys, slots, own, groups, step, ds, n)
         t += 1
     for r in range(n):
         row = sequence.q_row + task.first + r
@@ -165,16 +165,18 @@ def _backward_key_block(like, job, tables, task, slots, own, scratch):
                     break
                 fill_by_slot(like, job, job.minus_lse, slots, groups, step, s, n)
                 fill_by_slot(like, job, job.minus_delta, slots, groups, step, ds, n)
-                dots(like, job, keys, at, queries, slots, groups, step, s, n, True)
-                dots(like, job, values, at, douts, slots, groups, step, ds, n, True)
-                hide(like, job, slots, groups, s, n, -np.inf)
+                dots(like, job, keys, at, queries, slots, groups, step, s, n, True, 0.0)
+                dots(like, job, values, at, douts, slots, groups, step, ds, n, True, 0.0)
+                if not moving:  # queries beyond either end have lse = inf, so p = 0
+                    hide(like, job, slots, groups, s, n, -np.inf)
                 exp_product(like, job, s, ds, groups, n, zero, zero, 0)
-                hide(like, job, slots, groups, ds, n, 0)
+                if not moving:
+                    hide(like, job, slots, groups, ds, n, 0)
                 for x, y, weights in ((dv, douts, s), (dk, queries, ds)):
                     if moving:
-                        axpys_seen(like, job, x, first - begin, y, slots, own, groups, step, weights, n)
+                        axpys(like, job, x, first - begin, y, slots, own, groups, step, weights, n)
                     else:  # a sum over all queries, tile by tile: one long chain would lose a digit
-                        axpys_seen(like, job, part, 0, y, slots, own, groups, step, weights, n)
+                        axpys(like, job, part, 0, y, slots, own, groups, step, weights, n)
                         add_rows(like, job, x, first - begin, part, 0, n)
                 t += 1
     b, h = sequence.batch, task.head
@@ -200,7 +202,7 @@ def forward(like, scale, jobs, tables):
     tasks = tables.query_tasks
     if not job.gather:
         pack(like, scale, job, tables, False)
-    slots, own = make_slots(), make_slots()
+    slots, own = make_slots(like), make_slots(like)
     scratch = job.scratch + draw(job, 3) * job.scratch_bytes
     while True:
         t = draw(job, 2)
@@ -214,7 +216,7 @@ def backward(like, scale, jobs, tables):
     """Fill dq, dk and dv; ``like`` is 1 in the working dtype, as is the scale."""
     job = jobs[0]
     pack(like, scale, job, tables, True)
-    slots, own = make_slots(), make_slots()
+    slots, own = make_slots(like), make_slots(like)
     scratch = job.scratch + draw(job, 3) * job.scratch_bytes
     key_tasks, query_tasks = tables.key_tasks, tables.query_tasks
     while True:

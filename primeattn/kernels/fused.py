@@ -23,8 +23,8 @@ from primeattn.kernels.slots import SLOTS, Slots, make_slots, query_tile
 from primeattn.kernels.tiles import (
     Packed,
     add_rows,
+    axpy_group,
     axpys,
-    axpys_seen,
     dots,
     exp_product,
     group_bytes,
@@ -132,7 +132,7 @@ def _add_run(like, job, slots, u0, u1, own, shifted, x, shift, y, n):
     row = GROUP * job.size
     for c in range(0, count, GROUP):
         transpose8(like, sources, c * job.size, own.weights + c * row, row)
-    axpys(like, job, x, low + shift, y, shifted, 1, 1, own.weights, count)
+    axpy_group(like, job, x, low + shift, y, shifted.rows, 0, 1, own.weights, 0, count)
 
 
 @njit
@@ -147,7 +147,7 @@ def _add_fixed(like, job, slots, own, shifted, x, shift, y):
             for i in range(GROUP):
                 shifted.rows[i] = job.block + r + i if r + i >= slots.low[u] else 0
             weights = own.columns + (u * own.span + job.block + r) * job.size
-            axpys(like, job, x, 0, y, shifted, 1, 0, weights, 1)
+            axpy_group(like, job, x, 0, y, shifted.rows, 0, 0, weights, 0, 1)
         if slots.low[u] < slots.high[u]:
             add_rows(like, job, x, slots.rows[u] + shift, x, 0, 1)
 
@@ -156,7 +156,7 @@ def _add_fixed(like, job, slots, own, shifted, x, shift, y):
 def _add_group(like, job, slots, g, step, own, shifted, x, shift, y, n):
     """Add to x what the weights of one group, turned into columns, give it."""
     first = g * GROUP
-    group = Slots(slots.rows[first:], slots.low[first:], slots.high[first:])
+    group = Slots(slots.rows[first:], slots.low[first:], slots.high[first:], slots.start)
     if step == 0:
         _add_fixed(like, job, group, own, shifted, x, shift, y)
         return
@@ -196,12 +196,12 @@ def _backward_key_head(like, scale, job, tables, index, kv_head, slots, shifted,
                 groups, step = query_tile(slots, offsets, t, sequence.q_start + first, n, moving, fixed)
                 if groups == 0:
                     break
-                dots(like, job, own.q, job.block, keys, slots, groups, step, own.s, n, False)
-                dots(like, job, own.dout, job.block, values, slots, groups, step, own.ds, n, False)
+                dots(like, job, own.q, job.block, keys, slots, groups, step, own.s, n, False, -np.inf)
+                dots(like, job, own.dout, job.block, values, slots, groups, step, own.ds, n, False, 0.0)
                 hide(like, job, slots, groups, own.s, n, -np.inf)
                 exp_product(like, job, own.s, own.ds, groups, n, own.minus_lse, own.minus_delta, job.size)
                 hide(like, job, slots, groups, own.ds, n, 0)
-                axpys_seen(like, job, own.dq, 0, keys, slots, shifted, groups, step, own.ds, n)
+                axpys(like, job, own.dq, 0, keys, slots, shifted, groups, step, own.ds, n)
                 panel = moving if step == 1 else fixed
                 shift = job.block + panel.first - sequence.k_start - panel.row
                 for g in range(groups):
@@ -225,7 +225,7 @@ def backward(like, scale, jobs, tables):
     """Fill dq, dk and dv; ``like`` is 1 in the working dtype, as is the scale."""
     job = jobs[0]
     pack(like, scale, job, tables, False)
-    slots, shifted = make_slots(), make_slots()
+    slots, shifted = make_slots(like), make_slots(like)
     scratch = job.scratch + draw(job, 3) * job.scratch_bytes
     kv_heads = tables.routes.shape[1] // job.group
     while True:

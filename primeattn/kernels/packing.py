@@ -116,7 +116,7 @@ def _pack_queries(like, scale, job, sequences, panels, piece):
     row = panel.row + piece.start
     zero_rows(like, job, queries, row - piece.zeros, piece.zeros)
     zero_rows(like, job, douts, row - piece.zeros, piece.zeros)
-    minus_lse[row - piece.zeros : row] = 0
+    minus_lse[row - piece.zeros : row] = -np.inf
     minus_delta[row - piece.zeros : row] = 0
     b, h = sequence.batch, panel.head
     for i in range(piece.count):

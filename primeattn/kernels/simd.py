@@ -12,6 +12,7 @@ other rows lie next to each other, ``GROUP`` numbers.
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 
 import numpy as np
 from llvmlite import ir
@@ -72,6 +73,40 @@ class _Emitter:
         first = self.b.insert_element(ir.Constant(kind, ir.Undefined), scalar, I32(0))
         return self.shuffle(first, first, [0] * kind.count)
 
+    @contextmanager
+    def rows(self, n, *moving):
+        """A loop over n rows; ``moving`` are (address, step) pairs, of which the body gets the addresses."""
+        steps = [I64(step) if isinstance(step, int) else step for _, step in moving]
+        before, body, after = (self.b.append_basic_block(name) for name in ("before", "row", "after"))
+        self.b.branch(before)
+        self.b.position_at_end(before)
+        self.b.cbranch(self.b.icmp_signed(">", n, I64(0)), body, after)
+        self.b.position_at_end(body)
+        states = [self.b.phi(I64) for _ in range(len(moving) + 1)]
+        for state, start in zip(states, [n, *(address for address, _ in moving)], strict=True):
+            state.add_incoming(start, before)
+        yield states[1:]
+        following = [self.b.sub(states[0], I64(1)), *map(self.b.add, states[1:], steps)]
+        for state, value in zip(states, following, strict=True):
+            state.add_incoming(value, self.b.block)
+        self.b.cbranch(self.b.icmp_signed(">", following[0], I64(0)), body, after)
+        self.b.position_at_end(after)
+
+    def fold(self, at, stride, count, start, step):
+        """``step(address, value)`` of ``count`` >= 1 addresses ``stride`` bytes apart, beginning at ``start``."""
+        before, body, after = self.b.block, *(self.b.append_basic_block(name) for name in ("fold", "folded"))
+        self.b.branch(body)
+        self.b.position_at_end(body)
+        left, address, value = self.b.phi(I64), self.b.phi(I64), self.b.phi(start.type)
+        result = step(address, value)
+        following = self.b.sub(left, I64(1)), self.b.add(address, stride), result
+        for state, first, value in zip((left, address, value), (count, at, start), following, strict=True):
+            state.add_incoming(first, before)
+            state.add_incoming(value, self.b.block)
+        self.b.cbranch(self.b.icmp_signed(">", following[0], I64(0)), body, after)
+        self.b.position_at_end(after)
+        return result
+
     def halves(self, x):
         half = x.type.count // 2
         low = self.shuffle(x, x, list(range(half)))
@@ -119,28 +154,26 @@ class _Emitter:
         """e^x to within 2 units in the last place; 0 below the normal range, saturating above, NaN for NaN.
 
         x = n ln 2 + r with |r| <= ln 2 / 2, e^r by its Taylor polynomial, 2^n through the exponent bits.
-        Adding 1.5 * 2^(mantissa bits) rounds to an integer and leaves it in the low bits, with no conversion
-        to integer that NaN would make undefined. ln 2 is subtracted in two parts, the first without rounding.
+        Adding 1.5 * 2^(mantissa bits) + bias rounds to an integer and leaves it, as an exponent, in the low
+        bits, with no conversion to integer that NaN would make undefined; the least exponent is that of 0.
+        ln 2 is subtracted in two parts, the first without rounding.
         """
         b = self.b
         mantissa, bias, degree = (52, 1023, 13) if self.double else (23, 127, 7)
-        low, high = (-708.0, 709.0) if self.double else (-87.0, 88.0)
         ln2, ln2_rest = LN2_DOUBLE if self.double else LN2_SINGLE
-        magic = self.const(1.5 * 2**mantissa)
-        tiny = b.fcmp_ordered("<", x, self.const(low))
-        y = b.select(tiny, self.const(low), x)
-        y = b.select(b.fcmp_ordered(">", y, self.const(high)), self.const(high), y)
-        shifted = self.fma(y, self.const(1 / math.log(2)), magic)
+        magic = self.const(1.5 * 2**mantissa + bias)
+        low, high = self.const(-bias * math.log(2)), self.const(709.0 if self.double else 88.0)
+        x = b.select(b.fcmp_ordered("<", x, low), low, x)
+        x = b.select(b.fcmp_ordered(">", x, high), high, x)
+        shifted = self.fma(x, self.const(1 / math.log(2)), magic)
         n = b.fsub(shifted, magic)
-        r = self.fma(n, self.const(-ln2_rest), self.fma(n, self.const(-ln2), y))
+        r = self.fma(n, self.const(-ln2_rest), self.fma(n, self.const(-ln2), x))
         e = self.const(1 / math.factorial(degree))
         for k in range(degree - 1, -1, -1):
             e = self.fma(e, r, self.const(1 / math.factorial(k)))
         integer = ir.VectorType(I64 if self.double else I32, GROUP)
-        bits = b.shl(b.bitcast(shifted, integer), self.const(mantissa, integer))
-        bits = b.add(bits, self.const(bias << mantissa, integer))
-        e = b.fmul(e, b.bitcast(bits, self.group))
-        return b.select(tiny, self.const(0.0), e)
+        power = b.shl(b.bitcast(shifted, integer), self.const(mantissa, integer))
+        return b.fmul(e, b.bitcast(power, self.group))
 
 
 def _literal(lines):
@@ -148,94 +181,113 @@ def _literal(lines):
 
 
 @intrinsic
-def dot8(typingctx, lines, like, x, ys, y_offset, s, add):
-    """s[u] = x · ys[u], plus the old s[u] where ``add`` is True, for u = 0..7."""
+def dot8(typingctx, lines, like, x, ys, y_step, old, old_step, s, n):
+    """s[r, u] = old[r, u] + x[r] · ys[u, r] for n rows r and u = 0..7.
+
+    Rows of x are ``lines`` cache lines apart, those of the ys ``y_step`` bytes, groups of old ``old_step``.
+    """
     n_lines = _literal(lines)
     if n_lines is None:
         return None
 
     def codegen(context, builder, sig, args):
         emit = _Emitter(builder, like)
-        x, ys, y_offset, s, add = args[2:]
-        steps = range(0, n_lines * LINE, VECTOR)
-        xs = [emit.load(emit.vector, x, step) for step in steps]
-        totals = []
-        for y in cgutils.unpack_tuple(builder, ys):
-            y = builder.add(y, y_offset)
-            total = None
-            for x_part, step in zip(xs, steps, strict=True):
-                y_part = emit.load(emit.vector, y, step)
-                total = builder.fmul(x_part, y_part) if total is None else emit.fma(x_part, y_part, total)
-            totals.append(total)
-        old = builder.select(add, emit.load(emit.group, s), emit.const(0.0))
-        emit.store(builder.fadd(emit.sums(totals), old), s)
+        x, ys, y_step, old, old_step, s, n = args[2:]
+        ys = cgutils.unpack_tuple(builder, ys)
+        with emit.rows(
+            n, (x, n_lines * LINE), (I64(0), y_step), (old, old_step), (s, GROUP * emit.size)
+        ) as row:
+            x, offset, old, s = row
+            at = [builder.add(y, offset) for y in ys]
+            totals = None
+            for step in range(0, n_lines * LINE, VECTOR):  # eight chains side by side hide their latency
+                x_part, y_parts = (
+                    emit.load(emit.vector, x, step),
+                    [emit.load(emit.vector, y, step) for y in at],
+                )
+                if totals is None:
+                    totals = [builder.fmul(x_part, y_part) for y_part in y_parts]
+                else:
+                    pairs = zip(y_parts, totals, strict=True)
+                    totals = [emit.fma(x_part, y_part, total) for y_part, total in pairs]
+            emit.store(builder.fadd(emit.sums(totals), emit.load(emit.group, old)), s)
         return context.get_dummy_value()
 
-    return types.void(lines, like, x, ys, y_offset, s, types.boolean), codegen
+    return types.void(lines, like, x, ys, y_step, old, old_step, s, n), codegen
 
 
 @intrinsic
-def axpy8(typingctx, lines, like, x, ys, y_offset, s):
-    """x += sum over u of s[u] * ys[u], for u = 0..7."""
+def axpy8(typingctx, lines, like, x, ys, y_step, s, n):
+    """x[r] += sum over u of s[r, u] * ys[u, r] for n rows r and u = 0..7; distances as in ``dot8``."""
     n_lines = _literal(lines)
     if n_lines is None:
         return None
 
     def codegen(context, builder, sig, args):
         emit = _Emitter(builder, like)
-        x, ys, y_offset, s = args[2:]
+        x, ys, y_step, s, n = args[2:]
+        ys = cgutils.unpack_tuple(builder, ys)
         steps = range(0, n_lines * LINE, VECTOR)
-        xs = [emit.load(emit.vector, x, step) for step in steps]
-        for u, y in enumerate(cgutils.unpack_tuple(builder, ys)):
-            y = builder.add(y, y_offset)
-            weight = emit.splat(emit.load(emit.element, s, u * emit.size), emit.vector)
-            xs = [
-                emit.fma(weight, emit.load(emit.vector, y, step), part)
-                for part, step in zip(xs, steps, strict=True)
-            ]
-        for part, step in zip(xs, steps, strict=True):
-            emit.store(part, x, step)
+        with emit.rows(n, (x, n_lines * LINE), (I64(0), y_step), (s, GROUP * emit.size)) as (x, offset, s):
+            xs = [emit.load(emit.vector, x, step) for step in steps]
+            for u, y in enumerate(ys):
+                y = builder.add(y, offset)
+                weight = emit.splat(emit.load(emit.element, s, u * emit.size), emit.vector)
+                xs = [
+                    emit.fma(weight, emit.load(emit.vector, y, step), part)
+                    for part, step in zip(xs, steps, strict=True)
+                ]
+            for part, step in zip(xs, steps, strict=True):
+                emit.store(part, x, step)
         return context.get_dummy_value()
 
-    return types.void(lines, like, x, ys, y_offset, s), codegen
+    return types.void(lines, like, x, ys, y_step, s, n), codegen
 
 
 @intrinsic
-def row_max(typingctx, like, s, stride, groups, start):
-    """Largest of ``start`` and ``groups`` groups of scores ``stride`` bytes apart; NaN is passed over."""
+def row_max(typingctx, like, s, stride, groups, best, n):
+    """best[r] = the largest of best[r] and of ``groups`` groups s[g, r], ``stride`` bytes apart, for n rows.
+
+    NaN is passed over.
+    """
 
     def codegen(context, builder, sig, args):
         emit = _Emitter(builder, like)
-        _, s, stride, groups, start = args
-        best = cgutils.alloca_once_value(builder, emit.splat(start, emit.group))
-        with cgutils.for_range(builder, groups) as loop:
-            group = emit.load(emit.group, builder.add(s, builder.mul(loop.index, stride)))
-            builder.store(emit.maximum(builder.load(best), group), best)
-        result = builder.load(best)
-        while result.type.count > 1:
-            result = emit.maximum(*emit.halves(result))
-        return builder.extract_element(result, I32(0))
+        _, s, stride, groups, best, n = args
+        with emit.rows(n, (s, GROUP * emit.size), (best, emit.size)) as (s, best):
+            start = emit.splat(emit.load(emit.element, best), emit.group)
+            result = emit.fold(
+                s, stride, groups, start, lambda at, most: emit.maximum(emit.load(emit.group, at), most)
+            )
+            while result.type.count > 1:
+                result = emit.maximum(*emit.halves(result))
+            emit.store(builder.extract_element(result, I32(0)), best)
+        return context.get_dummy_value()
 
-    return like(like, s, stride, groups, like), codegen
+    return types.void(like, s, stride, groups, best, n), codegen
 
 
 @intrinsic
-def row_exp(typingctx, like, s, stride, groups, shift):
-    """s <- exp(s - shift) in place over groups ``stride`` bytes apart; returns their sum."""
+def row_exp(typingctx, like, s, stride, groups, shift, total, n):
+    """s[g, r] <- exp(s[g, r] - shift[r]) in place, total[r] += their sum, over groups as in ``row_max``."""
 
     def codegen(context, builder, sig, args):
         emit = _Emitter(builder, like)
-        _, s, stride, groups, shift = args
-        shift = emit.splat(shift, emit.group)
-        total = cgutils.alloca_once_value(builder, emit.const(0.0))
-        with cgutils.for_range(builder, groups) as loop:
-            address = builder.add(s, builder.mul(loop.index, stride))
-            p = emit.exp(builder.fsub(emit.load(emit.group, address), shift))
-            emit.store(p, address)
-            builder.store(builder.fadd(builder.load(total), p), total)
-        return emit.total(builder.load(total))
+        _, s, stride, groups, shift, total, n = args
 
-    return like(like, s, stride, groups, like), codegen
+        def add(at, so_far):
+            p = emit.exp(builder.fsub(emit.load(emit.group, at), shift_of_row))
+            emit.store(p, at)
+            return builder.fadd(so_far, p)
+
+        moving = (s, GROUP * emit.size), (shift, emit.size), (total, emit.size)
+        with emit.rows(n, *moving) as (s, shift, total):
+            shift_of_row = emit.splat(emit.load(emit.element, shift), emit.group)
+            summed = emit.total(emit.fold(s, stride, groups, emit.const(0.0), add))
+            emit.store(builder.fadd(emit.load(emit.element, total), summed), total)
+        return context.get_dummy_value()
+
+    return types.void(like, s, stride, groups, shift, total, n), codegen
 
 
 @intrinsic

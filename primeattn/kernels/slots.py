@@ -18,12 +18,14 @@ class Slots(NamedTuple):
     rows: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    start: np.ndarray  # GROUP numbers: what the scores of a group begin with
 
 
 @njit
-def make_slots():
-    """Room for the slots of one tile."""
-    return Slots(np.empty(SLOTS, np.int64), np.empty(SLOTS, np.int64), np.empty(SLOTS, np.int64))
+def make_slots(like):
+    """Room for the slots of one tile, and numbers of the dtype of ``like``."""
+    rows, low, high = np.empty(SLOTS, np.int64), np.empty(SLOTS, np.int64), np.empty(SLOTS, np.int64)
+    return Slots(rows, low, high, np.full(GROUP, like))
 
 
 @njit

@@ -41,16 +41,17 @@ def chunk_address(packed, done, width, row):
 
 
 @njit
-def _sources(packed, done, width, rows, first):
+def _sources(packed, done, width, rows, first, shift):
+    """Addresses of the chunks of eight packed rows, ``shift`` rows on."""
     return (
-        chunk_address(packed, done, width, rows[first]),
-        chunk_address(packed, done, width, rows[first + 1]),
-        chunk_address(packed, done, width, rows[first + 2]),
-        chunk_address(packed, done, width, rows[first + 3]),
-        chunk_address(packed, done, width, rows[first + 4]),
-        chunk_address(packed, done, width, rows[first + 5]),
-        chunk_address(packed, done, width, rows[first + 6]),
-        chunk_address(packed, done, width, rows[first + 7]),
+        chunk_address(packed, done, width, rows[first] + shift),
+        chunk_address(packed, done, width, rows[first + 1] + shift),
+        chunk_address(packed, done, width, rows[first + 2] + shift),
+        chunk_address(packed, done, width, rows[first + 3] + shift),
+        chunk_address(packed, done, width, rows[first + 4] + shift),
+        chunk_address(packed, done, width, rows[first + 5] + shift),
+        chunk_address(packed, done, width, rows[first + 6] + shift),
+        chunk_address(packed, done, width, rows[first + 7] + shift),
     )
 
 
@@ -67,65 +68,83 @@ def tile_group(job, s, g):
 
 
 @njit
-def dots(like, job, x, x_row, y, slots, groups, step, s, n, add):
-    """s[g, r, u] (+)= x[x_row + r] · y[slot u of row r]."""
-    for g in range(groups):
-        target = tile_group(job, s, g)
-        done = 0
-        while done < job.lines:
-            width = chunk_lines(job.lines, done)
-            ys = _sources(y, done, width, slots.rows, g * GROUP)
-            xs = chunk_address(x, done, width, x_row)
-            keep = add or done > 0
-            for r in range(n):
-                row = r * width * LINE
-                if width == 4:
-                    dot8(4, like, xs + row, ys, step * row, target + r * GROUP * job.size, keep)
-                elif width == 2:
-                    dot8(2, like, xs + row, ys, step * row, target + r * GROUP * job.size, keep)
-                else:
-                    dot8(1, like, xs + row, ys, step * row, target + r * GROUP * job.size, keep)
-            done += width
+def seen_rows(slots, g, n):
+    """The first row that any slot of a group exists for, and the one after the last."""
+    low, high = n, 0
+    for u in range(g * GROUP, (g + 1) * GROUP):
+        if slots.low[u] < slots.high[u]:
+            low, high = min(low, slots.low[u]), max(high, slots.high[u])
+    return low, high
 
 
 @njit
-def axpys(like, job, x, x_row, y, slots, groups, step, s, n):
-    """x[x_row + r] += sum over slots u of s[g, r, u] * y[slot u of row r]."""
-    for g in range(groups):
-        weights = tile_group(job, s, g)
-        done = 0
-        while done < job.lines:
-            width = chunk_lines(job.lines, done)
-            ys = _sources(y, done, width, slots.rows, g * GROUP)
-            xs = chunk_address(x, done, width, x_row)
-            for r in range(n):
-                row = r * width * LINE
-                if width == 4:
-                    axpy8(4, like, xs + row, ys, step * row, weights + r * GROUP * job.size)
-                elif width == 2:
-                    axpy8(2, like, xs + row, ys, step * row, weights + r * GROUP * job.size)
-                else:
-                    axpy8(1, like, xs + row, ys, step * row, weights + r * GROUP * job.size)
-            done += width
+def dots(like, job, x, x_row, y, slots, groups, step, s, n, add, absent):
+    """s[g, r, u] (+)= x[x_row + r] · y[slot u of row r], where slots of the group exist for the row.
 
-
-@njit
-def axpys_seen(like, job, x, x_row, y, slots, own, groups, step, s, n):
-    """As ``axpys``, without reading slots that do not exist for a row: their weight is 0, but 0 * NaN is not.
-
-    Only fixed slots need that, next to the diagonal; moving ones meet zero rows. ``own`` is room for slots.
+    Without ``add``, scores of slots that exist for no row come out as ``absent``.
     """
-    ragged = False
-    if step == 0:
-        for u in range(groups * GROUP):
-            ragged |= slots.rows[u] > 0 and (slots.low[u] > 0 or slots.high[u] < n)
-    if not ragged:
-        axpys(like, job, x, x_row, y, slots, groups, step, s, n)
-        return
-    for r in range(n):
-        for u in range(groups * GROUP):
-            own.rows[u] = slots.rows[u] if slots.low[u] <= r < slots.high[u] else 0
-        axpys(like, job, x, x_row + r, y, own, groups, 0, s + r * GROUP * job.size, 1)
+    for g in range(groups):
+        low, high = seen_rows(slots, g, n)
+        target = tile_group(job, s, g)
+        for u in range(GROUP):
+            slots.start[u] = 0 if slots.low[g * GROUP + u] < slots.high[g * GROUP + u] else absent
+        done = 0
+        while done < job.lines:
+            width = chunk_lines(job.lines, done)
+            ys = _sources(y, done, width, slots.rows, g * GROUP, step * low)
+            xs = chunk_address(x, done, width, x_row + low)
+            begun, row = add or done > 0, width * LINE
+            stride = GROUP * job.size if begun else 0
+            old = target + low * stride if begun else np.int64(slots.start.ctypes.data)
+            new, count = target + low * GROUP * job.size, high - low
+            if width == 4:
+                dot8(4, like, xs, ys, step * row, old, stride, new, count)
+            elif width == 2:
+                dot8(2, like, xs, ys, step * row, old, stride, new, count)
+            else:
+                dot8(1, like, xs, ys, step * row, old, stride, new, count)
+            done += width
+
+
+@njit
+def axpy_group(like, job, x, x_row, y, rows, first, step, weights, low, high):
+    """x[x_row + r] += sum over u of weights[r, u] * y[rows[first + u] + step * r], for low <= r < high."""
+    weights += low * GROUP * job.size
+    done = 0
+    while done < job.lines:
+        width = chunk_lines(job.lines, done)
+        ys = _sources(y, done, width, rows, first, step * low)
+        xs, row = chunk_address(x, done, width, x_row + low), width * LINE
+        if width == 4:
+            axpy8(4, like, xs, ys, step * row, weights, high - low)
+        elif width == 2:
+            axpy8(2, like, xs, ys, step * row, weights, high - low)
+        else:
+            axpy8(1, like, xs, ys, step * row, weights, high - low)
+        done += width
+
+
+@njit
+def axpys(like, job, x, x_row, y, slots, own, groups, step, s, n):
+    """x[x_row + r] += sum over slots u of s[g, r, u] * y[slot u of row r].
+
+    Slots that do not exist for a row are not read: their weight is 0, but 0 * NaN is not. Only fixed slots
+    need that, next to the diagonal; moving ones meet zero rows. ``own`` is room for slots.
+    """
+    for g in range(groups):
+        low, high = seen_rows(slots, g, n)
+        weights, first, whole = tile_group(job, s, g), g * GROUP, low
+        if step == 0:  # rows from ``whole`` on see all slots but those that fill up the group
+            for u in range(first, first + GROUP):
+                if slots.low[u] < slots.high[u]:
+                    whole = high if slots.high[u] < high else max(whole, slots.low[u])
+        for r in range(low, whole):
+            for u in range(GROUP):
+                seen = slots.low[first + u] <= r < slots.high[first + u]
+                own.rows[u] = slots.rows[first + u] if seen else 0
+            at = weights + r * GROUP * job.size
+            axpy_group(like, job, x, x_row + r, y, own.rows, 0, 0, at, 0, 1)
+        axpy_group(like, job, x, x_row, y, slots.rows, first, step, weights, whole, high)
 
 
 @njit
@@ -145,15 +164,20 @@ def add_rows(like, job, x, x_row, y, y_row, n):
 
 @njit
 def hide(like, job, slots, groups, s, n, value):
-    """s = ``value`` where a slot does not exist for a row."""
-    for u in range(groups * GROUP):
-        if slots.low[u] > 0 or slots.high[u] < n:
-            first = tile_group(job, s, u // GROUP) + u % GROUP * job.size
-            scores = view(first, n * GROUP, like)
-            for r in range(min(slots.low[u], n)):
-                scores[r * GROUP] = value
-            for r in range(max(slots.high[u], 0), n):
-                scores[r * GROUP] = value
+    """s = ``value`` where a slot does not exist for a row, but for slots that exist for none."""
+    for g in range(groups):
+        low, high = seen_rows(slots, g, n)
+        target = tile_group(job, s, g)
+        view(target, low * GROUP, like)[:] = value
+        view(target + high * GROUP * job.size, (n - high) * GROUP, like)[:] = value
+        scores = view(target, n * GROUP, like)
+        for u in range(GROUP):
+            first, last = slots.low[g * GROUP + u], slots.high[g * GROUP + u]
+            if first < last:
+                for r in range(low, first):
+                    scores[r * GROUP + u] = value
+                for r in range(last, high):
+                    scores[r * GROUP + u] = value
 
 
 @njit
@@ -171,20 +195,20 @@ def _scale_row(like, job, x, row, factor):
 def softmax(like, job, out, maxima, sums, s, groups, n):
     """One step of the online softmax: s <- exp(s - m) with the running maxima m; sums and out follow them.
 
-    The maximum passes over NaN and so stays finite; the NaN reaches sums and out through exp.
+    ``maxima`` are the new ones in front and, ``block`` numbers behind, the old ones. They begin at the lowest
+    finite number, so that s - m is -inf for a hidden score of a row that has seen no other. They pass over
+    NaN and stay finite; the NaN reaches sums and out through exp.
     """
-    stride = group_bytes(job)
+    stride, new, old = group_bytes(job), maxima[: job.block], maxima[job.block :]
+    row_max(like, s, stride, groups, np.int64(new.ctypes.data), n)
     for r in range(n):
-        row = s + r * GROUP * job.size
-        best = row_max(like, row, stride, groups, maxima[r])
-        if best > maxima[r]:
+        if new[r] > old[r]:
             if sums[r] != 0:
-                factor = np.exp(maxima[r] - best)
+                factor = np.exp(old[r] - new[r])
                 sums[r] *= factor
                 _scale_row(like, job, out, r, factor)
-            maxima[r] = best
-        shift = maxima[r] if maxima[r] > -np.inf else like - like  # 0 where nothing was seen yet
-        sums[r] += row_exp(like, row, stride, groups, shift)
+            old[r] = new[r]
+    row_exp(like, s, stride, groups, np.int64(new.ctypes.data), np.int64(sums.ctypes.data), n)
 
 
 @njit

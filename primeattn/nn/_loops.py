@@ -21,26 +21,39 @@ _sums = njit(fastmath={"reassoc", "contract"})  # sums may be taken in any order
 
 
 @njit
+def _tail(x):
+    """Room for what is left of a row beyond whole groups, and for two numbers of ``_exp`` and ``_max``."""
+    return np.zeros(GROUP + 2, x.dtype)
+
+
+@njit
 def _exp(x, tail):
-    """x <- exp(x) in place; returns the sum. ``tail`` is room for one group."""
-    one, whole = x.dtype.type(1), x.size // GROUP
-    total = row_exp(one, x.ctypes.data, GROUP * x.itemsize, whole, one - one)
+    """x <- exp(x) in place; returns the sum."""
+    one, whole, stride = x.dtype.type(1), x.size // GROUP, GROUP * x.itemsize
+    shift = np.int64(tail.ctypes.data) + stride
+    total = shift + x.itemsize
+    tail[GROUP] = tail[GROUP + 1] = 0
+    if whole > 0:
+        row_exp(one, np.int64(x.ctypes.data), stride, whole, shift, total, 1)
     done = whole * GROUP
     if done < x.size:
         for i in range(GROUP):  # slices assigned to slices take seconds to compile
             tail[i] = x[done + i] if done + i < x.size else -np.inf
-        total += row_exp(one, tail.ctypes.data, 0, 1, one - one)
+        row_exp(one, np.int64(tail.ctypes.data), stride, 1, shift, total, 1)
         for i in range(done, x.size):
             x[i] = tail[i - done]
-    return total
+    return tail[GROUP + 1]
 
 
 @njit
-def _max(x):
+def _max(x, tail):
     """Largest entry of x; NaN is passed over."""
     whole = x.size // GROUP
-    best = x.dtype.type(-np.inf)
-    best = row_max(best, x.ctypes.data, GROUP * x.itemsize, whole, best)
+    tail[0] = -np.inf
+    if whole > 0:
+        at, best = np.int64(x.ctypes.data), np.int64(tail.ctypes.data)
+        row_max(x.dtype.type(1), at, GROUP * x.itemsize, whole, best, 1)
+    best = tail[0]
     for i in range(whole * GROUP, x.size):
         if x[i] > best:
             best = x[i]
@@ -63,7 +76,7 @@ def _gate_argument(x, a, b):
 @cached_njit
 def gate(x, a, b, y):
     """``y = x s, s = 1 / (1 + exp(-z)), z = x (a + b x^2)``, all (size,)."""
-    one, tail = x.dtype.type(1), np.empty(GROUP, x.dtype)
+    one, tail = x.dtype.type(1), _tail(x)
     for start in range(0, x.size, CHUNK):
         xs, ys = x[start : start + CHUNK], y[start : start + CHUNK]
         for i in range(xs.size):
@@ -76,7 +89,7 @@ def gate(x, a, b, y):
 @cached_njit
 def gate_backward(dy, x, a, b, dx):
     """``dx = dy (s + x s (1 - s) dz/dx)``, all (size,)."""
-    one, three, tail = x.dtype.type(1), x.dtype.type(3), np.empty(GROUP, x.dtype)
+    one, three, tail = x.dtype.type(1), x.dtype.type(3), _tail(x)
     for start in range(0, x.size, CHUNK):
         xs, dys, dxs = x[start : start + CHUNK], dy[start : start + CHUNK], dx[start : start + CHUNK]
         for i in range(xs.size):
@@ -188,14 +201,14 @@ def cross_entropy(z, label, count, dz):
 
     z and dz are (rows, classes); rows whose label is negative are passed over, their gradient is 0.
     """
-    loss, tail = 0.0, np.empty(GROUP, z.dtype)
+    loss, tail = 0.0, _tail(z)
     one, count = z.dtype.type(1), z.dtype.type(count)
     for r in range(len(z)):
         d = dz[r]
         if label[r] < 0:
             d[:] = 0
             continue
-        largest = _max(z[r])
+        largest = _max(z[r], tail)
         for c in range(d.size):
             d[c] = z[r, c] - largest
         shifted = np.float64(d[label[r]])

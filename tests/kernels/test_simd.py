@@ -16,12 +16,15 @@ def _exp(like, s, t, groups, a, b, step):
 
 
 @njit
-def _row(like, s, stride, groups, start):
-    return row_max(like, s, stride, groups, start), row_exp(like, s, stride, groups, start)
+def _row(like, s, stride, groups, numbers):
+    """numbers: maximum, shift and total, one behind the other."""
+    row_max(like, s, stride, groups, numbers.ctypes.data, 1)
+    row_exp(like, s, stride, groups, numbers[1:].ctypes.data, numbers[2:].ctypes.data, 1)
+    return numbers[0], numbers[2]
 
 
 @njit
-def _dot(like, width, x, y, stride, s, add):
+def _dot(like, width, x, y, stride, old, s):
     ys = (
         y,
         y + stride,
@@ -33,11 +36,11 @@ def _dot(like, width, x, y, stride, s, add):
         y + 7 * stride,
     )
     if width == 4:
-        dot8(4, like, x, ys, 0, s, add)
+        dot8(4, like, x, ys, 0, old, 0, s, 1)
     elif width == 2:
-        dot8(2, like, x, ys, 0, s, add)
+        dot8(2, like, x, ys, 0, old, 0, s, 1)
     else:
-        dot8(1, like, x, ys, 0, s, add)
+        dot8(1, like, x, ys, 0, old, 0, s, 1)
 
 
 @njit
@@ -52,7 +55,7 @@ def _axpy(like, x, y, stride, s):
         y + 6 * stride,
         y + 7 * stride,
     )
-    axpy8(2, like, x, ys, 0, s)
+    axpy8(2, like, x, ys, 0, s, 1)
 
 
 @njit
@@ -112,12 +115,12 @@ def test_exp_times_with_numbers_per_row(dtype, rng):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_row_maximum_passes_over_nan_and_row_sum_does_not(dtype, rng):
     s = rng.standard_normal((5, 3, GROUP)).astype(dtype)
-    best, total = _row(dtype(0), s[0, 1:].ctypes.data, s.strides[0], 5, dtype(-1))
+    best, total = _row(dtype(0), s[0, 1:].ctypes.data, s.strides[0], 5, np.array([-1, -1, 0], dtype))
     # _row turns the scores into their exponentials
     np.testing.assert_allclose(total, s[:, 1].sum(), rtol=1e-6)
     np.testing.assert_allclose(best, np.log(s[:, 1].max()) - 1, rtol=1e-5)
     s[2, 1, 3] = np.nan
-    best, total = _row(dtype(0), s[0, 1:].ctypes.data, s.strides[0], 5, dtype(-100))
+    best, total = _row(dtype(0), s[0, 1:].ctypes.data, s.strides[0], 5, np.array([-100, -100, 0], dtype))
     assert best == np.nanmax(np.log(s[:, 1])) or best > 0
     assert np.isnan(total)
 
@@ -127,12 +130,11 @@ def test_row_maximum_passes_over_nan_and_row_sum_does_not(dtype, rng):
 def test_dot_and_axpy(dtype, lines, rng, dot=_dot, axpy=_axpy):
     n = lines * 64 // np.dtype(dtype).itemsize
     x, y = rng.standard_normal(n).astype(dtype), rng.standard_normal((8, n)).astype(dtype)
-    s = np.ones(8, dtype)
-    dot(dtype(0), lines, x.ctypes.data, y.ctypes.data, y.strides[0], s.ctypes.data, True)
-    np.testing.assert_allclose(s, 1 + y @ x, rtol=1e-4, atol=1e-5)
-    s[:] = np.nan
-    dot(dtype(0), lines, x.ctypes.data, y.ctypes.data, y.strides[0], s.ctypes.data, False)
-    np.testing.assert_allclose(s, y @ x, rtol=1e-4, atol=1e-5)
+    old, s = rng.standard_normal(8).astype(dtype), np.full(8, np.nan, dtype)
+    old[3] = -np.inf
+    dot(dtype(0), lines, x.ctypes.data, y.ctypes.data, y.strides[0], old.ctypes.data, s.ctypes.data)
+    np.testing.assert_allclose(s, old + y @ x, rtol=1e-4, atol=1e-5)
+    s[3] = 1
     if lines == 2:
         expected = x + s @ y
         axpy(dtype(0), x.ctypes.data, y.ctypes.data, y.strides[0], s.ctypes.data)
