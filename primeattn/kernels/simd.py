@@ -93,16 +93,16 @@ class _Emitter:
         self.b.position_at_end(after)
 
     def fold(self, at, stride, count, start, step):
-        """``step(address, value)`` of ``count`` >= 1 addresses ``stride`` bytes apart, beginning at ``start``."""
+        """``step(address, value)`` over ``count`` >= 1 addresses ``stride`` bytes apart, from ``start`` on."""
         before, body, after = self.b.block, *(self.b.append_basic_block(name) for name in ("fold", "folded"))
         self.b.branch(body)
         self.b.position_at_end(body)
         left, address, value = self.b.phi(I64), self.b.phi(I64), self.b.phi(start.type)
         result = step(address, value)
         following = self.b.sub(left, I64(1)), self.b.add(address, stride), result
-        for state, first, value in zip((left, address, value), (count, at, start), following, strict=True):
+        for state, first, later in zip((left, address, value), (count, at, start), following, strict=True):
             state.add_incoming(first, before)
-            state.add_incoming(value, self.b.block)
+            state.add_incoming(later, self.b.block)
         self.b.cbranch(self.b.icmp_signed(">", following[0], I64(0)), body, after)
         self.b.position_at_end(after)
         return result
