@@ -26,6 +26,7 @@ def arrays(rng):
 def gpu(monkeypatch):
     """A machine with a GPU, of which only the decision is tested."""
     monkeypatch.setattr(support, "problem", lambda: None)
+    monkeypatch.setattr(support, "current_device", lambda: 0)
 
 
 def test_numpy_arrays_go_to_the_cpu_unless_told_otherwise(arrays, gpu):

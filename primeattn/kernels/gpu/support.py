@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 
-__all__ = ["available", "compiled", "describe", "device_function", "problem", "require"]
+__all__ = ["available", "compiled", "current_device", "describe", "device_function", "problem", "require"]
 
 INSTALL = "install primeattn[cuda] on a machine with an NVIDIA GPU and its driver, or use device='cpu'"
 MIN_CAPABILITY = (8, 0)  # of bfloat16 conversions
@@ -71,6 +71,11 @@ def require():
     reason = problem()
     if reason is not None:
         raise RuntimeError(f"device: no GPU can be used here: {reason}; {INSTALL}")
+
+
+def current_device() -> int:
+    """Return the number of the GPU that this thread launches on; 0 where there is none."""
+    return cuda.current_context().device.id if available() else 0
 
 
 def describe() -> dict[str, str]:
