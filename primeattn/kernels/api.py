@@ -119,7 +119,7 @@ def _forward(place, arrays, *options):
     options = check_options(place, q, k, *options)
     outputs = {"out": out} if lse is None else {"out": out, "lse": lse}
     check_outputs(outputs, {"q": q, "k": k, "v": v})
-    return backend(place, q, options).forward(out, lse, q, k, v, options)
+    return backend(place, q, k, options).forward(out, lse, q, k, v, options)
 
 
 def sparse_index_kernel_backward(
@@ -212,7 +212,7 @@ def _backward(place, arrays, *options):
     options = check_options(place, q, k, *options)
     check_outputs(outputs, inputs)
     rows = inputs["dout"], q, k, v, inputs["out"]
-    return backend(place, q, options).backward(*outputs.values(), *rows, lse, dlse, options)
+    return backend(place, q, k, options).backward(*outputs.values(), *rows, lse, dlse, options)
 
 
 def attention(q, k, v, pattern, **options):

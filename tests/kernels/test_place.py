@@ -43,15 +43,24 @@ def test_numpy_arrays_go_to_the_cpu_unless_told_otherwise(arrays, gpu):
 
 
 def test_auto_takes_large_work_to_the_gpu(arrays, gpu, monkeypatch):
+    """Work is multiply-adds; what it has to exceed is a constant, and more for every byte that is moved."""
     chosen = []
     monkeypatch.setattr(place, "cpu_call", type("Cpu", (), {"forward": lambda *_: chosen.append("cpu")}))
     from primeattn.kernels.gpu import call
 
     monkeypatch.setattr(call, "forward", lambda *_: chosen.append("gpu"))
-    for work in (place.AUTO_WORK, 9 * 9 * 2 * 8):
-        monkeypatch.setattr(place, "AUTO_WORK", work)
-        pa.sparse_index_kernel(*arrays.values(), pa.Pattern(None, window=99), device="auto")
-    assert chosen == ["cpu", "gpu"]
+    full = pa.Pattern(None, window=99)
+    work, moved = 2 * 9 * 9 * 8, 4 * 2 * 9 * 8 * 4  # all pairs count, the half beyond the diagonal too
+    for rule in (place.AUTO_RULE, (work, 0), (work + 1, 0), (0, work / moved), (1, work / moved)):
+        monkeypatch.setattr(place, "AUTO_RULE", rule)
+        pa.sparse_index_kernel(*arrays.values(), full, device="auto")
+    assert chosen == ["cpu", "gpu", "cpu", "gpu", "cpu"]
+    monkeypatch.setattr(place, "AUTO_RULE", (np.inf, 0))
+    half = {
+        name: array if name == "lse" else np.zeros(array.shape, np.float16) for name, array in arrays.items()
+    }
+    pa.sparse_index_kernel(*half.values(), full, device="auto")
+    assert chosen[-1] == "gpu"  # the CPU knows no 16-bit numbers
 
 
 def test_auto_without_a_gpu_is_the_cpu(arrays):
