@@ -15,9 +15,10 @@ from primeattn.kernels.device_arrays import (
     view_of_host,
 )
 
-__all__ = ["AUTO_RULE", "Place", "backend", "decide", "work"]
+__all__ = ["AUTO_RULE", "GPU_KERNELS", "Place", "backend", "decide", "is_large", "work"]
 
 KERNELS = {"tiles": "cpu", "gather": "cuda"}
+GPU_KERNELS = tuple(name for name, device in KERNELS.items() if device == "cuda")
 # What a CPU multiplies and adds while a call with NumPy arrays gets to the GPU and back: for the call itself,
 # and for each byte of q, k, v and out. "auto" takes more work than that to the GPU. Both are estimates for 16
 # cores, not measured yet; `python -m primeattn.bench gpu-check auto` measures them.
@@ -56,7 +57,7 @@ def backend(place, q, k, options):
     """Return the module that runs a call, once its arguments have passed all checks."""
     gpu = place.gpu
     if gpu is None:
-        gpu = q.dtype in HALF_DTYPES or _is_large(q, k, options)
+        gpu = q.dtype in HALF_DTYPES or is_large(q, k, options)
     if not gpu:
         return cpu_call
     _support().require()
@@ -65,7 +66,7 @@ def backend(place, q, k, options):
     return call
 
 
-def _is_large(q, k, options):
+def is_large(q, k, options):
     # By shapes and patterns alone, and no number of threads, so that results repeat.
     per_call, per_byte = AUTO_RULE
     return work(q, options) >= per_call + per_byte * 2 * (q.nbytes + k.nbytes)
