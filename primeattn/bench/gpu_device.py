@@ -15,7 +15,7 @@ __all__ = ["CHAINS", "TURN", "Array", "Device", "EventTurn", "ceilings", "fma_ch
 
 TURN = 0.01  # seconds of work of a GPU in a turn
 MOST_CALLS = 50  # in a turn; a few hundred launches fill the queue
-HOST_CALL = 2e-4  # seconds of the host that a call may take for sure
+FIRST_HOLD = 2e-3  # seconds, in which the host launches a call of which nothing is known
 CHAINS = 8  # of dependent multiply-adds in a thread: they hide each other's latency
 COPIES = {"memory": 2**30, "cache": 2**23}  # bytes: beyond every cache, and well within that of the whole GPU
 MATRIX = 8192
@@ -144,9 +144,9 @@ class EventTurn:
 
     def __call__(self, call, clock=None) -> list[float]:
         start = self.wall()
-        self.device.hold(HOST_CALL)
+        self.device.hold(FIRST_HOLD)
         marks = self.device.marked(call)
-        host = max(self.wall() - start, HOST_CALL)
+        host = self.wall() - start
         self.device.synchronize()
         first = self.device.elapsed(*marks)
         count = min(max(int(TURN / max(first, 1e-9)), 1), MOST_CALLS)

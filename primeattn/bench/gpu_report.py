@@ -87,19 +87,18 @@ def figure(results):
         name, of_ours = sequence.replace("_", "-"), _fastest(rows, sequence)
         drawn = of_ours("forward", dtype)
         plot_rows(left, drawn, "median_s", **style, label=f"primeattn, {name}")
-        for which, kind, dash in (
-            ("forward", dtype, "-"),
-            ("forward+backward", dtype, "--"),
-            ("forward", "float32", ":"),
+        for label, which, kind, dash in (
+            (name, "forward", dtype, "-"),
+            (f"{name}, forward + backward", "forward+backward", dtype, "--"),
+            (f"{name}, float32", "forward", "float32", ":"),
         ):
             drawn = [row for row in of_ours(which, kind) if "speedup" in row]
-            if dash != ":" or kind != dtype:
-                label = f"{name}, {which.replace('+', ' + ')}, {kind}"
+            if dtype != "float32" or dash != ":":  # the first two have it then
                 plot_rows(right, drawn, "speedup", **style, linestyle=dash, label=label)
     left.set(yscale="log", ylabel="seconds", title=f"forward, {dtype}, {heads} heads of {head_dim}")
-    right.set(ylabel="times faster", title="the fastest torch SDPA / primeattn")
+    right.set(yscale="log", ylabel="times faster", title=f"the fastest torch SDPA / primeattn, {dtype}")
+    right.yaxis.set_major_formatter("{x:g}")
     right.axhline(1, color="black", linewidth=0.8)
-    right.set_ylim(bottom=0)
     for ax in (left, right):
         dress(ax, settings["n"])
     fig.suptitle(results["device"]["name"], fontsize="medium")
