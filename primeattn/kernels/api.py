@@ -67,10 +67,11 @@ def sparse_index_kernel(
         Boundaries, from 0 to n_q, of packed sequences in a batch of 1. Each is a sequence of its own, with
         globals of its own. Not together with q_start or k_start.
     workspace : Workspace, optional
-        Where scratch memory is kept between calls.
+        Where scratch memory is kept between calls; on the GPU, of calls on one stream.
     device : {None, "cpu", "cuda", "auto"}
-        Where to run; None is where the arrays are. With "cuda", NumPy arrays are copied to the GPU and
-        results back; "auto" does so if there is a GPU and the work is large.
+        Where to run; None is where the arrays are, on the GPU that is current in Numba. With "cuda", NumPy
+        arrays are copied to the GPU and results back; "auto" does so if there is a GPU and the work is
+        large for the bytes to move (``place.AUTO_RULE``). CPU and GPU round differently.
     stream : stream of Numba, CuPy or torch, or its handle, optional
         Stream of the GPU to run on; by default the one that the arrays carry, or else the default stream.
         Calls with arrays in the memory of the GPU return before the kernels have run.

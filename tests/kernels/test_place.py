@@ -108,6 +108,49 @@ def test_bad_device_arrays_get_the_errors_of_numpy_arrays(arrays, gpu):
         assert words[0] == words[1]
 
 
+def test_bad_options_and_gradients_get_the_errors_of_numpy_arrays(arrays, gpu):
+    """Of the backward too, and twice: what is wrong is not remembered as right."""
+    q, lse = arrays["q"], arrays["lse"]
+    frozen = q.copy()
+    frozen.setflags(write=False)
+    given = [
+        *(np.empty_like(q) for _ in range(3)),
+        q.copy(),
+        *(arrays[name] for name in "qkv"),
+        q.copy(),
+        lse,
+    ]
+    names = ("dq", "dk", "dv", "dout", "q", "k", "v", "out", "lse")
+    for changes, options in (
+        ({"dk": given[0]}, {}),
+        ({"dv": frozen}, {}),
+        ({"dout": q[:, :, :3]}, {}),
+        ({"lse": lse.astype(np.float64)}, {}),
+        ({}, {"dlse": q}),
+        ({}, {"scale": "large"}),
+        ({}, {"scale": np.inf}),
+        ({}, {"q_start": -1}),
+        ({}, {"k_start": True}),
+        ({}, {"cu_seqlens": [0, 5]}),
+        ({}, {"cu_seqlens": [0, 9], "q_start": 1}),
+        ({}, {"workspace": {}}),
+        ({}, {"device": "gpu"}),
+        ({}, {"kernel": "fast"}),
+        ({}, {"pattern": [PATTERN]}),
+        ({}, {"pattern": "primes"}),
+    ):
+        words = []
+        for kind in (lambda array: array, OnDevice, OnDevice):
+            arguments = dict(zip(names, given, strict=True)) | changes
+            chosen = {name: kind(v) if name == "dlse" else v for name, v in options.items()}
+            with pytest.raises((TypeError, ValueError)) as caught:
+                pa.sparse_index_kernel_backward(
+                    *map(kind, arguments.values()), **({"pattern": PATTERN} | chosen)
+                )
+            words.append((type(caught.value), str(caught.value)))
+        assert words[0] == words[1] == words[2]
+
+
 def test_bad_input_is_reported_before_a_missing_gpu(arrays):
     with pytest.raises(ValueError, match="v: expected the shape of k"):
         pa.sparse_index_kernel(*(arrays | {"v": arrays["v"][:, :1]}).values(), PATTERN, device="cuda")

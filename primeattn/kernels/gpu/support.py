@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 
+from primeattn.kernels.place import GPU_KERNELS
+
 __all__ = ["available", "compiled", "current_device", "describe", "device_function", "problem", "require"]
 
 INSTALL = "install primeattn[cuda] on a machine with an NVIDIA GPU and its driver, or use device='cpu'"
@@ -88,7 +90,11 @@ def describe() -> dict[str, str]:
     device = cuda.get_current_device()
     name = device.name.decode() if isinstance(device.name, bytes) else device.name
     major, minor = device.compute_capability
-    return {"target": target, "device": f"{name}, compute capability {major}.{minor}", "kernels": "gather"}
+    return {
+        "target": target,
+        "device": f"{name}, compute capability {major}.{minor}",
+        "kernels": ", ".join(GPU_KERNELS),
+    }
 
 
 def compiled(threads, blocks):
