@@ -148,6 +148,7 @@ class Peers:
     """
 
     per_pattern, dense = PER_PATTERN, ("torch causal",)  # the fastest of ``dense`` is what others are held to
+    largest = LARGEST
 
     def __init__(self, budget, given_up):
         self.budget, self.given_up = budget, dict(given_up)
@@ -195,8 +196,8 @@ class Peers:
         peer = key[0]
         if peer in self.given_up:
             raise Unavailable(self.given_up[peer])
-        if shape.n > LARGEST.get(peer, shape.n):
-            raise Unavailable(f"left out beyond n = {LARGEST[peer]}")
+        if shape.n > self.largest.get(peer, shape.n):
+            raise Unavailable(f"left out beyond n = {self.largest[peer]}")
         n, seconds = self._last.get(self._kind(key, shape, threads), (shape.n, 0))
         if not peer.startswith("primeattn") and seconds * (shape.n / n) ** 2 > PATIENCE:
             raise Unavailable(f"left out where a call would take more than {PATIENCE} s")

@@ -41,7 +41,7 @@ class GpuPeers(Peers):
         Whether it is too late to start what takes long to compile.
     """
 
-    per_pattern, dense = (*OURS, FLEX), tuple(SDPA)
+    per_pattern, dense, largest = (*OURS, FLEX), tuple(SDPA), {}
 
     def __init__(self, device, budget, late):
         super().__init__(budget, {})

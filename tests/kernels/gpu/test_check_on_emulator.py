@@ -11,12 +11,12 @@ from primeattn.kernels import api
 from primeattn.kernels.device_arrays import BFLOAT16
 
 CASES = {
-    "plain": Case(2, 1, 25, 25, 8),
-    "gradient of lse": Case(1, 1, 75, 75, 2, dlse=True),
+    "plain": Case(2, 1, 17, 17, 4),
+    "gradient of lse": Case(1, 1, 21, 21, 2, dlse=True),
     "rows without keys": Case(1, 1, 9, 9, 4, q_start=3, k_start=9),
     "no keys": Case(1, 1, 5, 0, 4),
-    "packed": Case(1, 1, 20, 20, 4, cu_seqlens=[0, 1, 9, 20]),
-    "decoding": Case(2, 1, 2, 30, 4, 2, q_start=np.array([28, 9]), k_start=np.array([0, 1])),
+    "packed": Case(1, 1, 20, 20, 2, cu_seqlens=[0, 1, 9, 20]),
+    "decoding": Case(2, 1, 2, 30, 2, 2, q_start=np.array([28, 9]), k_start=np.array([0, 1])),
 }
 
 
@@ -107,7 +107,8 @@ def test_only_other_kernels_may_refuse(machine, monkeypatch):
 
 def test_launches(machine, monkeypatch):
     monkeypatch.setattr(gpu_stages, "Case", lambda *sizes: Case(2, 2, 12, 12, 4))
-    arrays, forward, _ = gpu_stages._calls("gather", "float32", lambda array: array)
+    arrays, forward, backward = gpu_stages._calls("gather", "float32", lambda array: array)
+    backward()
     launches = len(machine.launches)
     bare = gpu_stages._bare(forward)
     made = len(machine.launches)
