@@ -58,6 +58,19 @@ def test_accuracy(storage, machine):
     assert [f["check"] for f in found if not f["ok"]] == []
 
 
+def test_accuracy_of_16_bits_is_held_to_that_of_torch(machine, monkeypatch):
+    of_torch = {"out": 1e-3, "dq": 0.0, "dk": 1e-9, "dv": 1.0}
+    monkeypatch.setattr(gpu_stages, "_torch_on_gpu", lambda: "torch")
+    monkeypatch.setattr(gpu_stages, "_errors_of_torch", lambda *arguments: of_torch)
+    found = {f["check"]: f for f in gpu_stages._accuracy("gather", "float16", "plain", CASES["plain"])}
+    least = gpu_cases.LIMITS["float16"] / 16
+    limits = {"out": 2e-3, "lse": 1e-5, "dq": least, "dk": least, "dv": 2.0}
+    assert {name: found[f"plain: {name}"]["limit"] for name in limits} == limits
+    assert found["plain: dv"]["ok"] and not found["plain: dq"]["ok"]
+    (bound, *_) = gpu_stages._accuracy("gather", "float16", "x", CASES["gradient of lse"])
+    assert bound["limit"] == gpu_cases.LIMITS["float16"]  # torch knows no gradient of lse
+
+
 def test_accuracy_fails_where_results_are_wrong(machine, monkeypatch):
     backward = gpu_stages.sparse_index_kernel_backward
 
