@@ -15,7 +15,8 @@ __all__ = ["main"]
 
 
 def main(argv=None) -> int:
-    """Run one command and return its exit status: 0, 2 for bad input, 130 when interrupted.
+    """Run one command and return its exit status: 0, 1 for a failed check, 2 for bad input, 130 when
+    interrupted.
 
     Examples
     --------
@@ -25,14 +26,13 @@ def main(argv=None) -> int:
     """
     arguments = _parser().parse_args(argv)
     try:
-        arguments.run(arguments)
+        return arguments.run(arguments) or 0
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         print(f"primeattn: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
         print(f"primeattn: interrupted{f'; {interrupt}' if str(interrupt) else ''}", file=sys.stderr)
         return 130
-    return 0
 
 
 def _parser():

@@ -1,4 +1,4 @@
-"""Speed against peers: ``python -m primeattn.bench cpu``, ``step``, ``startup``.
+"""Speed against peers: ``python -m primeattn.bench cpu``, ``step``, ``startup``, ``gpu``; and ``gpu-check``.
 
 Each benchmark prints a table and writes JSON with the machine and the versions; nothing is imported before
 it is asked for.
@@ -7,6 +7,7 @@ it is asked for.
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import sys
 import tempfile
@@ -17,7 +18,8 @@ __all__ = ["add_arguments", "main"]
 
 
 def main(argv=None) -> int:
-    """Run one benchmark and return its exit status: 0, 2 for bad input, 130 when interrupted.
+    """Run one benchmark and return its exit status: 0, 1 for a failed check, 2 for bad input, 130 when
+    interrupted.
 
     Examples
     --------
@@ -29,18 +31,20 @@ def main(argv=None) -> int:
     add_arguments(parser)
     arguments = parser.parse_args(argv)
     try:
-        arguments.run(arguments)
+        return arguments.run(arguments)
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
 def add_arguments(parser):
-    """Give an argparse parser the benchmarks as commands; each sets ``run``, to be called with the result."""
+    """Give an argparse parser the benchmarks as commands; each sets ``run``, to be called with the result.
+
+    ``run`` returns an exit status.
+    """
     commands = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
 
     def add(name, run, about):
@@ -54,14 +58,24 @@ def add_arguments(parser):
     cpu = add("cpu", _cpu, "attention on the CPU, forward and backward, over a grid of shapes")
     step = add("step", _step, "a whole training step, against the same model in torch with dense attention")
     add("startup", _startup, "import, first call of a process, and cold compilation")
+    gpu = add("gpu", _gpu, "attention on a GPU, forward and backward, over a grid of shapes")
+    check = add("gpu-check", _gpu_check, "whether the kernels are right and lean on this machine's GPU")
+    several = {"nargs": "+", "metavar": "X"}
     for command in (cpu, step):
-        several = {"nargs": "+", "metavar": "X"}
         command.add_argument("--quick", action="store_true", help="small sizes: under a minute")
         command.add_argument("--threads", type=int, help="numbers of threads", **several)
         command.add_argument("--n", type=int, help="sequence lengths", **several)
         command.add_argument("--budget", type=float, metavar="X", help="seconds to spend on a shape")
-    cpu.add_argument("--heads", type=int, help="numbers of heads", **several)
-    cpu.add_argument("--sequences", help="names of the patterns' sequences", **several)
+    gpu.add_argument("--n", type=int, help="sequence lengths", **several)
+    gpu.add_argument("--head-dims", type=int, help="features of a head", **several)
+    gpu.add_argument("--dtypes", help="bfloat16, float32, float16", **several)
+    gpu.add_argument("--budget", type=float, metavar="X", help="seconds to spend on a shape")
+    for command in (cpu, gpu):
+        command.add_argument("--heads", type=int, help="numbers of heads", **several)
+        command.add_argument("--sequences", help="names of the patterns' sequences", **several)
+    for command in (gpu, check):
+        command.add_argument("--limit", type=float, metavar="X", help="seconds to spend in all")
+    check.add_argument("stages", nargs="*", metavar="STAGE", help="by default all, in the order printed")
 
 
 def _run(benchmark, name, command, arguments):
@@ -71,10 +85,10 @@ def _run(benchmark, name, command, arguments):
     for key, value in given.items():
         if value != command.get_default(key):
             values = [] if value is True else value if isinstance(value, list) else [value]
-            words += [f"--{key}", *map(str, values)]
+            words += [*([] if key == "stages" else [f"--{key.replace('_', '-')}"]), *map(str, values)]
     out = Path(arguments.out)
     _check_writable(out)
-    benchmark(options, out, shlex.join(words))
+    return benchmark(options, out, shlex.join(words)) or 0
 
 
 def _check_writable(folder):
@@ -87,7 +101,7 @@ def _cpu(options, out, command):
     from primeattn.bench import cpu, report
 
     results = report.write_json(out / "data" / "cpu.json", cpu.run(**options), command)
-    report.write_figure(out / "cpu.png", results)
+    report.write_figure(out / "cpu.png", report.figure(results))
     print(report.tables(results))
 
 
@@ -96,6 +110,30 @@ def _step(options, out, command):
 
     results = report.write_json(out / "data" / "step.json", step.run(**options), command)
     print(step.text(results))
+
+
+def _gpu(options, out, command):
+    from primeattn.kernels.gpu import support
+
+    support.require()
+    from primeattn.bench import gpu, gpu_report, report
+
+    def paths(results):
+        name = f"gpu_{re.sub('[^a-z0-9]+', '_', results['device']['name'].lower()).strip('_')}"
+        return out / "data" / f"{name}.json", out / f"{name}.png"
+
+    def save(results):
+        report.write_json(paths(results)[0], results, command)
+
+    results = gpu.run(**options, save=save)
+    report.write_figure(paths(results)[1], gpu_report.figure(results))
+    print(gpu_report.tables(results))
+
+
+def _gpu_check(options, out, command):
+    from primeattn.bench import gpu_check
+
+    return gpu_check.run(**options, out=out, command=command)
 
 
 def _startup(options, out, command):

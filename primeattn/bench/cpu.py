@@ -23,7 +23,7 @@ from primeattn.bench.timing import as_seconds, as_sizes, blas_notes, interleave,
 from primeattn.kernels import get_num_threads, reference
 from primeattn.patterns import Pattern
 
-__all__ = ["Shape", "accuracy", "copy_bandwidth", "run"]
+__all__ = ["BACKWARD", "FORWARD", "Peers", "Shape", "accuracy", "copy_bandwidth", "run"]
 
 LENGTHS = (1024, 2048, 4096, 8192, 16384, 32768, 65536)
 SEQUENCES = ("primes", "squares", "mian_chowla")
@@ -61,6 +61,10 @@ class Shape:
     def causal_pairs(self):
         return self.batch * self.heads * self.n * (self.n + 1) // 2
 
+    @property
+    def itemsize(self):
+        return {"bfloat16": 2}.get(self.dtype) or np.dtype(self.dtype).itemsize
+
 
 def run(*, n=None, heads=None, threads=None, sequences=None, budget=None, quick=False) -> dict:
     """Time the grid and return the results, as they are written to JSON.
@@ -95,7 +99,7 @@ def run(*, n=None, heads=None, threads=None, sequences=None, budget=None, quick=
 
     torch, rows, copies = find_torch(), [], {}
     cells = list(itertools.product(threads, _grid(lengths, heads, patterns)))
-    peers = _Peers(
+    peers = Peers(
         budget, {"FlexAttention": "left out of quick runs: it takes long to compile"} if quick else {}
     )
     with tqdm(total=len(cells), desc="cpu", unit="shape", disable=None) as bar:
@@ -132,7 +136,7 @@ def _grid(lengths, heads, patterns):
         yield Shape(32, 4, 256, 32, backward=backward), first, dense
 
 
-class _Peers:
+class Peers:
     """Measures shapes, and remembers which peers are not worth asking.
 
     Parameters
@@ -143,45 +147,59 @@ class _Peers:
         Peers that are not to be asked, and why.
     """
 
+    per_pattern, dense = PER_PATTERN, ("torch causal",)  # the fastest of ``dense`` is what others are held to
+    largest = LARGEST
+
     def __init__(self, budget, given_up):
         self.budget, self.given_up = budget, dict(given_up)
         self._last = {}  # what was computed, but for its length -> (length, seconds)
 
     def measure(self, shape, patterns, names, threads) -> list[dict]:
         """Rows of one shape: each peer of ``names``, with each pattern where that matters."""
-        inputs = Inputs.draw(
-            np.random.default_rng(0), shape.batch, shape.heads, shape.n, shape.head_dim, shape.dtype
-        )
-        calls, skipped = {}, {}
+        inputs, calls, skipped = self.draw(shape), {}, {}
         for peer in names:
-            for sequence, pattern in patterns.items() if peer in PER_PATTERN else [*patterns.items()][:1]:
+            for sequence, pattern in (
+                patterns.items() if peer in self.per_pattern else [*patterns.items()][:1]
+            ):
                 key = peer, sequence
                 try:
-                    self._refuse(key, shape, threads)
-                    calls[key] = PEERS[peer](inputs, pattern, shape.backward)
+                    self.refuse(key, shape, threads)
+                    calls[key] = self.prepare(peer, inputs, pattern, shape.backward)
                 except Unavailable as reason:
                     skipped[key] = str(reason)
                     if isinstance(reason, GivenUp):
                         self.given_up[peer] = str(reason)
-        timings, others = watched(lambda: interleave(calls, self.budget))
+        timings, others = watched(lambda: self.time(calls))
         for key, timing in timings.items():
             self._last[self._kind(key, shape, threads)] = shape.n, timing.median
-        dense = timings.get(("torch causal", next(iter(patterns))))
+        dense = [timings[key] for key in timings if key[0] in self.dense]
+        dense = min(dense, key=lambda timing: timing.median, default=None)
         rows = []
         for key in [*timings, *skipped]:
-            pattern = None if key[0] == "torch causal" else patterns[key[1]]
+            pattern = None if key[0] in self.dense else patterns[key[1]]
             row = _row(shape, *key, pattern, timings.get(key), skipped.get(key), dense)
             rows.append({"threads": threads, **row, "cores_of_others": others})
         return rows
 
-    def _refuse(self, key, shape, threads):
+    def draw(self, shape):
+        sizes = shape.batch, shape.heads, shape.n, shape.head_dim
+        return Inputs.draw(np.random.default_rng(0), *sizes, shape.dtype)
+
+    def prepare(self, peer, inputs, pattern, backward):
+        return PEERS[peer](inputs, pattern, backward)
+
+    def time(self, calls):
+        return interleave(calls, self.budget)
+
+    def refuse(self, key, shape, threads):
+        """Raise Unavailable if a peer is not to be asked."""
         peer = key[0]
         if peer in self.given_up:
             raise Unavailable(self.given_up[peer])
-        if shape.n > LARGEST.get(peer, shape.n):
-            raise Unavailable(f"left out beyond n = {LARGEST[peer]}")
+        if shape.n > self.largest.get(peer, shape.n):
+            raise Unavailable(f"left out beyond n = {self.largest[peer]}")
         n, seconds = self._last.get(self._kind(key, shape, threads), (shape.n, 0))
-        if peer != "primeattn" and seconds * (shape.n / n) ** 2 > PATIENCE:
+        if not peer.startswith("primeattn") and seconds * (shape.n / n) ** 2 > PATIENCE:
             raise Unavailable(f"left out where a call would take more than {PATIENCE} s")
 
     @staticmethod
@@ -200,13 +218,13 @@ def _row(shape, peer, sequence, pattern, timing, skipped, dense):
     }  # fmt: skip
     if timing is None:
         return {**row, "skipped": skipped}
-    seconds, size = timing.median, np.dtype(shape.dtype).itemsize
+    seconds = timing.median
     row |= {"median_s": seconds, "q1_s": timing.low, "q3_s": timing.high}
     row |= {"calls": timing.calls, "rounds": timing.rounds, "ns_per_pair": 1e9 * seconds / pairs}
     row["gflops"] = 2e-9 * PRODUCTS[which] * shape.head_dim * pairs / seconds
     if not shape.backward:
-        row["gb_per_s"] = 2e-9 * size * shape.head_dim * pairs / seconds
-    if peer == "primeattn" and dense is not None:
+        row["gb_per_s"] = 2e-9 * shape.itemsize * shape.head_dim * pairs / seconds
+    if peer.startswith("primeattn") and dense is not None:
         row["speedup"] = dense.median / seconds
         row["efficiency"] = row["speedup"] * pairs / shape.causal_pairs
     return row

@@ -18,7 +18,19 @@ import numpy as np
 from primeattn.kernels import sparse_index_kernel, sparse_index_kernel_backward
 from primeattn.workspace import Workspace
 
-__all__ = ["LARGEST", "NO_TORCH", "PEERS", "PER_PATTERN", "GivenUp", "Inputs", "Unavailable", "find_torch"]
+__all__ = [
+    "COMPILE_LIMIT",
+    "LARGEST",
+    "NO_TORCH",
+    "PEERS",
+    "PER_PATTERN",
+    "GivenUp",
+    "Inputs",
+    "Unavailable",
+    "compiled_flex",
+    "find_torch",
+    "flex_mask",
+]
 
 NO_TORCH = "torch is not installed (pip install 'primeattn[bench]')"
 COMPILE_LIMIT = 120  # seconds
@@ -124,16 +136,10 @@ def flex_attention(inputs, pattern, backward):
     from torch.nn.attention.flex_attention import create_block_mask
 
     *qkv, _ = inputs.torch(torch, backward)
-    in_offsets = torch.zeros(inputs.n, dtype=torch.bool)
-    in_offsets[torch.from_numpy(pattern.offsets(inputs.n).copy())] = True
-
-    def visible(batch, head, query, key):
-        distance = query - key
-        return (distance >= 0) & (in_offsets[distance.clamp(min=0)] | (key < pattern.global_tokens))
-
+    visible = flex_mask(torch, pattern, inputs.n, "cpu")
     mask = create_block_mask(visible, None, None, inputs.n, inputs.n, device="cpu")
     try:
-        compiled = _compiled_flex(inputs.q.shape, inputs.q.dtype.str, torch.get_num_threads())
+        compiled = compiled_flex(inputs.q.shape, inputs.q.dtype.str, torch.get_num_threads())
 
         def call():
             with torch.inference_mode():
@@ -149,8 +155,21 @@ def flex_attention(inputs, pattern, backward):
     return call
 
 
+def flex_mask(torch, pattern, n, device):
+    """The pattern as FlexAttention asks for it: whether a query sees a key, by their positions."""
+    in_offsets = torch.zeros(n, dtype=torch.bool)
+    in_offsets[torch.from_numpy(pattern.offsets(n).copy())] = True
+    in_offsets = in_offsets.to(device)
+
+    def visible(batch, head, query, key):
+        distance = query - key
+        return (distance >= 0) & (in_offsets[distance.clamp(min=0)] | (key < pattern.global_tokens))
+
+    return visible
+
+
 @lru_cache(maxsize=1)
-def _compiled_flex(shape, dtype, threads):
+def compiled_flex(shape, dtype, threads):
     """One compiled function for all patterns of a shape; the code has the number of threads built in."""
     import torch
     from torch.nn.attention.flex_attention import flex_attention

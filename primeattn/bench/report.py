@@ -15,11 +15,14 @@ from primeattn.checkpoint import written_whole
 
 __all__ = [
     "CROWDED",
+    "SEQUENCE_STYLES",
     "crowded",
+    "dress",
     "figure",
     "machine",
     "milliseconds",
     "number",
+    "plot_rows",
     "table",
     "tables",
     "versions",
@@ -65,7 +68,7 @@ def _caches(folder):
 
 def versions() -> dict:
     found = {"python": platform.python_version()}
-    for name in ("primeattn", "numpy", "numba", "llvmlite", "scipy", "torch"):
+    for name in ("primeattn", "numpy", "numba", "numba-cuda", "llvmlite", "scipy", "torch"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -187,7 +190,7 @@ def crowded(row) -> str:
 
 
 # Okabe and Ito's colours, told apart by readers with any common colour vision; markers and dashes differ too.
-_SEQUENCES = [("#0072B2", "o"), ("#E69F00", "s"), ("#009E73", "^"), ("#CC79A7", "v"), ("#56B4E9", "P")]
+SEQUENCE_STYLES = [("#0072B2", "o"), ("#E69F00", "s"), ("#009E73", "^"), ("#CC79A7", "v"), ("#56B4E9", "P")]
 _PEERS = {
     "torch causal": ("black", "-", "torch SDPA, causal"),
     "torch mask": ("#D55E00", "--", "torch SDPA, mask"),
@@ -214,16 +217,16 @@ def figure(results):
         of_peer = [row for row in rows if row["peer"] == peer and row["pass"] == "forward"]
         of_peer = [row for row in of_peer if row["sequence"] == of_peer[0]["sequence"]]
         style = {"color": color, "linestyle": dash, "linewidth": 1.4}
-        _plot(left, of_peer, "median_s", **style, label=label.format(settings["sequences"][0]))
-    for sequence, (color, marker) in zip(settings["sequences"], _SEQUENCES * 9, strict=False):
+        plot_rows(left, of_peer, "median_s", **style, label=label.format(settings["sequences"][0]))
+    for sequence, (color, marker) in zip(settings["sequences"], SEQUENCE_STYLES * 9, strict=False):
         ours = [row for row in rows if row["peer"] == "primeattn" and row["sequence"] == sequence]
         style = {"color": color, "marker": marker, "markersize": 4, "linewidth": 1.8}
         name = sequence.replace("_", "-")
         for which, dash in (("forward", "-"), ("forward+backward", "--")):
             drawn = [row for row in ours if row["pass"] == which]
             if which == "forward":
-                _plot(left, drawn, "median_s", **style, label=f"primeattn, {name}")
-            _plot(right, [row for row in drawn if "efficiency" in row], "efficiency", **style,
+                plot_rows(left, drawn, "median_s", **style, label=f"primeattn, {name}")
+            plot_rows(right, [row for row in drawn if "efficiency" in row], "efficiency", **style,
                   linestyle=dash, label=f"{name}, {which.replace('+', ' + ')}")  # fmt: skip
     counted = f"{threads} {'thread' if threads == 1 else 'threads'}"
     left.set(yscale="log", ylabel="seconds", title=f"forward, {heads} heads of 64, {counted}")
@@ -231,22 +234,28 @@ def figure(results):
     right.axhline(1, color="black", linewidth=0.8)
     right.set_ylim(bottom=0)
     for ax in (left, right):
-        ax.set_xscale("log", base=2)
-        ax.set_xticks(settings["n"], [f"{n // 1024}k" if n % 1024 == 0 else str(n) for n in settings["n"]])
-        ax.minorticks_off()
-        ax.set_xlabel("sequence length")
-        ax.grid(alpha=0.3, linewidth=0.5)
-        if ax.get_legend_handles_labels()[0]:  # below the axes, where it hides no line
-            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, handlelength=3.2,
-                      fontsize="small", frameon=False)  # fmt: skip
+        dress(ax, settings["n"])
     return fig
 
 
-def _plot(ax, rows, name, **style):
+def dress(ax, lengths):
+    """Give axes a logarithmic axis of lengths, a grid, and a legend below, where it hides no line."""
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(lengths, [f"{n // 1024}k" if n % 1024 == 0 else str(n) for n in lengths])
+    ax.minorticks_off()
+    ax.set_xlabel("sequence length")
+    ax.grid(alpha=0.3, linewidth=0.5)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, handlelength=3.2,
+                  fontsize="small", frameon=False)  # fmt: skip
+
+
+def plot_rows(ax, rows, name, **style):
+    """Draw what the rows have under ``name`` against their lengths; nothing where there are none."""
     if rows:
         ax.plot([row["n"] for row in rows], [row[name] for row in rows], **style)
 
 
-def write_figure(path, results):
+def write_figure(path, figure):
     with written_whole(path) as file:
-        figure(results).savefig(file, format="png", dpi=130)
+        figure.savefig(file, format="png", dpi=130)

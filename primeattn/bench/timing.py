@@ -46,7 +46,7 @@ class Timing:
         return (self.high - self.low) / (2 * self.median)
 
 
-def interleave(calls, budget, *, clock=time.perf_counter, sleep=time.sleep) -> dict[str, Timing]:
+def interleave(calls, budget, *, clock=time.perf_counter, sleep=time.sleep, turn=None) -> dict[str, Timing]:
     """Time callables in turns, so that whatever else the machine does hits all alike.
 
     After a warm-up call of each there are rounds; in a round everybody has a turn, in the order of ``calls``
@@ -61,6 +61,9 @@ def interleave(calls, budget, *, clock=time.perf_counter, sleep=time.sleep) -> d
         Seconds to spend on all of them together, where that suffices for the fewest rounds.
     clock, sleep : callable
         In place of those of ``time``.
+    turn : callable, optional
+        ``turn(call, clock)`` makes the calls of a turn and returns the seconds of those that count; for
+        calls that return before their work is done.
 
     Returns
     -------
@@ -84,11 +87,11 @@ def interleave(calls, budget, *, clock=time.perf_counter, sleep=time.sleep) -> d
             rounds[name] = min(max(affordable, 3 if first > 0.25 else 5), MOST_ROUNDS)
             samples[name] = [first] if first > LONG else []
             joined[name] = len(samples[name])
-        for turn in range(MOST_ROUNDS):
-            for name in list(calls)[:: -1 if turn % 2 else 1]:
+        for round_ in range(MOST_ROUNDS):
+            for name in list(calls)[:: -1 if round_ % 2 else 1]:
                 if joined[name] < rounds[name]:
                     sleep(SETTLE)
-                    samples[name] += _turn(calls[name], clock)
+                    samples[name] += (turn or _turn)(calls[name], clock)
                     joined[name] += 1
     finally:
         if collecting:

@@ -14,6 +14,7 @@ from primeattn.kernels.arguments import (
 )
 from primeattn.kernels.device_arrays import device_interface, view_of_host
 from primeattn.kernels.place import backend, decide
+from primeattn.kernels.repeats import recognize
 
 __all__ = ["attention", "merge", "sparse_index_kernel", "sparse_index_kernel_backward"]
 
@@ -66,10 +67,11 @@ def sparse_index_kernel(
         Boundaries, from 0 to n_q, of packed sequences in a batch of 1. Each is a sequence of its own, with
         globals of its own. Not together with q_start or k_start.
     workspace : Workspace, optional
-        Where scratch memory is kept between calls.
+        Where scratch memory is kept between calls; on the GPU, of calls on one stream.
     device : {None, "cpu", "cuda", "auto"}
-        Where to run; None is where the arrays are. With "cuda", NumPy arrays are copied to the GPU and
-        results back; "auto" does so if there is a GPU and the work is large.
+        Where to run; None is where the arrays are, on the GPU that is current in Numba. With "cuda", NumPy
+        arrays are copied to the GPU and results back; "auto" does so if there is a GPU and the work is
+        large for the bytes to move (``place.AUTO_RULE``). CPU and GPU round differently.
     stream : stream of Numba, CuPy or torch, or its handle, optional
         Stream of the GPU to run on; by default the one that the arrays carry, or else the default stream.
         Calls with arrays in the memory of the GPU return before the kernels have run.
@@ -98,13 +100,18 @@ def sparse_index_kernel(
     True
     """
     given = {"out": out, "q": q, "k": k, "v": v} | ({} if lse is None else {"lse": lse})
-    place, arrays = decide(given, device, stream, kernel)
-    _forward(place, arrays, pattern, scale, q_start, k_start, cu_seqlens, workspace)
+    options = pattern, scale, q_start, k_start, cu_seqlens
+    call = recognize("forward", given, options, device, stream, kernel, workspace)
+    if call is None or not call.repeat():
+        place, arrays = decide(given, device, stream, kernel)
+        launch = _forward(place, arrays, *options, workspace)
+        if call is not None:
+            call.learn(launch, arrays)
     return out, lse
 
 
 def _forward(place, arrays, *options):
-    """Check and run."""
+    """Check and run; return what the backend does."""
     out, lse, q, k, v = (arrays.get(name) for name in ("out", "lse", "q", "k", "v"))
     check_inputs(q, k, v, half=place.gpu is not False)
     check_rows("out", out, q.shape, q.dtype)
@@ -113,7 +120,7 @@ def _forward(place, arrays, *options):
     options = check_options(place, q, k, *options)
     outputs = {"out": out} if lse is None else {"out": out, "lse": lse}
     check_outputs(outputs, {"q": q, "k": k, "v": v})
-    backend(place, q, options).forward(out, lse, q, k, v, options)
+    return backend(place, q, k, options).forward(out, lse, q, k, v, options)
 
 
 def sparse_index_kernel_backward(
@@ -181,13 +188,19 @@ def sparse_index_kernel_backward(
     True
     """
     given = {"dq": dq, "dk": dk, "dv": dv, "dout": dout, "q": q, "k": k, "v": v, "out": out, "lse": lse}
-    place, arrays = decide(given if dlse is None else given | {"dlse": dlse}, device, stream, kernel)
-    _backward(place, arrays, pattern, scale, q_start, k_start, cu_seqlens, workspace)
+    given = given if dlse is None else given | {"dlse": dlse}
+    options = pattern, scale, q_start, k_start, cu_seqlens
+    call = recognize("backward", given, options, device, stream, kernel, workspace)
+    if call is None or not call.repeat():
+        place, arrays = decide(given, device, stream, kernel)
+        launch = _backward(place, arrays, *options, workspace)
+        if call is not None:
+            call.learn(launch, arrays)
     return dq, dk, dv
 
 
 def _backward(place, arrays, *options):
-    """Check and run."""
+    """Check and run; return what the backend does."""
     q, k, v, lse, dlse = (arrays.get(name) for name in ("q", "k", "v", "lse", "dlse"))
     outputs = {name: arrays[name] for name in ("dq", "dk", "dv")}
     inputs = {name: array for name, array in arrays.items() if name not in outputs}
@@ -200,7 +213,7 @@ def _backward(place, arrays, *options):
     options = check_options(place, q, k, *options)
     check_outputs(outputs, inputs)
     rows = inputs["dout"], q, k, v, inputs["out"]
-    backend(place, q, options).backward(*outputs.values(), *rows, lse, dlse, options)
+    return backend(place, q, k, options).backward(*outputs.values(), *rows, lse, dlse, options)
 
 
 def attention(q, k, v, pattern, **options):

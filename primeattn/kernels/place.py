@@ -15,12 +15,14 @@ from primeattn.kernels.device_arrays import (
     view_of_host,
 )
 
-__all__ = ["Place", "backend", "decide"]
+__all__ = ["AUTO_RULE", "GPU_KERNELS", "Place", "backend", "decide", "is_large", "work"]
 
 KERNELS = {"tiles": "cpu", "gather": "cuda"}
-AUTO_WORK = (
-    2**31
-)  # multiply-adds from which "auto" takes NumPy arrays to the GPU; an estimate, not measured yet
+GPU_KERNELS = tuple(name for name, device in KERNELS.items() if device == "cuda")
+# What a CPU multiplies and adds while a call with NumPy arrays gets to the GPU and back: for the call itself,
+# and for each byte of q, k, v and out. "auto" takes more work than that to the GPU. Both are estimates for 16
+# cores, not measured yet; `python -m primeattn.bench gpu-check auto` measures them.
+AUTO_RULE = 100_000_000, 40
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,11 @@ def decide(arrays, device, stream, kernel):
     return Place(gpu, stream=stream_handle(stream)), arrays
 
 
-def backend(place, q, options):
+def backend(place, q, k, options):
     """Return the module that runs a call, once its arguments have passed all checks."""
     gpu = place.gpu
     if gpu is None:
-        gpu = q.dtype in HALF_DTYPES or _work(q, options) >= AUTO_WORK
+        gpu = q.dtype in HALF_DTYPES or is_large(q, k, options)
     if not gpu:
         return cpu_call
     _support().require()
@@ -64,7 +66,13 @@ def backend(place, q, options):
     return call
 
 
-def _work(q, options):
+def is_large(q, k, options):
+    # By shapes and patterns alone, and no number of threads, so that results repeat.
+    per_call, per_byte = AUTO_RULE
+    return work(q, options) >= per_call + per_byte * 2 * (q.nbytes + k.nbytes)
+
+
+def work(q, options) -> float:
     """Multiply-adds of one product over all pairs, at most."""
     sequences = options.sequences
     reach = int((sequences["q_start"] + sequences["n_q"]).max(initial=0))

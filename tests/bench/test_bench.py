@@ -92,7 +92,7 @@ def test_bad_input(options, message, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "options", [[], ["gpu"], ["cpu", "--n", "x"], ["cpu", "--n"], ["startup", "--quick"]]
+    "options", [[], ["tpu"], ["cpu", "--n", "x"], ["cpu", "--n"], ["startup", "--quick"]]
 )
 def test_what_argparse_refuses(options, capsys):
     with pytest.raises(SystemExit) as stopped:

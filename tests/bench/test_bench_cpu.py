@@ -38,7 +38,7 @@ def by_peer(rows):
 def test_figures_of_a_row(asked):
     asked |= {"primeattn": 0.5, "torch causal": 4.0}
     shape = Shape(batch=2, heads=3, n=64, head_dim=16)
-    rows = cpu._Peers(8, {}).measure(shape, {"squares": SQUARES}, ("primeattn", "torch causal"), 1)
+    rows = cpu.Peers(8, {}).measure(shape, {"squares": SQUARES}, ("primeattn", "torch causal"), 1)
     ours, dense = rows
     pairs, causal = 6 * SQUARES.num_pairs(64), 6 * 64 * 65 // 2
     assert (ours["pairs"], dense["pairs"], dense["sequence"]) == (pairs, causal, None)
@@ -50,7 +50,7 @@ def test_figures_of_a_row(asked):
     assert "speedup" not in dense and dense["threads"] == 1
 
     shape = Shape(2, 3, 64, 16, "float64", backward=True)
-    ours = cpu._Peers(8, {}).measure(shape, {"squares": SQUARES}, ("primeattn",), 1)[0]
+    ours = cpu.Peers(8, {}).measure(shape, {"squares": SQUARES}, ("primeattn",), 1)[0]
     assert ours["gflops"] == pytest.approx(14 * 16 * pairs / 0.5 / 1e9)
     assert ours["pass"] == "forward+backward" and ours["dtype"] == "float64"
     assert "gb_per_s" not in ours and "efficiency" not in ours
@@ -58,7 +58,7 @@ def test_figures_of_a_row(asked):
 
 def test_peers_that_take_all_pairs_are_measured_once(asked):
     asked |= dict.fromkeys(peers.PEERS, 1.0)
-    rows = cpu._Peers(8, {}).measure(Shape(1, 1, 64), {"primes": PRIMES, "squares": SQUARES}, peers.PEERS, 1)
+    rows = cpu.Peers(8, {}).measure(Shape(1, 1, 64), {"primes": PRIMES, "squares": SQUARES}, peers.PEERS, 1)
     counts = {peer: sum(row["peer"] == peer for row in rows) for peer in peers.PEERS}
     assert {peer for peer, count in counts.items() if count == 2} == {
         "primeattn",
@@ -74,7 +74,7 @@ def test_peers_that_take_all_pairs_are_measured_once(asked):
 
 def test_long_peers_are_left_out_but_never_this_library(asked):
     asked |= {"primeattn": 5.0, "torch causal": 5.0}
-    measured = cpu._Peers(8, {})
+    measured = cpu.Peers(8, {})
 
     def skipped(n, **options):
         shape = Shape(1, options.get("heads", 1), n)
@@ -92,7 +92,7 @@ def test_long_peers_are_left_out_but_never_this_library(asked):
 
 def test_peers_beyond_their_length(asked):
     asked |= dict.fromkeys(peers.PEERS, 0.1)
-    rows = cpu._Peers(8, {}).measure(Shape(1, 1, 4097, 1), {"primes": PRIMES}, peers.PEERS, 1)
+    rows = cpu.Peers(8, {}).measure(Shape(1, 1, 4097, 1), {"primes": PRIMES}, peers.PEERS, 1)
     left_out = {row["peer"]: row["skipped"] for row in rows if "skipped" in row}
     assert left_out == {"dense NumPy": "left out beyond n = 4096"}
 
@@ -100,7 +100,7 @@ def test_peers_beyond_their_length(asked):
 def test_a_peer_that_gave_up_is_not_asked_again(asked):
     asked |= {"FlexAttention": peers.GivenUp("no compiler"), "scalar loop": peers.Unavailable("not this")}
     measured, names = (
-        cpu._Peers(8, {"dense NumPy": "not wanted"}),
+        cpu.Peers(8, {"dense NumPy": "not wanted"}),
         ("FlexAttention", "scalar loop", "dense NumPy"),
     )
     for _ in range(2):
@@ -112,7 +112,7 @@ def test_a_peer_that_gave_up_is_not_asked_again(asked):
 def test_what_others_take_is_written_down(asked, monkeypatch):
     asked |= {"primeattn": 0.5}
     monkeypatch.setattr(cpu, "watched", lambda function: (function(), 1.25))
-    (row,) = cpu._Peers(8, {}).measure(Shape(1, 1, 8), {"primes": PRIMES}, asked, 1)
+    (row,) = cpu.Peers(8, {}).measure(Shape(1, 1, 8), {"primes": PRIMES}, asked, 1)
     assert row["cores_of_others"] == 1.25
 
 

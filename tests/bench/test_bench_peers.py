@@ -70,7 +70,7 @@ def test_flex_attention_has_the_pattern(inputs, monkeypatch):
     pytest.importorskip("torch")
     from torch.nn.attention.flex_attention import flex_attention
 
-    monkeypatch.setattr(peers, "_compiled_flex", lambda *key: flex_attention)  # compiling takes half a minute
+    monkeypatch.setattr(peers, "compiled_flex", lambda *key: flex_attention)  # compiling takes half a minute
     for pattern in PATTERNS:
         check("FlexAttention", inputs, pattern, False)
 
@@ -85,7 +85,7 @@ def test_flex_attention_says_why_not(inputs, monkeypatch):
         raise RuntimeError("no C++ compiler\nand a long trace")
 
     monkeypatch.setattr(torch, "compile", broken)
-    peers._compiled_flex.cache_clear()
+    peers.compiled_flex.cache_clear()
     with pytest.raises(GivenUp, match=r"^torch.compile failed: no C\+\+ compiler$"):
         PEERS["FlexAttention"](inputs, PATTERNS[0], False)
 
@@ -93,7 +93,7 @@ def test_flex_attention_says_why_not(inputs, monkeypatch):
     monkeypatch.setattr(peers, "COMPILE_LIMIT", 0)
     with pytest.raises(GivenUp, match="s to compile"):
         PEERS["FlexAttention"](inputs, PATTERNS[0], False)
-    peers._compiled_flex.cache_clear()
+    peers.compiled_flex.cache_clear()
 
 
 def test_scalar_loop_is_forward_only(inputs):

@@ -102,7 +102,7 @@ def test_figure_draws_the_most_heads_and_threads():
 
 
 def test_figure_without_torch(tmp_path):
-    report.write_figure(tmp_path / "cpu.png", results([row(n=64), row(n=1024)]))
+    report.write_figure(tmp_path / "cpu.png", report.figure(results([row(n=64), row(n=1024)])))
     assert (tmp_path / "cpu.png").read_bytes().startswith(b"\x89PNG")
 
 

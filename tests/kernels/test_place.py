@@ -26,6 +26,7 @@ def arrays(rng):
 def gpu(monkeypatch):
     """A machine with a GPU, of which only the decision is tested."""
     monkeypatch.setattr(support, "problem", lambda: None)
+    monkeypatch.setattr(support, "current_device", lambda: 0)
 
 
 def test_numpy_arrays_go_to_the_cpu_unless_told_otherwise(arrays, gpu):
@@ -42,15 +43,24 @@ def test_numpy_arrays_go_to_the_cpu_unless_told_otherwise(arrays, gpu):
 
 
 def test_auto_takes_large_work_to_the_gpu(arrays, gpu, monkeypatch):
+    """Work is multiply-adds; what it has to exceed is a constant, and more for every byte that is moved."""
     chosen = []
     monkeypatch.setattr(place, "cpu_call", type("Cpu", (), {"forward": lambda *_: chosen.append("cpu")}))
     from primeattn.kernels.gpu import call
 
     monkeypatch.setattr(call, "forward", lambda *_: chosen.append("gpu"))
-    for work in (place.AUTO_WORK, 9 * 9 * 2 * 8):
-        monkeypatch.setattr(place, "AUTO_WORK", work)
-        pa.sparse_index_kernel(*arrays.values(), pa.Pattern(None, window=99), device="auto")
-    assert chosen == ["cpu", "gpu"]
+    full = pa.Pattern(None, window=99)
+    work, moved = 2 * 9 * 9 * 8, 4 * 2 * 9 * 8 * 4  # all pairs count, the half beyond the diagonal too
+    for rule in (place.AUTO_RULE, (work, 0), (work + 1, 0), (0, work / moved), (1, work / moved)):
+        monkeypatch.setattr(place, "AUTO_RULE", rule)
+        pa.sparse_index_kernel(*arrays.values(), full, device="auto")
+    assert chosen == ["cpu", "gpu", "cpu", "gpu", "cpu"]
+    monkeypatch.setattr(place, "AUTO_RULE", (np.inf, 0))
+    half = {
+        name: array if name == "lse" else np.zeros(array.shape, np.float16) for name, array in arrays.items()
+    }
+    pa.sparse_index_kernel(*half.values(), full, device="auto")
+    assert chosen[-1] == "gpu"  # the CPU knows no 16-bit numbers
 
 
 def test_auto_without_a_gpu_is_the_cpu(arrays):
@@ -96,6 +106,49 @@ def test_bad_device_arrays_get_the_errors_of_numpy_arrays(arrays, gpu):
                 pa.sparse_index_kernel(*given.values(), PATTERN)
             words.append(str(caught.value).replace("float16, bfloat16, ", ""))
         assert words[0] == words[1]
+
+
+def test_bad_options_and_gradients_get_the_errors_of_numpy_arrays(arrays, gpu):
+    """Of the backward too, and twice: what is wrong is not remembered as right."""
+    q, lse = arrays["q"], arrays["lse"]
+    frozen = q.copy()
+    frozen.setflags(write=False)
+    given = [
+        *(np.empty_like(q) for _ in range(3)),
+        q.copy(),
+        *(arrays[name] for name in "qkv"),
+        q.copy(),
+        lse,
+    ]
+    names = ("dq", "dk", "dv", "dout", "q", "k", "v", "out", "lse")
+    for changes, options in (
+        ({"dk": given[0]}, {}),
+        ({"dv": frozen}, {}),
+        ({"dout": q[:, :, :3]}, {}),
+        ({"lse": lse.astype(np.float64)}, {}),
+        ({}, {"dlse": q}),
+        ({}, {"scale": "large"}),
+        ({}, {"scale": np.inf}),
+        ({}, {"q_start": -1}),
+        ({}, {"k_start": True}),
+        ({}, {"cu_seqlens": [0, 5]}),
+        ({}, {"cu_seqlens": [0, 9], "q_start": 1}),
+        ({}, {"workspace": {}}),
+        ({}, {"device": "gpu"}),
+        ({}, {"kernel": "fast"}),
+        ({}, {"pattern": [PATTERN]}),
+        ({}, {"pattern": "primes"}),
+    ):
+        words = []
+        for kind in (lambda array: array, OnDevice, OnDevice):
+            arguments = dict(zip(names, given, strict=True)) | changes
+            chosen = {name: kind(v) if name == "dlse" else v for name, v in options.items()}
+            with pytest.raises((TypeError, ValueError)) as caught:
+                pa.sparse_index_kernel_backward(
+                    *map(kind, arguments.values()), **({"pattern": PATTERN} | chosen)
+                )
+            words.append((type(caught.value), str(caught.value)))
+        assert words[0] == words[1] == words[2]
 
 
 def test_bad_input_is_reported_before_a_missing_gpu(arrays):

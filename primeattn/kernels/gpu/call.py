@@ -7,6 +7,7 @@ there and their results back, which is waited for.
 from __future__ import annotations
 
 from contextlib import contextmanager, nullcontext
+from typing import NamedTuple
 
 import numpy as np
 from numba import cuda
@@ -18,44 +19,69 @@ from primeattn.kernels.gpu.forward import make_forward
 from primeattn.kernels.gpu.ptx import VECTOR_BYTES
 from primeattn.kernels.gpu.rows import make_rows
 
-__all__ = ["backward", "forward"]
+__all__ = ["Launch", "backward", "forward"]
 
 ALIGN = 256
+FORWARD = ("out", "lse", "q", "k", "v")  # arrays that the kernels take, in order
+BACKWARD_QUERIES = ("dq", "stats", "dout", "q", "k", "v", "out", "lse", "dlse")
+BACKWARD_KEYS = ("dk", "dv", "stats", "dout", "q", "k", "v")
 STORAGE = {np.dtype(name): name for name in ("float64", "float32", "float16")} | {BFLOAT16: "bfloat16"}
 
 
+class Launch(NamedTuple):
+    """The kernels of a call, for arrays of one layout wherever they lie."""
+
+    kernels: tuple  # (configured kernel, names of the arrays whose addresses it takes), in order
+    tables: object
+    scale: object
+    stats: int  # bytes of scratch memory
+
+    def run(self, at):
+        """Launch with addresses ``at`` by name; an array that is not there is one that is not given."""
+        for kernel, names in self.kernels:
+            kernel(*[at.get(name, 0) for name in names], self.tables, self.scale)
+
+    def run_again(self, at, workspace):
+        """Launch once more, for arrays in the memory of the GPU; what they need has been checked."""
+        if not self.stats:
+            return self.run(at)
+        with nullcontext() if workspace is None else workspace.guard():
+            at["stats"] = _address(_scratch(self.stats, workspace))
+            self.run(at)
+
+
 def forward(out, lse, q, k, v, options):
-    """Run the forward kernel; see :func:`primeattn.sparse_index_kernel`."""
+    """Run the forward kernel, see :func:`primeattn.sparse_index_kernel`; return how to repeat."""
     inputs, outputs = {"q": q, "k": k, "v": v}, {"out": out, "lse": lse}
     with _resident(inputs, outputs, 0, options) as (at, strides, stream):
-        plan = _plan(q, k, at, strides, options, stream, with_keys=False)
+        plan, kernels = _plan(q, k, at, strides, options, stream, with_keys=False), []
         if plan.query_tiles:
             kernel = make_forward(*plan.layout, plan.threads, planning.CHUNK)
-            kernel[(plan.query_tiles, q.shape[1]), plan.threads, stream](
-                at["out"], at["lse"], at["q"], at["k"], at["v"], plan.tables, _scale(plan, options)
-            )
+            kernels.append((kernel[(plan.query_tiles, q.shape[1]), plan.threads, stream], FORWARD))
+        launch = Launch(tuple(kernels), plan.tables, _scale(plan, options), 0)
+        launch.run(at)
+    return launch
 
 
 def backward(dq, dk, dv, dout, q, k, v, out, lse, dlse, options):
-    """Run the backward kernels; see :func:`primeattn.sparse_index_kernel_backward`."""
+    """Run the backward kernels, see :func:`primeattn.sparse_index_kernel_backward`; return how to repeat."""
     inputs = {"q": q, "k": k, "v": v, "dout": dout, "out": out, "lse": lse, "dlse": dlse}
     outputs = {"dq": dq, "dk": dk, "dv": dv}
     stats = 2 * lse.size * lse.itemsize
     with _resident(inputs, outputs, stats, options) as (at, strides, stream):
         batch_rows, rows, number = lse.shape[1] * lse.shape[2], lse.shape[2], 2 * lse.itemsize
         strides["stats"] = (batch_rows * number, rows * number, number)
-        plan = _plan(q, k, at, strides, options, stream, with_keys=True)
+        plan, kernels = _plan(q, k, at, strides, options, stream, with_keys=True), []
         shape = (*plan.layout, plan.threads, planning.CHUNK)
         if plan.query_tiles:
-            make_backward_queries(*shape)[(plan.query_tiles, q.shape[1]), plan.threads, stream](
-                at["dq"], at["stats"], at["dout"], at["q"], at["k"], at["v"], at["out"], at["lse"],
-                at["dlse"], plan.tables, _scale(plan, options),
-            )  # fmt: skip
+            kernel, grid = make_backward_queries(*shape), (plan.query_tiles, q.shape[1])
+            kernels.append((kernel[grid, plan.threads, stream], BACKWARD_QUERIES))
         if plan.key_tiles:
-            make_backward_keys(*shape)[(plan.key_tiles, k.shape[1]), plan.threads, stream](
-                at["dk"], at["dv"], at["stats"], at["dout"], at["q"], at["k"], at["v"],
-                plan.tables, _scale(plan, options),
-            )  # fmt: skip
+            kernel, grid = make_backward_keys(*shape), (plan.key_tiles, k.shape[1])
+            kernels.append((kernel[grid, plan.threads, stream], BACKWARD_KEYS))
+        launch = Launch(tuple(kernels), plan.tables, _scale(plan, options), stats)
+        launch.run(at)
+    return launch
 
 
 def _plan(q, k, at, strides, options, stream, with_keys):
@@ -90,8 +116,7 @@ def _resident(inputs, outputs, stats, options):
     with nullcontext() if options.workspace is None else options.workspace.guard():
         memory = _memory({name: a.nbytes for name, a in moved.items()} | {"stats": stats}, options.workspace)
         strides = {name: _strides(array, dense=name in moved) for name, array in arrays.items()}
-        at = dict.fromkeys((*inputs, *outputs, "stats"), 0)
-        at |= {name: array.ctypes.data for name, array in arrays.items()}
+        at = {name: array.ctypes.data for name, array in arrays.items()}
         at |= {name: _address(part) for name, part in memory.items()}
         for name in inputs.keys() & moved.keys():
             if moved[name].size:
@@ -109,11 +134,14 @@ def _memory(sizes, workspace):
         spans[name], total = slice(total, total + size), total + -(-size // ALIGN) * ALIGN
     if total == 0:
         return {}
-    if workspace is None:
-        buffer = cuda.device_array(total, np.uint8)
-    else:
-        buffer = workspace.scratch("gpu", total, cuda.device_array)
+    buffer = _scratch(total, workspace)
     return {name: buffer[span] for name, span in spans.items() if span.stop > span.start}
+
+
+def _scratch(nbytes, workspace):
+    if workspace is None:
+        return cuda.device_array(nbytes, np.uint8)
+    return workspace.scratch("gpu", nbytes, cuda.device_array)
 
 
 def _address(buffer):

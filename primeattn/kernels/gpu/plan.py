@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import cuda
 
-from primeattn.kernels.gpu import backward, forward
+from primeattn.kernels.gpu import backward, forward, support
 from primeattn.kernels.gpu.rows import MAX_HEAD_DIM, make_rows
 from primeattn.kernels.gpu.walk import ARRAYS, FIELDS
 
@@ -66,7 +66,9 @@ _plans: OrderedDict = OrderedDict()
 
 def make_plan(patterns, kv_heads, sequences, strides, layout, stream, with_keys=False) -> Plan:
     """Plan for one pattern per query head, a SEQUENCE table and each array's (batch, head, row) strides."""
-    key = (patterns, kv_heads, sequences.tobytes(), tuple(strides.items()), layout, with_keys)
+    # The stream is part of the key since other streams do not wait for the copy of the tables.
+    where = support.current_device(), int(stream)
+    key = (patterns, kv_heads, sequences.tobytes(), tuple(strides.items()), layout, with_keys, where)
     plan = _plans.get(key)
     if plan is None:
         plan = _plans[key] = _build(patterns, kv_heads, sequences, strides, layout, stream, with_keys)

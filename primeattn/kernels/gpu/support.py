@@ -11,7 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 
-__all__ = ["available", "compiled", "describe", "device_function", "problem", "require"]
+from primeattn.kernels.place import GPU_KERNELS
+
+__all__ = ["available", "compiled", "current_device", "describe", "device_function", "problem", "require"]
 
 INSTALL = "install primeattn[cuda] on a machine with an NVIDIA GPU and its driver, or use device='cpu'"
 MIN_CAPABILITY = (8, 0)  # of bfloat16 conversions
@@ -73,6 +75,11 @@ def require():
         raise RuntimeError(f"device: no GPU can be used here: {reason}; {INSTALL}")
 
 
+def current_device() -> int:
+    """Return the number of the GPU that this thread launches on; 0 where there is none."""
+    return cuda.current_context().device.id if available() else 0
+
+
 def describe() -> dict[str, str]:
     """Return what there is, in words: the CUDA target of Numba, the device, and which kernels can run."""
     package = _version("numba-cuda")
@@ -83,7 +90,11 @@ def describe() -> dict[str, str]:
     device = cuda.get_current_device()
     name = device.name.decode() if isinstance(device.name, bytes) else device.name
     major, minor = device.compute_capability
-    return {"target": target, "device": f"{name}, compute capability {major}.{minor}", "kernels": "gather"}
+    return {
+        "target": target,
+        "device": f"{name}, compute capability {major}.{minor}",
+        "kernels": ", ".join(GPU_KERNELS),
+    }
 
 
 def compiled(threads, blocks):

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 from greenlet import getcurrent, greenlet
 
+from primeattn.kernels import repeats
 from primeattn.kernels.gpu import backward, call, forward, memory, plan, ptx, rows, support, walk
 
 WARP = 32
@@ -258,6 +259,7 @@ def emulated(monkeypatch, *, wide=64, narrow=64, chunk=32, blocks=4, seed=0, ski
     )  # fmt: skip
     with monkeypatch.context() as patch:
         patch.setattr(support, "problem", lambda: None)
+        patch.setattr(support, "current_device", lambda: 0)
         for module in (rows, walk, forward, backward, plan, call, memory):
             patch.setattr(module, "cuda", machine)
             for name, value in (
@@ -279,9 +281,11 @@ def emulated(monkeypatch, *, wide=64, narrow=64, chunk=32, blocks=4, seed=0, ski
         for maker in makers:
             maker.cache_clear()
         plan._plans.clear()
+        repeats._known.clear()
         try:
             yield machine
         finally:
             for maker in makers:
                 maker.cache_clear()
             plan._plans.clear()
+            repeats._known.clear()

@@ -107,3 +107,13 @@ def test_other_layouts_fit_the_registers(name, layout, tmp_path, monkeypatch):
     assert int(re.search(r"Used (\d+) registers", report)[1]) <= 65536 // threads
     assert (".f64" in ptx) == (layout[0] == "float64")
     assert int(re.search(r"(\d+) bytes smem", report)[1]) <= 48 * 1024
+
+
+def test_chains_of_the_benchmark_are_multiply_adds(tmp_path):
+    """What is measured as the most that the device can do is one instruction for two operations."""
+    from primeattn.bench.gpu_device import CHAINS, fma_chains
+
+    signature = numba_types.Array(float32, 1, "C"), int64
+    ptx, _ = cuda.compile_ptx(fma_chains, signature, cc=(9, 0))
+    assert ptx.count("fma.rn.f32") % CHAINS == 0 and "fma.rn.f32" in ptx
+    assert ".f64" not in ptx and "mul.f32" not in ptx and ".local" not in ptx

@@ -1,0 +1,112 @@
+"""Calls that cover every option of the kernels, and what their errors may be."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from primeattn.bench.gpu_device import numbers, stored
+from primeattn.kernels import reference
+from primeattn.kernels.device_arrays import BFLOAT16
+from primeattn.patterns import Pattern
+
+__all__ = [
+    "CASES", "DTYPES", "LIMITS", "PATTERN", "RESULTS", "STORAGE", "STRIDED", "Case", "dense_mask", "errors",
+    "number_of",
+]  # fmt: skip
+
+PATTERN = Pattern("primes", window=3, global_tokens=2)
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+STORAGE = {np.dtype(name): name for name in DTYPES if name != "bfloat16"} | {BFLOAT16: "bfloat16"}
+RESULTS = ("out", "lse", "dq", "dk", "dv")
+# Relative to the largest number. Those of 16 bits, a few of their roundings, are for what torch is not asked.
+LIMITS = {"float32": 1e-5, "float64": 1e-12, "float16": 4 * 2**-11, "bfloat16": 4 * 2**-8}
+
+
+class Case:
+    """Inputs and options of a call.
+
+    Parameters
+    ----------
+    heads, kv_heads, n_q, n_k, head_dim, batch : int
+    pattern : Pattern or list of Pattern
+    dlse : bool
+        Whether there is a gradient with respect to lse.
+    options
+        Of the kernels.
+    """
+
+    def __init__(self, heads, kv_heads, n_q, n_k, head_dim, batch=1, pattern=PATTERN, dlse=False, **options):
+        self.shapes = (batch, heads, n_q, head_dim), (batch, kv_heads, n_k, head_dim)
+        self.pattern, self.dlse, self.options = pattern, dlse, options
+
+    def draw(self, storage):
+        """q, k, v, dout and dlse, which may be None."""
+        rng, (of_q, of_k) = np.random.default_rng(0), self.shapes
+        q, dout, k, v = (stored(rng.standard_normal(shape), storage) for shape in (of_q, of_q, of_k, of_k))
+        dlse = rng.standard_normal(of_q[:3]) if self.dlse else None
+        return q, k, v, dout, dlse if dlse is None else stored(dlse, number_of(storage))
+
+    def expected(self, q, k, v, dout, dlse):
+        """RESULTS in float64."""
+        q, k, v, dout = map(numbers, (q, k, v, dout))
+        out, lse = reference.forward(q, k, v, self.pattern, **self.options)
+        gradients = reference.backward(dout, q, k, v, out, lse, self.pattern, dlse=dlse, **self.options)
+        return out, lse, *gradients
+
+
+def _per_head(*windows):
+    return [Pattern("squares", window=w, global_tokens=w % 3) for w in windows]
+
+
+# Lengths that span several blocks, few widths: each takes seconds to compile.
+CASES = {
+    "plain": Case(2, 2, 700, 700, 64, 2),
+    "shared keys, a pattern per head": Case(4, 2, 301, 301, 64, pattern=_per_head(0, 5, 9, 1)),
+    "wide": Case(2, 1, 200, 200, 128, pattern=Pattern("mian_chowla", global_tokens=1)),
+    "odd width, scale": Case(1, 1, 211, 211, 37, scale=-0.3),
+    "gradient of lse": Case(2, 2, 150, 150, 64, dlse=True),
+    "many globals": Case(1, 1, 333, 333, 64, pattern=Pattern(None, window=2, global_tokens=140)),
+    "key range": Case(2, 1, 300, 400, 64, q_start=410, k_start=70),
+    "rows without keys": Case(1, 1, 200, 200, 64, q_start=3, k_start=90),
+    "decoding": Case(
+        2, 1, 2, 900, 64, 2, q_start=np.array([898, 400]), k_start=np.array([0, 1])
+    ),
+    "packed": Case(2, 2, 400, 400, 64, cu_seqlens=[0, 1, 133, 133, 390, 400]),
+    "one token": Case(1, 1, 1, 1, 64),
+    "no keys": Case(1, 1, 9, 0, 64, q_start=5),
+    "no queries": Case(1, 1, 0, 9, 64, q_start=5),
+}  # fmt: skip
+STRIDED = Case(2, 2, 130, 130, 37, 2)
+
+
+def number_of(storage) -> str:
+    """Return the dtype of lse for rows of ``storage``."""
+    return "float64" if storage == "float64" else "float32"
+
+
+def errors(got, expected):
+    """Largest deviation of each result, relative to its largest number, or to 0.1 where all are smaller."""
+    found = {}
+    for name, a, b in zip(RESULTS, got, expected, strict=True):
+        a, b = (np.nan_to_num(numbers(x), nan=1e9, neginf=-99) for x in (a, b))
+        found[name] = float(np.abs(a - b).max(initial=0) / max(np.abs(b).max(initial=0), 0.1))
+    return found
+
+
+def dense_mask(case) -> np.ndarray:
+    """Return the (batch, heads, n_q, n_k) mask of a case."""
+    (batch, heads, n_q, _), n_k = case.shapes[0], case.shapes[1][2]
+    patterns = case.pattern if isinstance(case.pattern, list) else [case.pattern] * heads
+    starts = [np.broadcast_to(case.options.get(name, 0), batch) for name in ("q_start", "k_start")]
+    ends = case.options.get("cu_seqlens")
+    mask = np.zeros((batch, heads, n_q, n_k), bool)
+    for b, h in np.ndindex(batch, heads):
+        if ends is None:
+            mask[b, h] = reference.mask(patterns[h], n_q, n_k, int(starts[0][b]), int(starts[1][b]))
+            continue
+        for first, last in itertools.pairwise(ends):
+            n = last - first
+            mask[b, h, first:last, first:last] = reference.mask(patterns[h], n, n)
+    return mask

@@ -1,0 +1,239 @@
+"""Whether the kernels are right and lean on the GPU at hand: ``python -m primeattn.bench gpu-check``.
+
+All that can be told on a GPU only, in one run of at most ten minutes. Every stage is a process of its own
+with a time limit, since a fault of a kernel ends all that its process can do on the GPU; what has been found
+is on disk after every stage.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from glob import glob
+from typing import NamedTuple
+
+from primeattn.bench import report
+from primeattn.bench.timing import as_seconds
+from primeattn.kernels.place import GPU_KERNELS
+
+__all__ = ["STAGES", "run"]
+
+LIMIT = 570  # seconds in all
+LEAST = 45  # seconds that are worth starting the benchmark
+SANITIZER = "compute-sanitizer"
+STAGES = {  # seconds for each process
+    "versions": 60, "accuracy": 100, "repeats": 60, "launch": 60, "allocation": 60, "memcheck": 90,
+    "racecheck": 90, "auto": 60, "benchmark": LIMIT,
+}  # fmt: skip
+# (sequence, dtype) -> times faster than the fastest SDPA, forward, at n = 65536 with 16 heads of 64. Goals: a
+# run that misses them fails no check.
+GOALS = {("squares", "bfloat16"): 3, ("mian_chowla", "bfloat16"): 5, ("primes", "float32"): 4}
+
+
+class Process(NamedTuple):
+    """A stage, or a part of it."""
+
+    name: str
+    command: list
+    seconds: float
+
+
+def run(*, stages=(), limit=None, out, command, kernels=GPU_KERNELS) -> int:
+    """Run stages, print what they find, and write it to ``gpu_check.json`` after each.
+
+    Parameters
+    ----------
+    stages : sequence of str
+        Of STAGES; all where there are none.
+    limit : float, optional
+        Seconds in all, 570 by default; the benchmark has what the others leave.
+    out : Path
+        Output folder.
+    command : str
+        How the run was asked for.
+    kernels : sequence of str
+        Names of the kernels to check.
+
+    Returns
+    -------
+    int
+        Exit status: 0, 1 if any check failed, 2 without a GPU.
+
+    Raises
+    ------
+    ValueError
+        For a stage that is not known.
+    """
+    for stage in stages:
+        if stage not in STAGES:
+            raise ValueError(f"stages: expected some of {', '.join(STAGES)}, got {stage!r}")
+    limit, begun = as_seconds("limit", limit, LIMIT), time.perf_counter()
+    chosen = [stage for stage in STAGES if stage in stages or not stages or stage == "versions"]
+    found = {}
+    results = {"benchmark": "gpu-check", "limit_s": limit, "stages": found}
+
+    def left():
+        return limit - (time.perf_counter() - begun)
+
+    for stage in chosen:
+        for process in processes(stage, kernels, out, left):
+            found[process.name] = entry = execute(process, left())
+            if stage == "benchmark":
+                entry["findings"] += goals(out)
+            report.write_json(out / "data" / "gpu_check.json", results, command)
+            print(text(process.name, entry), flush=True)
+        if stage == "versions" and not found["versions"]["usable"]:
+            print(found["versions"]["reason"], flush=True)
+            return 2
+    failed = [name for name, entry in found.items() if is_failed(entry)]
+    print(f"\n{'FAILED: ' + ', '.join(failed) if failed else 'all checks passed'}")
+    return 1 if failed else 0
+
+
+def processes(stage, kernels, out, left):
+    """The processes of a stage."""
+    seconds, python = STAGES[stage], [sys.executable, "-m", "primeattn.bench.gpu_stages"]
+    if stage in ("versions", "auto"):
+        yield Process(stage, [*python, stage], seconds)
+    elif stage == "accuracy":
+        for kernel in kernels:
+            for dtype in ("float32", "bfloat16", "float16", "float64"):
+                yield Process(f"accuracy {kernel} {dtype}", [*python, stage, kernel, dtype], seconds)
+    elif stage in ("memcheck", "racecheck"):
+        tool = sanitizer()
+        for kernel in kernels:
+            name = f"{stage} {kernel}"
+            checked = tool and [tool, "--tool", stage, "--error-exitcode", "9", *python, "small", kernel]
+            yield Process(name, checked or [], seconds)
+    elif stage == "benchmark":
+        rest = max(left() - 15, 1)
+        options = ["gpu", "--limit", f"{rest:.0f}", "--out", str(out)]
+        command = [sys.executable, "-m", "primeattn.bench", *options] if rest >= LEAST else []
+        yield Process("benchmark", command, rest + 10)
+    else:
+        for kernel in kernels:
+            yield Process(f"{stage} {kernel}", [*python, stage, kernel], seconds)
+
+
+def sanitizer():
+    """Path of compute-sanitizer, of the search path or of an installed toolkit; None where there is none."""
+    places = sorted(glob(f"/usr/local/cuda*/bin/{SANITIZER}"))
+    return shutil.which(SANITIZER) or (places[-1] if places else None)
+
+
+def execute(process, left) -> dict:
+    """Run a process for as long as it may; what it found, its exit status and the end of what it printed."""
+    if not process.command:
+        reason = f"{SANITIZER} is not found" if "check " in process.name else "no time was left"
+        return {"findings": [], "status": None, "seconds": 0.0, "tail": "", "skipped": reason}
+    seconds = min(process.seconds, left)
+    if seconds < 1:
+        return {"findings": [], "status": None, "seconds": 0.0, "tail": "", "skipped": "no time was left"}
+    start = time.perf_counter()
+    with tempfile.TemporaryFile() as file:
+        # A session of its own, since a tool that runs the stage must not leave it behind.
+        started = subprocess.Popen(
+            process.command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            status = started.wait(seconds)
+        except subprocess.TimeoutExpired:
+            status = None
+        finally:
+            if started.poll() is None:
+                os.killpg(started.pid, signal.SIGKILL)
+                started.wait()
+        file.seek(0)
+        output = file.read()
+    findings, lines = [], []
+    for line in output.decode(errors="replace").splitlines():
+        found = _finding(line)
+        (lines if found is None else findings).append(line if found is None else found)
+    entry = {"findings": findings, "status": status, "seconds": time.perf_counter() - start}
+    entry["tail"] = "\n".join(lines[-40:])
+    if process.name == "versions":
+        gpu = [f for f in findings if f["check"] == "GPU"]
+        entry["usable"] = bool(gpu and gpu[0]["ok"])
+        entry["reason"] = (
+            f"gpu-check: no GPU can be used here: {gpu[0]['value'].removeprefix('none: ')}"
+            if gpu
+            else "gpu-check: what is installed does not import"
+        )
+    return entry
+
+
+def _finding(line):
+    if line.startswith('{"check"'):
+        try:
+            return json.loads(line)
+        except ValueError:  # cut off
+            pass
+    return None
+
+
+def goals(out) -> list[dict]:
+    """How the benchmark compares with GOALS: forward, and half of each for forward and backward."""
+    found = []
+    for path in sorted((out / "data").glob("gpu_*.json"), key=lambda path: path.stat().st_mtime):
+        results = json.loads(path.read_text())
+        if results["benchmark"] == "gpu":
+            found = [*_goals(results)]
+    return found
+
+
+def _goals(results):
+    wanted = {"n": 65536, "heads": 16, "head_dim": 64}
+    for (sequence, dtype), factor in GOALS.items():
+        for which, limit in (("forward", factor), ("forward+backward", factor / 2)):
+            rows = [
+                row["speedup"] for row in results["rows"]
+                if "speedup" in row and all(row[name] == value for name, value in wanted.items())
+                and (row["sequence"], row["dtype"], row["pass"]) == (sequence, dtype, which)
+            ]  # fmt: skip
+            note = "not measured" if not rows else "reached" if max(rows) >= limit else "missed"
+            check = f"goal: {sequence} {dtype} {which}, times faster than SDPA, at least"
+            yield {
+                "check": check, "ok": None, "value": max(rows, default=None), "limit": limit, "note": note
+            }  # fmt: skip
+
+
+def is_failed(entry) -> bool:
+    """Whether a check of a process failed, or the process did."""
+    if "skipped" in entry:
+        return False
+    return entry["status"] != 0 or any(found["ok"] is False for found in entry["findings"])
+
+
+def text(name, entry) -> str:
+    """What a process found, in lines: all that failed or was measured, and the number of what passed."""
+    passed = [found for found in entry["findings"] if found["ok"] and found["limit"] is not None]
+    worst = max(passed, key=lambda found: (found["value"] or 0) / (found["limit"] or 1), default=None)
+    state = f"skipped: {entry['skipped']}" if "skipped" in entry else "FAILED" if is_failed(entry) else "ok"
+    if entry["status"] is None and "skipped" not in entry:
+        state = "FAILED: it took too long"
+    lines = [f"\n{name}: {state} ({entry['seconds']:.0f} s)"]
+    if passed:
+        lines.append(f"  {len(passed)} within their limits; closest: {_line(worst)}")
+    lines += [f"  {'FAILED ' if f['ok'] is False else ''}{_line(f)}"
+              for f in entry["findings"] if f not in passed]  # fmt: skip
+    if is_failed(entry) and entry["tail"]:
+        lines += ["  | " + line for line in entry["tail"].splitlines()]
+    return "\n".join(lines)
+
+
+def _line(found):
+    value, limit = (f"{x:.3g}" if isinstance(x, float) else x for x in (found["value"], found["limit"]))
+    parts = [found["check"]]
+    if value is not None or limit is not None:
+        parts.append(f" = {value}" + (f" {found['unit']}" if "unit" in found else ""))
+    if limit is not None:
+        parts.append(f" (limit {limit})")
+    if found.get("note"):
+        parts.append(f": {found['note']}")
+    return "".join(parts)

@@ -1,0 +1,194 @@
+"""What a benchmark on a GPU needs of it: arrays of any storage, times by events, and measured ceilings."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from numba import float32
+
+from primeattn.bench.peers import find_torch
+from primeattn.kernels.device_arrays import BFLOAT16
+from primeattn.kernels.gpu.support import cuda  # None where it does not import
+
+__all__ = ["CHAINS", "TURN", "Array", "Device", "EventTurn", "ceilings", "fma_chains", "numbers", "stored"]
+
+TURN = 0.01  # seconds of work of a GPU in a turn
+MOST_CALLS = 50  # in a turn; a few hundred launches fill the queue
+FIRST_HOLD = 2e-3  # seconds, in which the host launches a call of which nothing is known
+CHAINS = 8  # of dependent multiply-adds in a thread: they hide each other's latency
+COPIES = {"memory": 2**30, "cache": 2**23}  # bytes: beyond every cache, and well within that of the whole GPU
+MATRIX = 8192
+
+
+def stored(array, storage) -> np.ndarray:
+    """Return float32 or float64 numbers rounded to ``storage``, a name; bfloat16 as bits.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from primeattn.bench.gpu_device import numbers, stored
+    >>> numbers(stored(np.array([1 + 2**-9, 3.0]), "bfloat16"))
+    array([1., 3.])
+    """
+    if storage != "bfloat16":
+        return np.ascontiguousarray(array, storage)
+    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16).view(BFLOAT16)
+
+
+def numbers(array) -> np.ndarray:
+    """Return what a stored array holds, in float64."""
+    if array.dtype == BFLOAT16:
+        array = (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    return array.astype(np.float64)
+
+
+class Array:
+    """Array in the memory of a GPU: a Numba device array, which has no bfloat16 of its own, and a dtype."""
+
+    def __init__(self, memory, dtype):
+        self.memory, self.shape, self.dtype = memory, memory.shape, dtype
+
+    @classmethod
+    def of(cls, host):
+        """A copy of a NumPy array as :func:`stored` returns it."""
+        if host.dtype == BFLOAT16:
+            return cls(cuda.to_device(host.view(np.int16)), "bfloat16")
+        return cls(cuda.to_device(host), host.dtype)
+
+    def empty_like(self):
+        return Array(cuda.device_array(self.shape, self.memory.dtype), self.dtype)
+
+    def seen(self, view):
+        """What ``view``, a function such as slicing, makes of the array, on the same memory."""
+        return Array(view(self.memory), self.dtype)
+
+    @property
+    def __cuda_array_interface__(self):
+        return self.memory.__cuda_array_interface__
+
+    def torch(self, torch):
+        """A tensor on the same memory."""
+        tensor = torch.as_tensor(self.memory, device="cuda")
+        return tensor.view(torch.bfloat16) if self.dtype == "bfloat16" else tensor
+
+    def download(self) -> np.ndarray:
+        host = self.memory.copy_to_host()
+        return host.view(BFLOAT16) if self.dtype == "bfloat16" else host
+
+
+class Device:
+    """The GPU: events on its default stream, and a kernel that keeps it busy."""
+
+    def __init__(self):
+        self._sink, self._chains = cuda.device_array(1024, np.float32), cuda.jit(fma_chains)
+        for iterations in (1, 200_000):  # the first compiles
+            marks = self.marked(lambda n=iterations: self.chains(1, 32, n))
+            self.synchronize()
+            self._iterations_per_s = iterations / self.elapsed(*marks)
+
+    def describe(self) -> dict:
+        gpu = cuda.get_current_device()
+        name = gpu.name.decode() if isinstance(gpu.name, bytes) else gpu.name
+        return {
+            "name": name,
+            "capability": ".".join(map(str, gpu.compute_capability)),
+            "processors": self.processors,
+            "memory_gb": cuda.current_context().get_memory_info()[1] / 1e9,
+        }
+
+    @property
+    def processors(self) -> int:
+        return cuda.get_current_device().MULTIPROCESSOR_COUNT
+
+    def chains(self, blocks, threads, iterations):
+        """Enqueue chains of multiply-adds."""
+        self._chains[blocks, threads](self._sink, iterations)
+
+    def marked(self, call):
+        """Enqueue ``call`` between two new events and return them."""
+        before, after = cuda.event(timing=True), cuda.event(timing=True)
+        before.record()
+        call()
+        after.record()
+        return before, after
+
+    def elapsed(self, before, after) -> float:
+        """Seconds between two events that have passed."""
+        return 1e-3 * cuda.event_elapsed_time(before, after)
+
+    def hold(self, seconds):
+        """Keep the GPU busy for about that long, so that the host can get ahead of it."""
+        self.chains(1, 32, max(int(seconds * self._iterations_per_s), 1))
+
+    def synchronize(self):
+        cuda.synchronize()
+
+    def clock(self) -> float:
+        """Time of the host once the GPU has done all that it was given."""
+        self.synchronize()
+        return time.perf_counter()
+
+
+class EventTurn:
+    """Makes the calls of a turn, see :func:`primeattn.bench.timing.interleave`, and times them by events.
+
+    The GPU is held busy until all calls of the turn are enqueued: what is between the events of a call is
+    the time of its kernels alone, however long the host takes to launch them. The first call counts not: it
+    tells how many fill a turn.
+    """
+
+    def __init__(self, device, wall=time.perf_counter):
+        self.device, self.wall = device, wall
+
+    def __call__(self, call, clock=None) -> list[float]:
+        start = self.wall()
+        self.device.hold(FIRST_HOLD)
+        marks = self.device.marked(call)
+        host = self.wall() - start
+        self.device.synchronize()
+        first = self.device.elapsed(*marks)
+        count = min(max(int(TURN / max(first, 1e-9)), 1), MOST_CALLS)
+        self.device.hold(1.5 * count * host)
+        marks = [self.device.marked(call) for _ in range(count)]
+        self.device.synchronize()
+        return [self.device.elapsed(*pair) for pair in marks]
+
+
+def fma_chains(out, iterations):
+    """Kernel: CHAINS multiply-adds of float32 in each of ``iterations`` and each thread."""
+    chains = cuda.local.array(CHAINS, float32)
+    for i in range(CHAINS):
+        chains[i] = float32(cuda.threadIdx.x + i)
+    factor, term = float32(0.999), float32(0.001)
+    for _ in range(iterations):
+        for i in range(CHAINS):
+            chains[i] = chains[i] * factor + term
+    total = float32(0)
+    for i in range(CHAINS):
+        total += chains[i]
+    out[cuda.threadIdx.x] = total
+
+
+def ceilings(device, turn) -> dict:
+    """Measure what the device can do at most, in GB/s and GFLOP/s; None, with the reason, where nothing can.
+
+    Copies count the bytes read and those written. Multiply-adds count twice.
+    """
+    found = {}
+    for name, nbytes in COPIES.items():
+        source, target = (cuda.device_array(nbytes, np.uint8) for _ in range(2))
+        seconds = float(np.median(turn(lambda a=source, b=target: b.copy_to_device(a))))
+        found[f"copy_{name}_gb_per_s"] = 2e-9 * nbytes / seconds
+    blocks, threads, iterations = 32 * device.processors, 256, 2000
+    seconds = float(np.median(turn(lambda: device.chains(blocks, threads, iterations))))
+    found["float32_gflops"] = 2e-9 * CHAINS * iterations * blocks * threads / seconds
+    torch = find_torch()
+    for name in ("float16", "bfloat16"):
+        found[f"{name}_matmul_gflops"] = None
+        if torch is not None and torch.cuda.is_available():
+            a, b = torch.randn(2, MATRIX, MATRIX, device="cuda", dtype=getattr(torch, name))
+            seconds = float(np.median(turn(lambda a=a, b=b: torch.matmul(a, b))))
+            found[f"{name}_matmul_gflops"] = 2e-9 * MATRIX**3 / seconds
+    return found

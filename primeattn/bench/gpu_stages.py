@@ -1,0 +1,400 @@
+"""What :mod:`primeattn.bench.gpu_check` checks, each stage in a process of its own.
+
+A stage yields findings, dicts with a ``check``, and ``ok``: True, False, or None where there is nothing to
+fail; ``value`` and ``limit`` are what was measured and what it must not exceed. As a program,
+``python -m primeattn.bench.gpu_stages STAGE ARGUMENT ...`` writes them as lines of JSON, each at once.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import numpy as np
+
+from primeattn.bench.gpu_cases import (
+    CASES,
+    DTYPES,
+    LIMITS,
+    PATTERN,
+    RESULTS,
+    STORAGE,
+    STRIDED,
+    Case,
+    dense_mask,
+    errors,
+    number_of,
+)
+from primeattn.bench.gpu_device import Array, numbers, stored
+from primeattn.bench.peers import find_torch
+from primeattn.kernels import attention, sparse_index_kernel, sparse_index_kernel_backward
+from primeattn.kernels.gpu import support
+from primeattn.patterns import Pattern
+from primeattn.workspace import Workspace
+
+__all__ = ["STAGES", "finding", "fit_rule", "main"]
+
+SERVES_ALL = "gather"  # the kernel that may refuse nothing
+HOST_LIMIT = 100e-6  # seconds of the host for a forward
+PACKAGES = ("primeattn", "numpy", "numba", "numba-cuda", "llvmlite", "cuda-bindings", "torch", "cupy-cuda13x")
+
+
+class Refused(Exception):
+    """A kernel that serves not everything says that it does not serve this."""
+
+
+@contextmanager
+def refusals(kernel):
+    try:
+        yield
+    except ValueError as error:
+        if kernel == SERVES_ALL or not str(error).startswith("kernel:"):
+            raise
+        raise Refused(str(error)) from error
+
+
+def guarded(check, findings):
+    """The findings of a check, or that it is refused."""
+    try:
+        yield from findings
+    except Refused as reason:
+        yield finding(check, note=f"refused: {reason}")
+
+
+def compute(kernel, case, q, k, v, dout, dlse, **options):
+    """RESULTS of NumPy arrays, by way of the GPU."""
+    options = {"device": "cuda", "kernel": kernel, **case.options, **options}
+    with refusals(kernel):
+        out, lse = attention(q, k, v, case.pattern, **options)
+        grads = [stored(np.full(a.shape, np.nan), STORAGE[a.dtype]) for a in (q, k, v)]
+        sparse_index_kernel_backward(*grads, dout, q, k, v, out, lse, case.pattern, dlse=dlse, **options)
+    return out, lse, *grads
+
+
+def finding(check, value=None, limit=None, ok=None, **more):
+    if limit is not None and ok is None:
+        ok = bool(value <= limit)
+    return {"check": check, "ok": ok, "value": value, "limit": limit, **more}
+
+
+def versions():
+    """What there is, and whether a GPU can be used."""
+    for name in PACKAGES:
+        try:
+            yield finding(name, importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            yield finding(name, None)
+    yield finding("python", sys.version.split()[0])
+    for name, command in {
+        "nvidia-smi": ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"],
+        "nvcc": ["nvcc", "--version"],
+    }.items():
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+            yield finding(name, done.stdout.strip().splitlines()[-1])
+        except (OSError, subprocess.SubprocessError, IndexError):
+            yield finding(name, None)
+    yield finding("cuda.implementation", getattr(support.cuda, "implementation", None))
+    try:
+        yield finding("driver", ".".join(map(str, support.cuda.cudadrv.driver.driver.get_version())))
+    except Exception as error:  # absent, or another place in this version
+        yield finding("driver", None, note=str(error).splitlines()[0] if str(error) else "")
+    torch = find_torch()
+    if torch is not None:
+        yield finding("torch reaches the GPU", torch.cuda.is_available(), note=str(torch.version.cuda))
+    described, reason = support.describe(), support.problem()
+    yield finding("CUDA target", described["target"])
+    yield finding("GPU", described["device"], ok=reason is None)
+
+
+def accuracy(kernel, storage):
+    """Every option against the float64 reference."""
+    for name, case in CASES.items():
+        yield from guarded(name, _accuracy(kernel, storage, name, case))
+    yield from guarded("strided", _strided(kernel, storage))
+    yield from guarded("NaN", _nan(kernel, storage))
+
+
+def _accuracy(kernel, storage, name, case):
+    arrays = case.draw(storage)
+    got, expected = compute(kernel, case, *arrays), case.expected(*arrays)
+    limits = dict.fromkeys(RESULTS, LIMITS[storage]) | {"lse": LIMITS[number_of(storage)]}
+    against = {"against": "bound"}
+    torch = _torch_on_gpu()
+    empty_rows = not np.isfinite(expected[1]).all() or expected[0].size == 0
+    if storage in ("float16", "bfloat16") and torch is not None and not empty_rows and not case.dlse:
+        of_torch = _errors_of_torch(torch, case, arrays, expected)
+        least = LIMITS[storage] / 16  # a quarter of a rounding: where torch happens to be exact
+        limits |= {result: max(2 * error, least) for result, error in of_torch.items()}
+        against = {"against": "twice torch's error"}
+    for result, error in errors(got, expected).items():
+        yield finding(f"{name}: {result}", error, limits[result], **against)
+
+
+def _torch_on_gpu():
+    torch = find_torch()
+    return torch if torch is not None and torch.cuda.is_available() else None
+
+
+def _errors_of_torch(torch, case, arrays, expected):
+    """Errors of SDPA with the mask of the case, in the dtype of the case, but for lse, which it has not."""
+    *qkv, dout = (Array.of(a).torch(torch) for a in arrays[:4])
+    q, k, v = (a.requires_grad_(True) for a in qkv)
+    group = q.shape[1] // k.shape[1]
+    mask = torch.from_numpy(dense_mask(case)).to("cuda")
+    wide = (a.repeat_interleave(group, 1) for a in (k, v))
+    out = torch.nn.functional.scaled_dot_product_attention(
+        q, *wide, attn_mask=mask, scale=case.options.get("scale")
+    )
+    results = (out, None, *torch.autograd.grad(out, (q, k, v), dout))
+    results = [e if a is None else a.detach().float().cpu().numpy()
+               for a, e in zip(results, expected, strict=True)]  # fmt: skip
+    found = errors(results, expected)
+    del found["lse"]
+    return found
+
+
+def _strided(kernel, storage):
+    """q, k and v as slices of one buffer in the memory of the GPU, whose rows begin beside vectors."""
+    (batch, heads, n, d), _ = STRIDED.shapes
+
+    def view(which):
+        return lambda a: a[:, :, :, which, 1 : d + 1].transpose(0, 2, 1, 3)
+
+    host = stored(np.random.default_rng(1).standard_normal((batch, n, heads, 3, d + 3)), storage)
+    dout = stored(np.random.default_rng(2).standard_normal(STRIDED.shapes[0]), storage)
+    buffer, grads = Array.of(host), Array.of(host)
+    q, k, v = (buffer.seen(view(i)) for i in range(3))
+    dq, dk, dv = (grads.seen(view(i)) for i in range(3))
+    out, lse = Array.of(dout), Array.of(np.zeros(dout.shape[:3], number_of(storage)))
+    with refusals(kernel):
+        sparse_index_kernel(out, lse, q, k, v, PATTERN, kernel=kernel)
+        sparse_index_kernel_backward(dq, dk, dv, Array.of(dout), q, k, v, out, lse, PATTERN, kernel=kernel)
+    inputs = *(np.ascontiguousarray(view(i)(host)) for i in range(3)), dout, None
+    after = grads.download()
+    got = out.download(), lse.download(), *(view(i)(after) for i in range(3))
+    for result, error in errors([np.ascontiguousarray(a) for a in got], STRIDED.expected(*inputs)).items():
+        kind = number_of(storage) if result == "lse" else storage
+        yield finding(f"strided: {result}", error, LIMITS[kind])
+    untouched = np.array_equal(
+        *(numbers(np.ascontiguousarray(a[..., [0, d + 1, d + 2]])) for a in (after, host))
+    )
+    untouched &= np.array_equal(numbers(buffer.download()), numbers(host))
+    yield finding("strided: nothing else is written", ok=bool(untouched))
+
+
+def _nan(kernel, storage):
+    """Of a NaN come NaN in the rows that attend it, and nowhere else."""
+    case = CASES["gradient of lse"]
+    q, k, v, dout, dlse = case.draw(storage)
+    for array, part in ((k, 0.2), (v, 0.1), (q, 0.5)):
+        array[0, 0, int(part * array.shape[2])] = stored(np.full(1, np.nan), storage)
+    got = compute(kernel, case, q, k, v, dout, dlse)
+    with np.errstate(invalid="ignore"):
+        expected = case.expected(q, k, v, dout, dlse)
+    same = [np.array_equal(np.isnan(numbers(a)), np.isnan(b)) for a, b in zip(got, expected, strict=True)]
+    yield finding("NaN", ok=all(same))
+
+
+def repeats(kernel):
+    """Two runs give the same bits."""
+    for storage in DTYPES:
+        yield from guarded(storage, _repeats(kernel, storage))
+
+
+def _repeats(kernel, storage):
+    case = Case(4, 2, 2000, 2000, 64)
+    arrays = case.draw(storage)
+    one, two = (compute(kernel, case, *arrays) for _ in range(2))
+    yield finding(storage, ok=all(a.tobytes() == b.tobytes() for a, b in zip(one, two, strict=True)))
+
+
+def small(kernel):
+    """A few small calls, to be run under compute-sanitizer."""
+    for storage in ("float32", "bfloat16"):
+        for name in ("gradient of lse", "packed", "decoding"):
+            yield from guarded(f"{storage}, {name}", _small(kernel, storage, name))
+
+
+def _small(kernel, storage, name):
+    compute(kernel, CASES[name], *CASES[name].draw(storage))
+    yield finding(f"{storage}, {name}", ok=True)
+
+
+def launch(kernel):
+    """Seconds of the host that a call takes at n = 256, with arrays in the memory of the GPU."""
+    storage = _main_storage(kernel)
+    arrays, forward, backward = _calls(kernel, storage, _of_numba)
+    yield finding("forward, Numba device arrays", _host_seconds(forward), HOST_LIMIT, unit="s")
+    yield finding("backward, Numba device arrays", _host_seconds(backward), unit="s")
+    yield finding("of a forward, the launch alone", _host_seconds(_bare(forward)), unit="s")
+    seconds = _host_seconds(lambda: [array.__cuda_array_interface__ for array in arrays])
+    yield finding("of a forward, the interfaces of its arrays", seconds, unit="s")
+    torch = _torch_on_gpu()
+    if torch is not None:
+        _, forward, backward = _calls(kernel, storage, lambda array: array.torch(torch))
+        yield finding("forward, torch tensors", _host_seconds(forward), unit="s")
+        yield finding("backward, torch tensors", _host_seconds(backward), unit="s")
+    try:
+        import cupy
+    except ImportError:
+        yield finding("forward, CuPy arrays", note="cupy is not installed")
+        return
+    _, forward, _ = _calls("gather", "float32", lambda array: cupy.asarray(array.memory))
+    yield finding("forward, CuPy arrays", _host_seconds(forward), unit="s")
+
+
+def _main_storage(kernel):
+    return "float32" if kernel == SERVES_ALL else "bfloat16"
+
+
+def _of_numba(array):
+    return array if array.dtype == "bfloat16" else array.memory
+
+
+def _calls(kernel, storage, adapt):
+    """Arrays, and a forward and a backward of them at n = 256."""
+    case = Case(16, 16, 256, 256, 64)
+    q, k, v, dout, _ = (array if array is None else Array.of(array) for array in case.draw(storage))
+    lse = adapt(Array.of(np.zeros(q.shape[:3], np.float32)))
+    out, dq, dk, dv = (adapt(q.empty_like()) for _ in range(4))
+    q, k, v, dout = map(adapt, (q, k, v, dout))
+    options = {"kernel": kernel, "workspace": Workspace()}
+
+    def forward():
+        sparse_index_kernel(out, lse, q, k, v, PATTERN, **options)
+
+    def backward():
+        sparse_index_kernel_backward(dq, dk, dv, dout, q, k, v, out, lse, PATTERN, **options)
+
+    forward()
+    return (out, lse, q, k, v), forward, backward
+
+
+def _bare(call):
+    """The launch of a call that is known, with addresses ready."""
+    from primeattn.kernels import repeats as known
+
+    kept = []
+    run_again = SimpleNamespace(run_again=lambda at, workspace: kept.append(at))
+    known._known.clear()
+    call()
+    ((key, entry),) = known._known.items()
+    known._known[key] = entry._replace(launch=run_again)
+    call()
+    known._known[key] = entry
+    return lambda: entry.launch.run(kept[0])
+
+
+def _host_seconds(call, rounds=30, calls=20):
+    """Median over rounds of calls that nobody waits for."""
+    call()
+    times = []
+    for _ in range(rounds):
+        support.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(calls):
+            call()
+        times.append((time.perf_counter() - start) / calls)
+    support.cuda.synchronize()
+    return float(np.median(times))
+
+
+def allocation(kernel):
+    """Allocations of GPU memory by repeated calls with a workspace."""
+    manager, made = support.cuda.current_context().memory_manager, []
+    memalloc = manager.memalloc
+
+    def counting(size):
+        made.append(size)
+        return memalloc(size)
+
+    storage = _main_storage(kernel)
+    _, forward, backward = _calls(kernel, storage, _of_numba)
+    case, workspace = Case(2, 2, 300, 300, 64), Workspace()
+    arrays = case.draw(storage)
+
+    def host():
+        compute(kernel, case, *arrays, workspace=workspace)
+
+    for name, call in {"forward": forward, "backward": backward, "NumPy arrays, both": host}.items():
+        call()
+        manager.memalloc = counting
+        made.clear()
+        for _ in range(3):
+            call()
+        del manager.memalloc
+        yield finding(f"{name}: allocations in three calls", len(made), 0)
+
+
+def auto():
+    """What AUTO_RULE should be here, and how often the present one chooses what is faster."""
+    from primeattn.kernels import arguments, get_num_threads, place
+
+    rows = []
+    for name in ("primes", "squares", "mian_chowla"):
+        pattern = Pattern(name, window=3, global_tokens=2)
+        for n in (256, 1024, 4096, 16384):
+            case = Case(8, 8, n, n, 64, pattern=pattern)
+            q, k, v, _, _ = case.draw("float32")
+            options = arguments.check_options(place.Place(True), q, k, pattern, None, 0, 0, None, None)
+            out, lse, workspace = np.empty_like(q), np.empty(q.shape[:3], np.float32), Workspace()
+            seconds = {}
+            for device in ("cpu", "cuda"):
+                times = []
+                for _ in range(6):
+                    start = time.perf_counter()
+                    sparse_index_kernel(out, lse, q, k, v, pattern, device=device, workspace=workspace)
+                    times.append(time.perf_counter() - start)
+                seconds[device] = float(np.median(times[1:]))
+            row = {"work": place.work(q, options), "bytes": 2 * (q.nbytes + k.nbytes), **seconds}
+            row["auto"] = "cuda" if place.is_large(q, k, options) else "cpu"
+            rows.append(row)
+            yield finding(
+                f"{name}, n = {n}: seconds on the CPU", seconds["cpu"], gpu=seconds["cuda"], row=row
+            )
+    rule = fit_rule(rows)
+    yield finding("AUTO_RULE measured here", [float(f"{x:.2g}") for x in rule], threads=get_num_threads())
+    yield finding("AUTO_RULE in use", list(place.AUTO_RULE))
+    lost = [row[row["auto"]] / min(row["cpu"], row["cuda"]) for row in rows]
+    yield finding("time with the rule in use, over the best", float(math.prod(lost) ** (1 / len(lost))))
+
+
+def fit_rule(rows):
+    """(multiply-adds per call, per byte) that a CPU does in the time of a call by way of the GPU."""
+    rate = float(np.median([row["work"] / row["cpu"] for row in rows]))  # multiply-adds per second
+    weights = np.array([[1, row["bytes"]] for row in rows]) / np.array([[row["cuda"]] for row in rows])
+    per_call, per_byte = np.linalg.lstsq(weights, np.ones(len(rows)), rcond=None)[0]  # relative errors
+    return rate * max(float(per_call), 0), rate * max(float(per_byte), 0)
+
+
+STAGES = {
+    "versions": versions, "accuracy": accuracy, "repeats": repeats, "small": small, "launch": launch,
+    "allocation": allocation, "auto": auto,
+}  # fmt: skip
+
+
+def main(argv) -> int:
+    """Run a stage; exit status 1 where it raises."""
+    name, *arguments = argv
+    try:
+        for found in STAGES[name](*arguments):
+            print(json.dumps(found), flush=True)
+    except Exception as error:  # a stage may fail in any way, and what it found before counts
+        message = (str(error).strip() or "no message").splitlines()[0]
+        print(json.dumps(finding(f"{type(error).__name__}: {message}", ok=False)), flush=True)
+        import traceback
+
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

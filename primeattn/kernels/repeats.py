@@ -1,0 +1,105 @@
+"""Calls that repeat on the GPU: what was checked and planned once for a layout is launched at once.
+
+A call with arrays in the memory of the GPU is known by its options and by all of its arrays but their
+addresses. Checks and plans depend on no more than that, except for the check that no output shares memory,
+which is made by distances.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+
+from primeattn.kernels.device_arrays import stream_handle
+from primeattn.workspace import Workspace
+
+__all__ = ["Call", "recognize"]
+
+KEPT = 256  # calls
+GRAIN = 16  # bytes: addresses matter by their remainder alone, which decides how rows are read
+OUTPUTS = {"forward": ("out", "lse"), "backward": ("dq", "dk", "dv")}
+
+
+class _Known(NamedTuple):
+    launch: object
+    pairs: tuple  # (output, other array, distances of addresses at which they are disjoint)
+
+
+class Call:
+    """A call: its key among those that are known, and the addresses of its arrays by name."""
+
+    def __init__(self, which, key, at, workspace):
+        self.which, self.key, self.at, self.workspace = which, key, at, workspace
+
+    def repeat(self) -> bool:
+        """Launch what is known for the call; False, with nothing done, where nothing is."""
+        known = _known.get(self.key)
+        if known is None:
+            return False
+        at = self.at
+        for one, other, (before, after, same) in known.pairs:
+            distance = at[other] - at[one]
+            if before < distance < after and distance != same:
+                return False
+        known.launch.run_again(at, self.workspace)
+        return True
+
+    def learn(self, launch, views):
+        """Keep ``launch`` for such calls; ``views`` are the arrays by name, which have passed all checks."""
+        spans = {name: _span(view) for name, view in views.items()}
+        outputs = [name for name in OUTPUTS[self.which] if name in spans]
+        pairs = [*itertools.combinations(outputs, 2), *itertools.product(outputs, spans.keys() - {*outputs})]
+        limits = [(one, other, self._limits(one, other, spans)) for one, other in pairs]
+        if len(_known) >= KEPT:
+            _known.clear()
+        _known[self.key] = _Known(launch, tuple(limits))
+
+    def _limits(self, one, other, spans):
+        (low, high), (other_low, other_high) = spans[one], spans[other]
+        if low == high or other_low == other_high:
+            return 0, 0, 0
+        # Nearer than these they may share memory; at the distance they have now, they do not.
+        return low - other_high, high - other_low, self.at[other] - self.at[one]
+
+
+_known: dict[tuple, _Known] = {}
+
+
+def recognize(which, given, options, device, stream, kernel, workspace) -> Call | None:
+    """Return the call if all its arrays are in the memory of the GPU and what it asks for can be a key."""
+    if type(given["q"]) is np.ndarray or not (workspace is None or isinstance(workspace, Workspace)):
+        return None
+    arrays, at, carried = [], {}, None
+    for name, array in given.items():
+        interface = getattr(array, "__cuda_array_interface__", None)
+        if interface is None or interface.get("mask") is not None:
+            return None
+        address, read_only = interface["data"]
+        at[name] = address = address or 0
+        layout = interface["shape"], interface.get("strides"), interface["typestr"], read_only
+        arrays.append((name, layout, address % GRAIN, getattr(array, "dtype", None)))
+        own = interface.get("stream")
+        if own is not None and carried not in (None, own) and stream is None:
+            return None  # refused by the checks
+        carried = own if carried is None else carried
+    from primeattn.kernels.gpu.support import current_device
+
+    handle = carried if stream is None else stream_handle(stream)
+    # True is no 1 here: a key must not let through what the checks refuse.
+    kinds = tuple(map(type, options))
+    try:
+        key = which, *arrays, options, kinds, device, kernel, handle, current_device()
+        hash(key)
+    except TypeError:  # a list, an array, or what the checks refuse
+        return None
+    return Call(which, key, at, workspace)
+
+
+def _span(view):
+    """First byte and end of an array, from its address on."""
+    if view.size == 0:
+        return 0, 0
+    reach = [stride * (n - 1) for stride, n in zip(view.strides, view.shape, strict=True)]
+    return sum(r for r in reach if r < 0), sum(r for r in reach if r > 0) + view.itemsize
