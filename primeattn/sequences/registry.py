@@ -162,8 +162,13 @@ def get(name, *params) -> Sequence:
         if params:
             raise ValueError(f"sequence: {name} takes no parameters, got {params!r}")
         return public
-    if not params:
-        raise ValueError(f"sequence: expected the parameters of {name}{inspect.signature(public)}, got none")
+    signature = inspect.signature(public)
+    try:
+        signature.bind(*params)
+    except TypeError:
+        raise ValueError(
+            f"sequence: expected the parameters of {name}{signature}, got {params or 'none'}"
+        ) from None
     return public(*params)
 
 
