@@ -32,9 +32,9 @@ class Pattern:
     Parameters
     ----------
     sequence : str, Sequence, callable, array of int, or None
-        S: a Sequence or what ``sequences.parse`` makes one of, such as "primes" or "2 * primes | powers(3)"; a
-        function of a limit (see ``sequences.from_callable``); all offsets as integers >= 1 in any order (see
-        ``sequences.from_array``); or None for no sequence.
+        S: a Sequence or what ``sequences.parse`` makes one of, such as "primes" or "2 * primes | powers(3)";
+        a function of a limit (see ``sequences.from_callable``); all offsets as integers >= 1 in any order
+        (see ``sequences.from_array``); or None for no sequence.
     window : int
         This many earlier tokens, besides the query's own.
     global_tokens : int

@@ -29,7 +29,9 @@ from primeattn.patterns import Pattern
 from primeattn.sequences import as_int
 from primeattn.workspace import Workspace
 
-__all__ = ["TrainConfig", "Trainer", "report", "run"]
+__all__ = ["FILES", "TrainConfig", "Trainer", "report", "run"]
+
+FILES = ("checkpoint.npz", "results.json", "sample.txt", "loss.png", "mask.png")  # what ``run`` writes
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ seed)``: as many offsets at every scale, but at random; ``match_budget`` makes p
 
 from primeattn.analysis.attention import attention_map, entropy
 from primeattn.analysis.budget import counting_bound, efficiency, match_budget
-from primeattn.analysis.comparison import compare
+from primeattn.analysis.catalogue import catalogue
+from primeattn.analysis.comparison import compare, reach_by_layer
 from primeattn.analysis.costs import Traffic, asymptotic_pairs, cost, flops, traffic
 from primeattn.analysis.models import LayerCall, attention_calls, attention_summary
 from primeattn.analysis.paths import redundancy, two_hop_paths
@@ -33,6 +34,7 @@ __all__ = [
     "attention_calls",
     "attention_map",
     "attention_summary",
+    "catalogue",
     "compare",
     "cost",
     "counting_bound",
@@ -44,6 +46,7 @@ __all__ = [
     "hops",
     "laplacian",
     "match_budget",
+    "reach_by_layer",
     "receptive_field",
     "redundancy",
     "residue_coverage",

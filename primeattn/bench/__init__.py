@@ -1,14 +1,12 @@
 """Speed against peers: ``python -m primeattn.bench cpu``, ``step``, ``startup``.
 
-Each benchmark prints a table and writes JSON with the machine and the versions; nothing is imported before
-it is asked for.
+Each benchmark prints a table, writes JSON with the machine and the versions, and says where; nothing is
+imported before it is asked for.
 """
 
 from __future__ import annotations
 
-import argparse
 import shlex
-import sys
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -25,18 +23,11 @@ def main(argv=None) -> int:
     >>> bench.main(["cpu", "--n", "0"])
     2
     """
-    parser = argparse.ArgumentParser(prog="python -m primeattn.bench", description="Speed against peers.")
+    from primeattn.cli.command import Parser, run
+
+    parser = Parser(prog="python -m primeattn.bench", description="Speed against peers.")
     add_arguments(parser)
-    arguments = parser.parse_args(argv)
-    try:
-        arguments.run(arguments)
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return run(parser, argv)
 
 
 def add_arguments(parser):
@@ -74,7 +65,7 @@ def _run(benchmark, name, command, arguments):
             words += [f"--{key}", *map(str, values)]
     out = Path(arguments.out)
     _check_writable(out)
-    benchmark(options, out, shlex.join(words))
+    print(*benchmark(options, out, shlex.join(words)), sep="\n")
 
 
 def _check_writable(folder):
@@ -88,18 +79,21 @@ def _cpu(options, out, command):
 
     results = report.write_json(out / "data" / "cpu.json", cpu.run(**options), command)
     report.write_figure(out / "cpu.png", results)
-    print(report.tables(results))
+    print(report.tables(results), "", sep="\n")
+    return out / "data" / "cpu.json", out / "cpu.png"
 
 
 def _step(options, out, command):
     from primeattn.bench import report, step
 
     results = report.write_json(out / "data" / "step.json", step.run(**options), command)
-    print(step.text(results))
+    print(step.text(results), "", sep="\n")
+    return (out / "data" / "step.json",)
 
 
 def _startup(options, out, command):
     from primeattn.bench import report, startup
 
     results = report.write_json(out / "data" / "startup.json", startup.run(), command)
-    print(startup.text(results))
+    print(startup.text(results), "", sep="\n")
+    return (out / "data" / "startup.json",)
