@@ -14,7 +14,7 @@ def test_every_name_is_there_with_its_facts():
         assert (row["oeis"], row["why"]) == (sequence.oeis, sequence.why) and row["oeis"]
         assert len(row["first"]) == 8 and row["first"] == sequence(row["first"][-1]).tolist()
     assert json.loads(json.dumps(table)) == list(table)
-    assert "2, 3, 5, 7, 11, 13, 17, 19  dense near" in str(table)
+    assert "  2, 3, 5, 7, 11, 13, 17, 19  " in str(table)
 
 
 def test_a_finite_sequence_shows_what_it_has(monkeypatch):
