@@ -15,7 +15,17 @@ __all__ = ["LayerCall", "attention_calls", "attention_summary"]
 
 
 class LayerCall(NamedTuple):
-    """A layer of a model and what the model calls it with: ``y, st = layer(x, ps, st)``."""
+    """A layer of a model and what the model calls it with: ``y, st = layer(x, ps, st)``.
+
+    Examples
+    --------
+    >>> import numpy as np, primeattn as pa
+    >>> model = pa.Chain(pa.Dense(3, 8), pa.PrimeSelfAttention(8))
+    >>> ps, st = pa.setup(np.random.default_rng(0), model)
+    >>> call = pa.analysis.attention_calls(model, np.ones((5, 3), np.float32), ps, st)["layer_1"]
+    >>> call.layer, call.x.shape
+    (PrimeSelfAttention(8), (5, 8))
+    """
 
     layer: SparseIndexAttention
     x: np.ndarray

@@ -26,6 +26,13 @@ class Explanation:
     query, key : int
     admitted_by : tuple of str
         All rules that admit the pair, of "window", "global tokens" and "sequence".
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> found = pa.analysis.explain(pa.Pattern("squares", global_tokens=1), 9, 0)
+    >>> found.admitted_by, bool(found)
+    (('global tokens', 'sequence'), True)
     """
 
     pattern: Pattern

@@ -31,7 +31,17 @@ def main(argv=None) -> int:
 
 
 def add_arguments(parser):
-    """Give an argparse parser the benchmarks as commands; each sets ``run``, to be called with the result."""
+    """Give an argparse parser the benchmarks as commands; each sets ``run``, to be called with the result.
+
+    Examples
+    --------
+    >>> import argparse
+    >>> from primeattn import bench
+    >>> parser = argparse.ArgumentParser()
+    >>> bench.add_arguments(parser)
+    >>> parser.parse_args(["cpu", "--quick"]).quick
+    True
+    """
     commands = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
 
     def add(name, run, about):

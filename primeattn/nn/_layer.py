@@ -21,7 +21,14 @@ DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 class Parameter(NamedTuple):
-    """Declaration of one parameter: its shape and what draws it, ``init(rng, shape, dtype) -> array``."""
+    """Declaration of one parameter: its shape and what draws it, ``init(rng, shape, dtype) -> array``.
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> pa.LayerNorm(8).parameters()["scale"].shape
+    (8,)
+    """
 
     shape: tuple[int, ...]
     init: Callable
