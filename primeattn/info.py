@@ -25,8 +25,8 @@ def collect() -> dict[str, dict]:
 
     Examples
     --------
-    >>> from primeattn import info
-    >>> list(info.collect())
+    >>> import primeattn as pa
+    >>> list(pa.info.collect())
     ['versions', 'machine', 'cpu', 'gpu']
     """
     from primeattn.kernels.gpu import support
@@ -46,8 +46,8 @@ def report(sections) -> str:
 
     Examples
     --------
-    >>> from primeattn import info
-    >>> print(info.report({"machine": {"caches": {"L1": "32K", "L2": "1M"}}, "gpu": {"device": None}}))
+    >>> import primeattn as pa
+    >>> print(pa.info.report({"machine": {"caches": {"L1": "32K", "L2": "1M"}}, "gpu": {"device": None}}))
     machine
       caches  L1 32K, L2 1M
     <BLANKLINE>
@@ -72,8 +72,8 @@ def machine() -> dict:
 
     Examples
     --------
-    >>> from primeattn import info
-    >>> info.machine()["cores"] >= 1
+    >>> import primeattn as pa
+    >>> pa.info.machine()["cores"] >= 1
     True
     """
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -92,8 +92,8 @@ def versions() -> dict:
     Examples
     --------
     >>> import numpy as np
-    >>> from primeattn import info
-    >>> info.versions()["numpy"] == np.__version__
+    >>> import primeattn as pa
+    >>> pa.info.versions()["numpy"] == np.__version__
     True
     """
     found = {"python": platform.python_version()}
