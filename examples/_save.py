@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from primeattn.checkpoint import written_whole
+import primeattn as pa
 
 FIGURES = Path(__file__).parent.parent / "figures"
 
@@ -11,6 +11,5 @@ FIGURES = Path(__file__).parent.parent / "figures"
 def save(figure, script):
     """Write ``figure`` to the path on the command line, by default to figures/NAME.png for script NAME.py."""
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else FIGURES / f"{Path(script).stem}.png"
-    with written_whole(path) as file:
-        figure.savefig(file, format=path.suffix[1:] or "png", dpi=130, bbox_inches="tight")
+    pa.plot.save(figure, path)
     print(path)

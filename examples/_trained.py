@@ -46,8 +46,5 @@ def attention_maps():
         rate = pa.optim.warmup_cosine(step, base_lr=optimizer.lr, warmup=STEPS // 20, total=STEPS)
         optimizer.update(ps, grads, moments, lr=rate, out=(ps, moments))
     text = corpus.heldout[None, :CONTEXT]
-    x, _ = embedding(text, ps["embedding"], st["embedding"])
-    return [
-        pa.analysis.attention_map(attention, x, ps["attention"], st["attention"], head)
-        for head in range(len(PATTERNS))
-    ]
+    call = pa.analysis.attention_calls(model, text, ps, st)["attention"]
+    return [pa.analysis.attention_map(*call, head) for head in range(len(PATTERNS))]

@@ -46,7 +46,7 @@ from primeattn.workspace import Workspace
 __version__ = "0.1.0"
 
 # What not every user needs is imported at first use.
-_LAZY = ("analysis", "baselines", "bench", "checkpoint", "language_model", "plot", "train")
+_LAZY = ("analysis", "baselines", "bench", "checkpoint", "info", "language_model", "plot", "train")
 
 
 def __getattr__(name):

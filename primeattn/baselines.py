@@ -117,6 +117,14 @@ def baselines(train, heldout) -> dict[str, float]:
     Parameters
     ----------
     train, heldout : ndarray of uint8
+
+    Examples
+    --------
+    >>> import numpy as np, primeattn as pa
+    >>> text = np.frombuffer(b"to be or not to be, that is the question " * 50, np.uint8)
+    >>> bits = pa.baselines.baselines(text, text[:500])
+    >>> bits["order3_bits_per_byte"] < bits["order2_bits_per_byte"] < 1
+    True
     """
     model, content = CountModel(train, order=3), heldout.tobytes()
     return {

@@ -35,7 +35,15 @@ def one_blas_thread():
 
 
 def openblas_threads():
-    """Return OpenBLAS's functions that tell and set its number of threads, or two that do nothing."""
+    """Return OpenBLAS's functions that tell and set its number of threads, or two that do nothing.
+
+    Examples
+    --------
+    >>> from primeattn.blas import openblas_threads
+    >>> count, set_count = openblas_threads()
+    >>> count() >= 0
+    True
+    """
     try:
         library = ctypes.CDLL(np.linalg._umath_linalg.__file__)  # symbols are looked up in what it links, too
     except (AttributeError, OSError):

@@ -107,6 +107,14 @@ def load(path, like=None, model=None) -> dict:
     ValueError
         The file is truncated, damaged or no checkpoint; or it is the checkpoint of another model: the first
         difference is named, with what was expected and what the file holds.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile, primeattn as pa
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     pa.checkpoint.save(f"{folder}/a.npz", {"step": 3, "w": np.zeros(2)})
+    ...     pa.checkpoint.load(f"{folder}/a.npz")
+    {'step': 3, 'w': array([0., 0.])}
     """
     path = str(path)
     with open(path, "rb") as file:
@@ -131,6 +139,17 @@ def written_whole(path):
 
     The bytes go to a temporary file in the same folder, are flushed to the disk, and replace ``path`` in one
     step, so a reader finds either the old file or the whole new one.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> from primeattn.checkpoint import written_whole
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with written_whole(f"{folder}/a") as file:
+    ...         _ = file.write(b"text")
+    ...         before = os.path.exists(f"{folder}/a")
+    ...     print(before, os.listdir(folder))
+    False ['a']
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

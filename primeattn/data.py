@@ -44,6 +44,13 @@ class Corpus:
         The two parts. Nothing of ``heldout`` is in ``train`` (for a corpus of files: no file is in both).
     sha256 : str
         Digest of ``train`` followed by ``heldout``.
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> corpus = pa.data.load_corpus()
+    >>> corpus.train.dtype, corpus.heldout.size
+    (dtype('uint8'), 131072)
     """
 
     name: str
@@ -58,7 +65,14 @@ class Corpus:
 
 
 def load_corpus(text=None) -> Corpus:
-    """Return the corpus of the file ``text``, or of the Python standard library when ``text`` is None."""
+    """Return the corpus of the file ``text``, or of the Python standard library when ``text`` is None.
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> pa.data.load_corpus().name.endswith("standard library")
+    True
+    """
     return stdlib_corpus() if text is None else text_corpus(text)
 
 
@@ -76,6 +90,13 @@ def text_corpus(path) -> Corpus:
         There is no such file.
     ValueError
         The file is empty, or too short (under 10 bytes) to hold anything out.
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> corpus = pa.data.text_corpus(pa.data.__file__)
+    >>> corpus.name, corpus.heldout.size < corpus.train.size / 8
+    ('data.py', True)
     """
     path = Path(path)
     if not path.is_file():

@@ -62,6 +62,13 @@ def sinusoids(rng, shape, dtype):
 
     Vaswani et al., Attention is all you need (2017). Learned positions that begin at random take most of a
     short run to tell one distance from another; these can from the start. Draws nothing.
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> pa.language_model.sinusoids(None, (2, 4), float).round(2)
+    array([[0.  , 0.  , 0.2 , 0.2 ],
+           [0.17, 0.  , 0.11, 0.2 ]])
     """
     positions, features = shape
     frequency = 10000.0 ** -np.linspace(0, 1, (features + 1) // 2)
@@ -74,6 +81,15 @@ def evaluate(model, ps, st, text, context, batch=16) -> float:
 
     Bytes are scored as :func:`primeattn.data.evaluation_windows` says: with at least ``context // 2`` bytes
     before them, the first after a newline.
+
+    Examples
+    --------
+    >>> import numpy as np, primeattn as pa
+    >>> model = pa.language_model.make_model(pa.Pattern("primes", window=3), layers=1, width=16, context=32)
+    >>> ps, st = pa.setup(np.random.default_rng(0), model)
+    >>> text = np.frombuffer(b"to be or not to be, that is the question", np.uint8)
+    >>> 7 < pa.language_model.evaluate(model, ps, st, text, context=32) < 9  # it has learnt nothing yet
+    True
     """
     tokens, targets, scored = evaluation_windows(text, context)
     labels = np.where(scored, targets, np.int64(-100))
@@ -91,6 +107,14 @@ def sample(model, ps, st, length, context, rng, temperature=0.8) -> bytes:
 
     The text begins after a newline. At most the last ``context`` bytes are seen, and when that many have been
     written, half of them are dropped.
+
+    Examples
+    --------
+    >>> import numpy as np, primeattn as pa
+    >>> model = pa.language_model.make_model(pa.Pattern("primes", window=3), layers=1, width=16, context=32)
+    >>> ps, st = pa.setup(np.random.default_rng(0), model)
+    >>> len(pa.language_model.sample(model, ps, st, 10, 32, np.random.default_rng(0)))
+    10
     """
     st, workspace = test_mode(st), Workspace()
     text, start = bytearray(b"\n"), 0

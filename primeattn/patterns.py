@@ -32,8 +32,9 @@ class Pattern:
     Parameters
     ----------
     sequence : str, Sequence, callable, array of int, or None
-        S: a registered name, a Sequence, a function of a limit (see ``sequences.from_callable``), all offsets
-        as integers >= 1 in any order (see ``sequences.from_array``), or None for no sequence.
+        S: a Sequence or what ``sequences.parse`` makes one of, such as "primes" or "2 * primes | powers(3)";
+        a function of a limit (see ``sequences.from_callable``); all offsets as integers >= 1 in any order
+        (see ``sequences.from_array``); or None for no sequence.
     window : int
         This many earlier tokens, besides the query's own.
     global_tokens : int
@@ -260,7 +261,7 @@ def _as_sequence(sequence):
     if sequence is None or isinstance(sequence, Sequence):
         return sequence
     if isinstance(sequence, str):
-        return sequences.get(sequence)
+        return sequences.parse(sequence)
     if isinstance(sequence, Pattern):
         raise TypeError(f"sequence: expected a Sequence, got {sequence!r}; the union of patterns is a | b")
     return sequences.from_callable(sequence) if callable(sequence) else sequences.from_array(sequence)

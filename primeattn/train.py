@@ -29,7 +29,9 @@ from primeattn.patterns import Pattern
 from primeattn.sequences import as_int
 from primeattn.workspace import Workspace
 
-__all__ = ["TrainConfig", "Trainer", "report", "run"]
+__all__ = ["FILES", "TrainConfig", "Trainer", "report", "run"]
+
+FILES = ("checkpoint.npz", "results.json", "sample.txt", "loss.png", "mask.png")  # what ``run`` writes
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,12 @@ class TrainConfig:
         Largest learning rate.
     seed : int
         Of the first parameters, of the order of the batches and of the sample.
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> pa.train.TrainConfig(sequence="squares").pattern()
+    Pattern(squares, window=3, global_tokens=2)
     """
 
     sequence: str = "primes"
@@ -212,6 +220,17 @@ def run(config=None, *, text=None, out="runs/train", resume=False, save_every=10
         Bad options, a text too short, a checkpoint of another run: before anything is written.
     KeyboardInterrupt
         After a checkpoint was written.
+
+    Examples
+    --------
+    >>> import os, tempfile, primeattn as pa
+    >>> config = pa.train.TrainConfig(layers=1, width=16, heads=2, context=32, batch=2, steps=3)
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     results = pa.train.run(config, text=pa.data.__file__, out=out)
+    ...     sorted(os.listdir(out))
+    ['checkpoint.npz', 'loss.png', 'mask.png', 'results.json', 'sample.txt']
+    >>> results["heldout_bytes"] < results["train_bytes"]
+    True
     """
     config, out = TrainConfig() if config is None else config, Path(out)
     save_every = as_int("save_every", save_every, minimum=1)
@@ -325,7 +344,17 @@ def _write_figures(trainer, results, out):
 
 
 def report(results) -> str:
-    """Return the results as text for people."""
+    """Return the results as text for people.
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> results = {"text": "text", "train_bytes": 900, "heldout_bytes": 100, "parameters": 10}
+    >>> results |= {"seen_bytes": 500, "train_seconds": 2.0, "tokens_per_second": 250.0}
+    >>> results |= {"model": "Chain", "sample": "abc"}
+    >>> print(pa.train.report(results).splitlines()[0])
+    text: 900 bytes, 100 held out
+    """
     lines = [
         f"{results['text']}: {results['train_bytes']:,} bytes, {results['heldout_bytes']:,} held out",
         f"{results['parameters']:,} parameters, {results['seen_bytes']:,} bytes seen in "

@@ -157,7 +157,15 @@ def train_mode(st):
 
 
 def test_mode(st):
-    """State with every ``training`` entry False: Dropout is the identity. See `train_mode`."""
+    """State with every ``training`` entry False: Dropout is the identity. See `train_mode`.
+
+    Examples
+    --------
+    >>> import numpy as np, primeattn as pa
+    >>> ps, st = pa.setup(np.random.default_rng(0), pa.Dropout(0.5))
+    >>> pa.test_mode(st)["training"]
+    False
+    """
     return _replace(st, "training", False)
 
 

@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from primeattn import cli
+from primeattn import Pattern, analysis, cli, info, sequences
 
+COMMANDS = ("mask", "reach", "compare", "sequences", "info", "train", "bench")
 CONFIG = {"layers": 1, "width": 16, "heads": 2, "context": 24, "batch": 2, "window": 2, "lr": 0.01, "seed": 3}
 TINY = [f"--{name}={value}" for name, value in CONFIG.items()]
 
@@ -38,6 +39,17 @@ def test_train_delegates_every_option(text, tmp_path, capsys):
     assert "squares" in printed and results["sample"] in printed
 
 
+def test_train_prints_json_and_names_its_files(text, tmp_path, capsys):
+    command = ["train", "--text", text, "--out", str(tmp_path / "out"), "--steps", "2", *TINY]
+    assert cli.main(command) == 0
+    *_, files = capsys.readouterr().out.splitlines()
+    folder, names = files.split(": ")
+    assert folder == str(tmp_path / "out")
+    assert sorted(names.split(", ")) == sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert cli.main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "out" / "results.json").read_text())
+
+
 def test_resume_and_threads(text, tmp_path, capsys):
     command = ["train", "--text", text, "--out", str(tmp_path), "--steps", "3", *TINY]
     assert cli.main(command) == cli.main([*command, "--resume", "--threads", "1"]) == 0
@@ -66,11 +78,79 @@ def test_errors_are_one_line_and_status_2(options, message, text, tmp_path, caps
     assert not out.exists()
 
 
-@pytest.mark.parametrize("arguments", [[], ["fly"], ["train", "--stepz", "3"], ["train", "--steps", "many"]])
-def test_usage_errors(arguments, capsys):
-    with pytest.raises(SystemExit) as exit:
-        cli.main(arguments)
-    assert exit.value.code == 2 and "usage: primeattn" in capsys.readouterr().err
+BAD = [
+    ([], "the following arguments are required: COMMAND; see primeattn --help"),
+    (["fly"], "invalid choice: 'fly'"),
+    (["train", "--stepz", "3"], "unrecognized arguments: --stepz 3"),
+    (["train", "--steps", "many"], "argument --steps: invalid int value: 'many'; see primeattn train --help"),
+    (["train", "--step", "3"], "unrecognized arguments: --step 3"),
+    (["bench"], "the following arguments are required: BENCHMARK; see primeattn bench --help"),
+    (["bench", "cpu", "--n", "0"], "n: expected an integer >= 1, got 0"),
+    (["bench", "cpu", "--heads"], "argument --heads: expected at least one argument"),
+    (["sequences", "primes"], "unrecognized arguments: primes"),
+    (["info", "--jsn"], "unrecognized arguments: --jsn"),
+    (["mask", "primes", "--out", "mask.xyz"], "path: expected a file name that ends in"),
+    (["mask", "primes", "--out", "."], "path: expected a file, got the folder '.'"),
+    (["mask", "primes", "--out", "file/mask.png"], "file"),
+    (["mask", "primes", "-n", "0"], "n: expected an integer >= 1, got 0"),
+    (["reach", "primes", "-n", "1"], "n: expected an integer >= 2, got 1"),
+    (["reach", "primes", "--layers", "0"], "layers: expected an integer >= 1, got 0"),
+    (["reach", "primes", "--layers", "100"], "layers: expected at most 99, got 100"),
+    (["reach", "primes", "--out", "reach"], "path: expected a file name that ends in"),
+    (["compare", "primes", "-n", "100000"], "n: expected at most 268435456 pairs"),
+]
+BAD += [
+    ([command, *options], message)
+    for command in ("mask", "reach", "compare")
+    for options, message in (
+        ([], f"the following arguments are required: SEQUENCE; see primeattn {command} --help"),
+        (["prymes"], "sequence: expected one of"),
+        (["powers(1)"], "base: expected an integer >= 2, got 1"),
+        (["primes |"], "sequence: expected such as 'primes', 'powers(3)' or '2 * primes', got 'primes |'"),
+        (["primes", "--window", "-1"], "window: expected an integer >= 0, got -1"),
+        (["primes", "--global-tokens", "x"], "argument --global-tokens: invalid int value: 'x'"),
+        (["primes", "-n", "16777217"], "n: expected at most 16777216, got 16777217"),
+    )
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
+def test_bad_arguments_are_one_line_and_status_2(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    assert cli.main(arguments) == 2
+    printed, errors = capsys.readouterr()
+    assert printed == "" and errors.startswith("primeattn: error: ") and errors.count("\n") == 1
+    assert message in errors and [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("two\nlines"), OSError(28, "No space left")])
+def test_other_failures_are_one_line_too(error, capsys, monkeypatch):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(info, "collect", fail)
+    assert cli.main(["info"]) == 2
+    printed, errors = capsys.readouterr()
+    assert printed == "" and errors.count("\n") == 1 and len(errors) > len("primeattn: error: \n")
+
+
+def test_interrupt(capsys, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(info, "collect", interrupted)
+    assert cli.main(["info"]) == 130
+    assert capsys.readouterr().err == "primeattn: interrupted\n"
+
+
+def test_a_reader_that_stops_reading_is_no_error():
+    child = subprocess.Popen(
+        [sys.executable, "-m", "primeattn", "sequences"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    child.stdout.close()
+    assert child.wait(timeout=60) == 0 and child.stderr.read() == ""
 
 
 def test_help_and_version(capsys):
@@ -78,6 +158,7 @@ def test_help_and_version(capsys):
         (["--version"], "primeattn "),
         (["--help"], "train"),
         (["train", "-h"], "--global-tokens"),
+        *(([name, "-h"], f"examples:\n  primeattn {name}") for name in COMMANDS),
     ):
         with pytest.raises(SystemExit) as exit:
             cli.main(arguments)
@@ -97,3 +178,70 @@ def test_ctrl_c_saves_and_exits_with_130(text, tmp_path):
     assert child.returncode == 130 and printed == ""
     assert errors.startswith("primeattn: interrupted; ") and "of 1000000; resume goes on from there" in errors
     assert [path.name for path in out.iterdir()] == ["checkpoint.npz"]
+
+
+def run(capsys, *arguments):
+    assert cli.main([*map(str, arguments)]) == 0
+    printed, errors = capsys.readouterr()
+    assert errors == ""
+    return printed
+
+
+def run_json(capsys, *arguments):
+    return json.loads(run(capsys, *arguments, "--json"))
+
+
+@pytest.mark.parametrize("names", [["primes"], ["primes", "none", "2 * squares | powers(3)"]])
+@pytest.mark.parametrize(("n", "suffix"), [(64, "png"), (2000, "svg")])
+def test_mask(names, n, suffix, tmp_path, capsys):
+    file = tmp_path / "new" / f"mask.{suffix}"
+    options = ["-n", n, "--window", 4, "--global-tokens", 1, "--out", file]
+    found = run_json(capsys, "mask", *names, *options)
+    patterns = [Pattern(None if name == "none" else name, window=4, global_tokens=1) for name in names]
+    assert found == {
+        "n": n,
+        "patterns": [
+            {"pattern": repr(p), "pairs": p.num_pairs(n), "density": p.density(n)} for p in patterns
+        ],
+        "file": str(file),
+    }
+    assert file.read_bytes()[:5] in (b"\x89PNG\r", b"<?xml") and list(file.parent.iterdir()) == [file]
+    assert run(capsys, "mask", *names, *options).splitlines()[-1] == str(file)
+
+
+def test_mask_goes_into_the_folder_at_hand(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(capsys, "mask", "primes").splitlines() == [
+        "pattern                                     pairs  density",
+        "Pattern(primes, window=3, global_tokens=2)    865   0.4159",
+        "mask.png",
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["mask.png"]
+
+
+def test_reach(tmp_path, capsys):
+    patterns = [Pattern(name, window=3, global_tokens=2) for name in ("primes", "squares")]
+    rows = analysis.reach_by_layer(patterns, 500, 4)
+    command = ["reach", "primes", "squares", "-n", 500, "--layers", 4]
+    assert run_json(capsys, *command) == {"n": 500, "patterns": rows, "file": None}
+    assert run(capsys, *command) == f"{rows}\n"
+    file = tmp_path / "reach.png"
+    assert run(capsys, *command, "--out", file) == f"{rows}\n{file}\n"
+    assert file.read_bytes().startswith(b"\x89PNG")
+
+
+def test_compare(capsys):
+    names = ("mian_chowla", "matched_random(mian_chowla, 0)")
+    rows = analysis.compare([Pattern(name, window=1) for name in names], 300)
+    command = ["compare", *names, "-n", 300, "--window", 1, "--global-tokens", 0]
+    assert run_json(capsys, *command) == {"n": 300, "patterns": rows, "file": None}
+    assert run(capsys, *command) == f"{rows}\n"
+
+
+def test_sequences(capsys):
+    found = run_json(capsys, "sequences")
+    assert found == {"sequences": analysis.catalogue(), "families": list(sequences.families())}
+    printed = run(capsys, "sequences")
+    for row in found["sequences"]:
+        assert row["name"] in printed and row["oeis"] in printed and row["why"] in printed
+    assert "powers(base)" in printed

@@ -1,5 +1,6 @@
 """The examples draw what the gallery shows."""
 
+import os
 import re
 import runpy
 import subprocess
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from matplotlib.text import Text
+
+from primeattn import plot
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -55,6 +58,11 @@ def test_the_gallery_shows_each_figure_with_its_command(script):
     assert f"python examples/{script}.py [OUTPUT]" in (EXAMPLES / f"{script}.py").read_text()
 
 
+def test_every_plot_has_an_example():
+    code = "".join(path.read_text() for path in EXAMPLES.glob("*.py"))
+    assert [name for name in plot.__all__ if f"pa.plot.{name}(" not in code] == []
+
+
 def test_the_gallery_shows_figures_that_are_there():
     shown = re.findall(r"!\[[^]]+\]\((\w+\.png)\)", GALLERY)
     assert sorted(shown) == sorted(path.name for path in (ROOT / "figures").glob("*.png"))
@@ -69,15 +77,12 @@ def test_make_figures_renders_every_script_and_no_helper(tmp_path):
     )
     for name in ("one", "two"):
         (tmp_path / f"{name}.py").write_text(script)
+    options = {"check": True, "capture_output": True, "text": True}
+    options["env"] = {**os.environ, "PYTHONPATH": str(ROOT)}  # of this checkout, as all tests
     command = [sys.executable, tmp_path / "make_figures.py", tmp_path / "out"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, **options)
     assert done.stdout == f"2 figures in {tmp_path / 'out'}\n"
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["one.png", "two.png"]
-    one = subprocess.run(
-        [sys.executable, tmp_path / "one.py", tmp_path / "own.pdf"],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
+    one = subprocess.run([sys.executable, tmp_path / "one.py", tmp_path / "own.pdf"], **options)
     assert one.stdout == f"chatter\n{tmp_path / 'own.pdf'}\n"
     assert (tmp_path / "own.pdf").read_bytes().startswith(b"%PDF")

@@ -10,33 +10,47 @@
 seed)``: as many offsets at every scale, but at random; ``match_budget`` makes patterns cost the same.
 """
 
+from primeattn.analysis.attention import attention_map, entropy
 from primeattn.analysis.budget import counting_bound, efficiency, match_budget
-from primeattn.analysis.comparison import compare
+from primeattn.analysis.catalogue import catalogue
+from primeattn.analysis.comparison import compare, reach_by_layer
 from primeattn.analysis.costs import Traffic, asymptotic_pairs, cost, flops, traffic
+from primeattn.analysis.models import LayerCall, attention_calls, attention_summary
 from primeattn.analysis.paths import redundancy, two_hop_paths
 from primeattn.analysis.reach import hops, receptive_field
 from primeattn.analysis.residues import residue_coverage
+from primeattn.analysis.rules import Explanation, explain, rule_mass
 from primeattn.analysis.spectral import Extremes, extreme_eigenvalues, laplacian, spectrum
 from primeattn.analysis.table import Table
 from primeattn.analysis.tiling import tile_occupancy, wheel_fraction
 
 __all__ = [
+    "Explanation",
     "Extremes",
+    "LayerCall",
     "Table",
     "Traffic",
     "asymptotic_pairs",
+    "attention_calls",
+    "attention_map",
+    "attention_summary",
+    "catalogue",
     "compare",
     "cost",
     "counting_bound",
     "efficiency",
+    "entropy",
+    "explain",
     "extreme_eigenvalues",
     "flops",
     "hops",
     "laplacian",
     "match_budget",
+    "reach_by_layer",
     "receptive_field",
     "redundancy",
     "residue_coverage",
+    "rule_mass",
     "spectrum",
     "tile_occupancy",
     "traffic",

@@ -11,7 +11,7 @@ from primeattn.analysis.table import Table
 from primeattn.analysis.tiling import tile_occupancy
 from primeattn.sequences.value import as_int
 
-__all__ = ["compare"]
+__all__ = ["compare", "reach_by_layer"]
 
 
 def compare(patterns, n) -> Table:
@@ -36,22 +36,58 @@ def compare(patterns, n) -> Table:
     """
     n = as_int("n", n, minimum=2)
     patterns = [as_pattern(pattern) for pattern in patterns]
-    return Table(_row(pattern, n) for pattern in patterns)
+    return Table(_row(pattern, n) for pattern in _with_bar(patterns))
+
+
+def reach_by_layer(patterns, n, layers=6) -> Table:
+    """Return one table of how far layers see: for each of the ``patterns``, over d = 1, ..., n - 1,
+
+    - pairs: what a layer costs
+    - hops_max, hops_mean: of the distances that any number of layers connects; unreached: how many none does
+    - within_1, ..., within_L: share of the distances that so many layers connect, L = ``layers``
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> patterns = [pa.Pattern(s, window=3) for s in ("primes", "squares")]
+    >>> print(pa.analysis.reach_by_layer(patterns, 4097, layers=3))
+    pattern                       pairs  hops_max  hops_mean  unreached  within_1  within_2  within_3
+    Pattern(primes, window=3)   1248810         3     2.1130          0    0.1379    0.7490    1.0000
+    Pattern(squares, window=3)   185054         4     2.7100          0    0.0161    0.3196    0.9543
+    """
+    n, layers = as_int("n", n, minimum=2), as_int("layers", layers, minimum=1)
+    patterns = [as_pattern(pattern) for pattern in patterns]
+    return Table(
+        {"pattern": repr(pattern), "pairs": pattern.num_pairs(n), **_hop_columns(pattern, n, layers)}
+        for pattern in _with_bar(patterns)
+    )
+
+
+def _with_bar(patterns):
+    from tqdm import tqdm
+
+    return tqdm(patterns, unit=" patterns", leave=False, disable=None)
+
+
+def _hop_columns(pattern, n, layers):
+    h = hops(pattern, n)[1:]
+    reached = h[h > 0]
+    return {
+        "hops_max": int(reached.max()) if reached.size else None,
+        "hops_mean": float(reached.mean()) if reached.size else None,
+        "unreached": len(h) - len(reached),
+        **{f"within_{layer}": float(np.mean((h > 0) & (h <= layer))) for layer in range(1, layers + 1)},
+    }
 
 
 def _row(pattern, n):
-    h = hops(pattern, n)[1:]
-    reached = h[h > 0]
     eigenvalues = extreme_eigenvalues(pattern, n)
     return {
         "pattern": repr(pattern),
         "offsets": len(pattern.offsets(n)) - 1,
         "pairs": pattern.num_pairs(n),
         "density": pattern.density(n),
-        "hops_max": int(reached.max()) if reached.size else None,
-        "hops_mean": float(reached.mean()) if reached.size else None,
-        "unreached": len(h) - len(reached),
-        **{f"within_{layers}": float(np.mean((h > 0) & (h <= layers))) for layers in (1, 2, 3)},
+        **_hop_columns(pattern, n, 3),
         "redundancy": redundancy(pattern, n),
         "gap": eigenvalues.gap,
         "largest": eigenvalues.largest,

@@ -30,7 +30,15 @@ def flops(pattern, n, head_dim, *, backward=False) -> int:
 
 
 class Traffic(NamedTuple):
-    """Bytes to be moved at least (each array once) and at most (keys and values once for each pair)."""
+    """Bytes to be moved at least (each array once) and at most (keys and values once for each pair).
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> moved = pa.analysis.traffic(pa.Pattern(None, window=7), 1024, 64)
+    >>> moved.most / moved.least
+    4.486328125
+    """
 
     least: int
     most: int

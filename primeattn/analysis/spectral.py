@@ -17,7 +17,15 @@ _MAX_BAND = 128  # chains mix so slowly that Lanczos fails; but L - sigma I is e
 
 
 class Extremes(NamedTuple):
-    """The spectral gap, which is the second smallest eigenvalue, and the largest eigenvalue."""
+    """The spectral gap, which is the second smallest eigenvalue, and the largest eigenvalue.
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> gap, largest = pa.analysis.extreme_eigenvalues(pa.Pattern("primes", window=3), 1024)
+    >>> round(largest, 3)
+    1.979
+    """
 
     gap: float
     largest: float

@@ -10,7 +10,7 @@ __all__ = ["Table"]
 class Table(list):
     """A list of rows, each a dict with the same keys; ``str(table)`` is text in columns.
 
-    Rows hold Python numbers and strings only, so ``json.dumps(table)`` works.
+    Rows hold Python numbers, strings and lists of them only, so ``json.dumps(table)`` works.
 
     Examples
     --------
@@ -37,7 +37,7 @@ class Table(list):
             return "(no rows)"
         names = list(self[0])
         columns = [[name, *(_text(row[name]) for row in self)] for name in names]
-        is_text = [any(isinstance(row[name], str) for row in self) for name in names]
+        is_text = [any(isinstance(row[name], (str, list)) for row in self) for name in names]
         aligned = []
         for cells, left in zip(columns, is_text, strict=True):
             width = max(map(len, cells))
@@ -50,6 +50,8 @@ class Table(list):
 def _text(value):
     if value is None:
         return "-"
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
     if not isinstance(value, float):
         return str(value)
     return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.3g}"

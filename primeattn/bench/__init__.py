@@ -1,15 +1,13 @@
 """Speed against peers: ``python -m primeattn.bench cpu``, ``step``, ``startup``, ``gpu``; and ``gpu-check``.
 
-Each benchmark prints a table and writes JSON with the machine and the versions; nothing is imported before
-it is asked for.
+Each benchmark prints a table, writes JSON with the machine and the versions, and says where; nothing is
+imported before it is asked for.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
 import shlex
-import sys
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -27,23 +25,26 @@ def main(argv=None) -> int:
     >>> bench.main(["cpu", "--n", "0"])
     2
     """
-    parser = argparse.ArgumentParser(prog="python -m primeattn.bench", description="Speed against peers.")
+    from primeattn.cli.command import Parser, run
+
+    parser = Parser(prog="python -m primeattn.bench", description="Speed against peers.")
     add_arguments(parser)
-    arguments = parser.parse_args(argv)
-    try:
-        return arguments.run(arguments)
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted", file=sys.stderr)
-        return 130
+    return run(parser, argv)
 
 
 def add_arguments(parser):
     """Give an argparse parser the benchmarks as commands; each sets ``run``, to be called with the result.
 
     ``run`` returns an exit status.
+
+    Examples
+    --------
+    >>> import argparse
+    >>> from primeattn import bench
+    >>> parser = argparse.ArgumentParser()
+    >>> bench.add_arguments(parser)
+    >>> parser.parse_args(["cpu", "--quick"]).quick
+    True
     """
     commands = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
 
@@ -88,7 +89,10 @@ def _run(benchmark, name, command, arguments):
             words += [*([] if key == "stages" else [f"--{key.replace('_', '-')}"]), *map(str, values)]
     out = Path(arguments.out)
     _check_writable(out)
-    return benchmark(options, out, shlex.join(words)) or 0
+    status, written = benchmark(options, out, shlex.join(words))
+    for path in written:
+        print(path)
+    return status
 
 
 def _check_writable(folder):
@@ -102,14 +106,16 @@ def _cpu(options, out, command):
 
     results = report.write_json(out / "data" / "cpu.json", cpu.run(**options), command)
     report.write_figure(out / "cpu.png", report.figure(results))
-    print(report.tables(results))
+    print(report.tables(results), "", sep="\n")
+    return 0, (out / "data" / "cpu.json", out / "cpu.png")
 
 
 def _step(options, out, command):
     from primeattn.bench import report, step
 
     results = report.write_json(out / "data" / "step.json", step.run(**options), command)
-    print(step.text(results))
+    print(step.text(results), "", sep="\n")
+    return 0, (out / "data" / "step.json",)
 
 
 def _gpu(options, out, command):
@@ -127,17 +133,19 @@ def _gpu(options, out, command):
 
     results = gpu.run(**options, save=save)
     report.write_figure(paths(results)[1], gpu_report.figure(results))
-    print(gpu_report.tables(results))
+    print(gpu_report.tables(results), "", sep="\n")
+    return 0, paths(results)
 
 
 def _gpu_check(options, out, command):
     from primeattn.bench import gpu_check
 
-    return gpu_check.run(**options, out=out, command=command)
+    return gpu_check.run(**options, out=out, command=command), ()
 
 
 def _startup(options, out, command):
     from primeattn.bench import report, startup
 
     results = report.write_json(out / "data" / "startup.json", startup.run(), command)
-    print(startup.text(results))
+    print(startup.text(results), "", sep="\n")
+    return 0, (out / "data" / "startup.json",)

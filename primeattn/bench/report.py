@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 
 from primeattn.checkpoint import written_whole
+from primeattn.info import machine, versions
 
 __all__ = [
     "CROWDED",
@@ -19,65 +18,16 @@ __all__ = [
     "crowded",
     "dress",
     "figure",
-    "machine",
     "milliseconds",
     "number",
     "plot_rows",
     "table",
     "tables",
-    "versions",
     "write_figure",
     "write_json",
 ]
 
 CROWDED = "!: other processes kept the cores busy meanwhile, and these times tell little"
-
-
-def machine() -> dict:
-    """What the benchmark ran on, as far as the system tells."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "cpu": _cpu_model(),
-        "cores": os.cpu_count(),
-        "usable_cores": usable,
-        "caches": _caches(Path("/sys/devices/system/cpu/cpu0/cache")),
-        "system": platform.platform(),
-    }
-
-
-def _cpu_model():
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
-
-
-def _caches(folder):
-    """Size of each cache of the first core, such as {"L1 Data": "32K"}; empty where it cannot be read."""
-    caches = {}
-    for index in sorted(folder.glob("index*")):
-        try:
-            level, kind, size = ((index / name).read_text().strip() for name in ("level", "type", "size"))
-        except OSError:
-            continue
-        caches[f"L{level}" if kind == "Unified" else f"L{level} {kind}"] = size
-    return caches
-
-
-def versions() -> dict:
-    found = {"python": platform.python_version()}
-    for name in ("primeattn", "numpy", "numba", "numba-cuda", "llvmlite", "scipy", "torch"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    try:
-        blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    except TypeError:  # NumPy 1.25 can only print it
-        return found
-    return {**found, "blas": f"{blas['name']} {blas['version']}"}
 
 
 def write_json(path, results, command) -> dict:

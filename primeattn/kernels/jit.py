@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numba
 
-__all__ = ["cached_njit"]
+__all__ = ["cache_folder", "cached_njit"]
 
 
 def _cache_folder() -> str | None:
@@ -39,6 +39,11 @@ def _cache_folder() -> str | None:
 
 
 _FOLDER = _cache_folder()
+
+
+def cache_folder() -> str | None:
+    """Return the folder of the machine code, None where no place can be written."""
+    return _FOLDER
 
 
 def cached_njit(function):

@@ -93,7 +93,7 @@ class _Emitter:
         self.b.position_at_end(after)
 
     def fold(self, at, stride, count, start, step):
-        """``step(address, value)`` over ``count`` >= 1 addresses ``stride`` bytes apart, from ``start`` on."""
+        """``step(address, value)`` over ``count`` >= 1 addresses ``stride`` apart, beginning at ``start``."""
         before, body, after = self.b.block, *(self.b.append_basic_block(name) for name in ("fold", "folded"))
         self.b.branch(body)
         self.b.position_at_end(body)

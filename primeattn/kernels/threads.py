@@ -29,7 +29,14 @@ _pool: tuple[int, ThreadPoolExecutor] | None = None  # helper threads, and how m
 
 
 def get_num_threads() -> int:
-    """Return the number of threads a kernel may use; see :func:`set_num_threads`."""
+    """Return the number of threads a kernel may use; see :func:`set_num_threads`.
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> pa.get_num_threads() >= 1
+    True
+    """
     return _threads
 
 

@@ -21,7 +21,14 @@ DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 class Parameter(NamedTuple):
-    """Declaration of one parameter: its shape and what draws it, ``init(rng, shape, dtype) -> array``."""
+    """Declaration of one parameter: its shape and what draws it, ``init(rng, shape, dtype) -> array``.
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> pa.LayerNorm(8).parameters()["scale"].shape
+    (8,)
+    """
 
     shape: tuple[int, ...]
     init: Callable
@@ -105,22 +112,30 @@ class Layer(Config):
     def _state_keys(self):
         return frozenset(self.states(np.random.default_rng(0)))
 
-    def apply(self, x, ps, st, memory):
-        """``forward`` after a check of st and x; ``saved`` is None where no pullback will follow."""
+    def check(self, x, ps, st):
+        """Raise TypeError or ValueError unless x, ps and st fit the layer, as a call does."""
+        dtype = parameter_dtype(ps) if isinstance(ps, dict) else None
+        tree.check(ps, self._specs.get(dtype, self._specs[DTYPES[0]]), "ps")
+        self._check_call(x, ps, st)
+
+    def _check_call(self, x, ps, st):
         if not isinstance(st, dict) or st.keys() != self._state_keys:
             got = sorted(st) if isinstance(st, dict) else type(st).__name__
             raise ValueError(
                 f"{type(self).__name__}: expected a state with keys {sorted(self._state_keys)}, got {got}"
             )
         self.check_input(x, ps)
+
+    def apply(self, x, ps, st, memory):
+        """``forward`` after a check of st and x; ``saved`` is None where no pullback will follow."""
+        self._check_call(x, ps, st)
         y, st, saved = self.forward(x, ps, st, memory)
         return y, st, saved if memory.saving else None
 
     def _run(self, x, ps, st, memory):
-        dtype = parameter_dtype(ps) if isinstance(ps, dict) else None
-        tree.check(ps, self._specs.get(dtype, self._specs[DTYPES[0]]), "ps")
-        y, st, saved = self.apply(x, ps, st, memory)
-        return (memory.copy(x) if y is x else y), st, saved
+        self.check(x, ps, st)
+        y, new_st, saved = self.forward(x, ps, st, memory)
+        return (memory.copy(x) if y is x else y), new_st, saved if memory.saving else None
 
     def __call__(self, x, ps, st, workspace=None):
         """``y, st = layer(x, ps, st)``.

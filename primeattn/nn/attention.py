@@ -104,6 +104,10 @@ class SparseIndexAttention(Layer):
     def head_dim(self):
         return self.dims // self.heads
 
+    def pattern_of(self, head) -> Pattern:
+        """Return the pattern of one query head."""
+        return self.pattern[head] if isinstance(self.pattern, tuple) else self.pattern
+
     @cached_property
     def Wi(self):
         width = (self.heads + 2 * self.kv_heads) * self.head_dim

@@ -2,10 +2,11 @@
 
 >>> import primeattn as pa
 >>> ax = pa.plot.mask(pa.Pattern("primes", window=3), 64)
->>> ax.figure.savefig("mask.png")  # doctest: +SKIP
+>>> pa.plot.save(ax.figure, "mask.png")  # doctest: +SKIP
 
-They never show or save. Without ``ax`` they draw on a figure of their own, unknown to pyplot. Where several
-patterns are drawn, ``patterns`` is one Pattern, a list of them, or a dict of labels to patterns.
+They never show, and ``save`` alone writes files. Without ``ax`` they draw on a figure of their own, unknown
+to pyplot. Where several patterns are drawn, ``patterns`` is one Pattern, a list of them, or a dict of labels
+to patterns.
 
 What is drawn is computed by ``primeattn.analysis``; ``examples/`` holds a script for each picture.
 """
@@ -13,6 +14,7 @@ What is drawn is computed by ``primeattn.analysis``; ``examples/`` holds a scrip
 from primeattn.plot.attention import attention_map, heads
 from primeattn.plot.comb import hops
 from primeattn.plot.costs import pairs
+from primeattn.plot.files import save
 from primeattn.plot.frontier import pareto
 from primeattn.plot.masks import mask, masks
 from primeattn.plot.paths import two_hop_paths
@@ -33,6 +35,7 @@ __all__ = [
     "pareto",
     "reach",
     "residues",
+    "save",
     "spectrum",
     "two_hop_paths",
     "wheel",

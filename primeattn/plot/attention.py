@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from primeattn.analysis.reach import as_pattern
+from primeattn.analysis.rules import as_map, check_pairs
 from primeattn.plot.labels import name
 from primeattn.plot.style import COLORS, grid_of_axes, outer_labels, own_axes, query_by_key
 
@@ -89,26 +90,12 @@ def heads(maps, patterns, axes=None) -> np.ndarray:
 
 def _image(probabilities, pattern):
     """Return p as a dense array, at least the floor within the pattern, and NaN outside."""
-    from scipy.sparse import issparse
-
     as_pattern(pattern)
-    if not issparse(probabilities):
-        raise TypeError(f"probabilities: expected a sparse matrix, got {type(probabilities).__name__}")
-    n = probabilities.shape[0]
-    if probabilities.shape != (n, n) or not 1 <= n <= _MAX_TOKENS:
-        raise ValueError(
-            f"probabilities: expected shape (n, n) with 1 <= n <= {_MAX_TOKENS}, got {probabilities.shape}"
-        )
-    p = probabilities.tocoo()
-    if not np.all((p.data >= 0) & (p.data <= 1 + 1e-5)):
-        found = f"{p.data.min()} to {p.data.max()}"
-        raise ValueError(f"probabilities: expected numbers from 0 to 1, got {found}")
-    mask = pattern.to_dense(n)
-    outside = ~mask[p.row, p.col]
-    if outside.any():
-        i, j = p.row[outside][0], p.col[outside][0]
-        raise ValueError(f"probabilities: expected pairs of {pattern!r}, got query {i}, key {j}")
-    image = np.where(mask, _FLOOR, np.nan)
+    p, n = as_map(probabilities).tocoo(), probabilities.shape[0]
+    if n > _MAX_TOKENS:
+        raise ValueError(f"probabilities: expected at most {_MAX_TOKENS} tokens to draw, got {n}")
+    check_pairs(pattern, p.row, p.col)
+    image = np.where(pattern.to_dense(n), _FLOOR, np.nan)
     image[p.row, p.col] = np.maximum(p.data, _FLOOR)
     return image
 

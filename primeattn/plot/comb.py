@@ -60,7 +60,7 @@ def hops(patterns, n, ax=None):
         reached = layers[layers > 0]
         text = f"mean {reached.mean():.2f}" if reached.size else "none"
         ax.text(1.01, row, text, transform=ax.get_yaxis_transform(), va="center", fontsize=9)
-    ax.set_xlabel("distance between query and key")
+    ax.set_xlabel("distance between query and key (tokens)")
     shown = set(np.unique(kind).tolist())
     texts = ["out of reach", "1 layer", *(f"{layers} layers" for layers in range(2, most + 1))]
     if h.max() > _MAX_LAYERS:

@@ -55,7 +55,7 @@ def pairs(patterns, lengths=tuple(2**k for k in range(8, 17)), ax=None):
     ax.legend(frameon=False, loc="lower right")
     dense = lengths * (lengths + 1) // 2
     ax.plot(lengths, dense, color=GREY, linewidth=1.4)
-    ax.set(xlabel="sequence length", ylabel="attended pairs")
+    ax.set(xlabel="sequence length (tokens)", ylabel="attended pairs")
     ax.set_xticks(lengths, [f"{n // 1024}k" if n % 1024 == 0 else str(n) for n in lengths])
     ax.minorticks_off()
     ax.grid(alpha=0.3, linewidth=0.5)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from primeattn.analysis.reach import as_pattern
+from primeattn.analysis.rules import RULES, first_rule
 from primeattn.plot.density import block_shares
 from primeattn.plot.labels import labelled, name, percent
-from primeattn.plot.style import HIDDEN, RULES, grid_of_axes, outer_labels, own_axes, query_by_key
+from primeattn.plot.style import HIDDEN, RULE_COLORS, grid_of_axes, outer_labels, own_axes, query_by_key
 from primeattn.sequences.value import as_int
 
 __all__ = ["mask", "masks"]
@@ -115,9 +116,9 @@ def _cells(pattern, n, ax):
     from matplotlib.colors import ListedColormap
 
     query, key = np.indices((n, n))
-    rules = [query < key, ~pattern.to_dense(n), query - key <= pattern.window, key < pattern.global_tokens]
-    kind = np.select(rules, [0, 1, 2, 3], default=4)
-    colors = ListedColormap(["white", HIDDEN, *RULES.values()])
+    shown = np.where(pattern.to_dense(n), 2 + first_rule(pattern, query, key), 1)
+    kind = np.where(query < key, 0, shown)
+    colors = ListedColormap(["white", HIDDEN, *RULE_COLORS])
     if n <= _MAX_COUNTABLE:
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_ticks(np.arange(n + 1) - 0.5, minor=True)
@@ -132,7 +133,7 @@ def _density(pattern, n, ax):
     block = -(-n // _MAX_CELLS)
     edges = np.append(np.arange(0, n, block), n)
     end = block * (len(edges) - 1) - 0.5  # the last block may reach beyond n
-    colors = LinearSegmentedColormap.from_list("share", [HIDDEN, RULES["sequence"], "#00261C"])
+    colors = LinearSegmentedColormap.from_list("share", [HIDDEN, RULE_COLORS[2], "#00261C"])
     image = ax.imshow(
         np.ma.masked_invalid(block_shares(pattern, edges)),
         colors,
@@ -151,7 +152,7 @@ def _legend(ax, images, texts):
     shown = set(np.concatenate([np.unique(image.get_array()) for image in images]).tolist())
     handles = [
         Patch(color=color, label=text)
-        for kind, (color, text) in enumerate(zip(RULES.values(), texts, strict=True), 2)
+        for kind, (color, text) in enumerate(zip(RULE_COLORS, texts, strict=True), 2)
         if kind in shown
     ]
     ax.legend(handles=handles, loc="upper right", frameon=False)

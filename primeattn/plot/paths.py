@@ -47,7 +47,7 @@ def two_hop_paths(patterns, n, ax=None):
         text = f"{label}: {len(d):,} distances, r ≤ {r.max()}"
         ax.scatter(d, r[d], s=3, color=COLORS[i % len(COLORS)], linewidths=0, label=text)
     ax.set_yscale("log", base=2)
-    ax.set(xlabel="distance between query and key", ylabel="two-hop paths r", xlim=(0, n))
+    ax.set(xlabel="distance between query and key (tokens)", ylabel="two-hop paths r", xlim=(0, n))
     ax.yaxis.set_major_formatter("{x:.0f}")
     ax.legend(frameon=False, markerscale=4, loc="lower center", bbox_to_anchor=(0.5, 1))
     return ax

@@ -54,7 +54,7 @@ def residues(patterns, n, largest=64, ax=None):
     with np.errstate(invalid="ignore"):  # a pattern without offsets sees no period: 0 / 0
         lift = coverage[:, 2:] / coverage[:, 1:2]
     image = strips(ax, lift, [label for label, _ in items], 2, "PuOr", norm=TwoSlopeNorm(1, 0, _MOST))
-    ax.set_xlabel("period P of the data")
+    ax.set_xlabel("period P of the data (tokens)")
     bar = ax.figure.colorbar(
         image, ax=ax, label="share of multiples of P\n/ share of distances", extend="max"
     )

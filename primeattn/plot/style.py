@@ -10,7 +10,7 @@ __all__ = [
     "GREY",
     "HIDDEN",
     "MARKERS",
-    "RULES",
+    "RULE_COLORS",
     "grid_of_axes",
     "outer_labels",
     "own_axes",
@@ -21,7 +21,7 @@ __all__ = [
 COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "black"]
 MARKERS = ["o", "s", "^", "v", "P", "D", "X"]
 DASHES = ["-", "--", "-.", ":"]
-RULES = {"window": COLORS[0], "global tokens": COLORS[1], "sequence": COLORS[2]}
+RULE_COLORS = COLORS[:3]  # of the rules in the order of ``analysis.rules.RULES``
 HIDDEN = "#EEEEEE"  # pairs that causal attention has and the pattern leaves out
 GREY = "#777777"
 

@@ -7,7 +7,7 @@ import numpy as np
 from primeattn import analysis
 from primeattn.analysis.reach import as_pattern
 from primeattn.plot.labels import name, percent
-from primeattn.plot.style import HIDDEN, RULES, grid_of_axes
+from primeattn.plot.style import HIDDEN, RULE_COLORS, grid_of_axes
 from primeattn.sequences.value import as_int
 
 __all__ = ["wheel"]
@@ -76,7 +76,7 @@ def _draw(ax, pattern, n, modulus, block):
     ends = np.append(starts[1:], n)
     edges = np.concatenate([np.arange(*ends_of, block) for ends_of in zip(starts, ends, strict=True)])
     kind = np.select([attended, _tiles_with(attended, edges), _tiles_with(distance >= 0, edges)], [3, 2, 1])
-    colors = ListedColormap(["white", HIDDEN, _LIVE, RULES["sequence"]])
+    colors = ListedColormap(["white", HIDDEN, _LIVE, RULE_COLORS[2]])
     ax.imshow(kind, colors, vmin=0, vmax=3, interpolation="nearest")
     ax.spines[:].set_visible(False)
     if modulus == 1:
@@ -100,7 +100,7 @@ def _legend(ax, sequence):
     from matplotlib.patches import Patch
 
     handles = [
-        Patch(color=RULES["sequence"], label=f"{sequence} beyond the window"),
+        Patch(color=RULE_COLORS[2], label=f"{sequence} beyond the window"),
         Patch(color=_LIVE, label="rest of a live tile"),
         Patch(color=HIDDEN, label="empty tile, skipped"),
     ]

@@ -16,8 +16,19 @@ comparisons, controls. A new sequence joins with one function that says which te
 ``register``.
 """
 
-__all__ = ["Sequence", "families", "from_array", "from_callable", "from_json", "get", "names", "register"]
+__all__ = [
+    "Sequence",
+    "families",
+    "from_array",
+    "from_callable",
+    "from_json",
+    "get",
+    "names",
+    "parse",
+    "register",
+]
 
+from primeattn.sequences.notation import parse
 from primeattn.sequences.registry import families, from_json, get, names, register
 from primeattn.sequences.value import Sequence, from_array, from_callable
 from primeattn.sequences.value import as_int as as_int

@@ -65,11 +65,14 @@ def register(name, *, title, oeis, count, asymptotic, why, params=None):
 
     Examples
     --------
-    ::
-
-        @register("even", title="Evens", oeis="A005843", count=lambda x: x / 2, asymptotic="x / 2", why="…")
-        def even(known, start, stop):
-            return 2 * np.arange(start // 2 + 1, stop // 2 + 1)
+    >>> import numpy as np, primeattn as pa
+    >>> @pa.sequences.register(
+    ...     "odd", title="Odd", oeis="A005408", count=lambda x: x / 2, asymptotic="x / 2", why="half of all"
+    ... )
+    ... def odd(known, start, stop):
+    ...     return np.arange(start + 1 + start % 2, stop + 1, 2)
+    >>> pa.Pattern("odd").offsets(9)
+    array([0, 1, 3, 5, 7])
     """
     _check_free(name)
 
@@ -162,8 +165,13 @@ def get(name, *params) -> Sequence:
         if params:
             raise ValueError(f"sequence: {name} takes no parameters, got {params!r}")
         return public
-    if not params:
-        raise ValueError(f"sequence: expected the parameters of {name}{inspect.signature(public)}, got none")
+    signature = inspect.signature(public)
+    try:
+        signature.bind(*params)
+    except TypeError:
+        raise ValueError(
+            f"sequence: expected the parameters of {name}{signature}, got {params or 'none'}"
+        ) from None
     return public(*params)
 
 

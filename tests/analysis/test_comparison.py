@@ -3,7 +3,15 @@ import json
 import numpy as np
 import pytest
 
-from primeattn.analysis import Table, compare, extreme_eigenvalues, redundancy, tile_occupancy
+from primeattn.analysis import (
+    Table,
+    compare,
+    extreme_eigenvalues,
+    reach_by_layer,
+    receptive_field,
+    redundancy,
+    tile_occupancy,
+)
 from primeattn.patterns import Pattern
 from primeattn.sequences import matched_random, primes
 
@@ -39,6 +47,30 @@ def test_measured_values():
     assert table.column("within_3") == pytest.approx([1, 0.9543, 0.9917], abs=5e-5)
 
 
+def test_reach_by_layer():
+    n, stack = 1025, PATTERNS[1]
+    table = reach_by_layer(PATTERNS, n, layers=5)
+    wide = compare(PATTERNS, n)
+    for name in (
+        "pattern",
+        "pairs",
+        "hops_max",
+        "hops_mean",
+        "unreached",
+        "within_1",
+        "within_2",
+        "within_3",
+    ):
+        assert [row[name] for row in table] == [row[name] for row in wide]
+    for layers in range(1, 6):
+        assert table[1][f"within_{layers}"] == receptive_field(stack, layers, n)[1:].mean()
+    assert list(table[0])[-1] == "within_5" and json.loads(json.dumps(table)) == list(table)
+    with pytest.raises(ValueError, match="layers: expected an integer >= 1, got 0"):
+        reach_by_layer(PATTERNS, n, 0)
+    with pytest.raises(TypeError, match="pattern: expected a Pattern, got 'primes'"):
+        reach_by_layer(["primes"], n)
+
+
 def test_nothing_reached():
     row = compare([Pattern(None)], 10)[0]
     assert row["hops_max"] is None and row["hops_mean"] is None and row["unreached"] == 9
@@ -63,6 +95,11 @@ def test_text():
             {"name": "b", "count": 0, "share": 0.0, "none": 123456.0},
         ]
     )
+    assert str(Table([{"a": [1, 0.5, None], "b": 1}, {"a": [], "b": 10}])).splitlines() == [
+        "a              b",
+        "1, 0.5000, -   1",
+        "              10",
+    ]
     assert str(table).splitlines() == [
         "name       count    share      none",
         "a             12   0.5000         -",

@@ -118,14 +118,3 @@ def test_json_has_the_machine_and_is_whole_or_not_there(tmp_path):
     with pytest.raises(TypeError):
         report.write_json(path, {"rows": [object()]}, "the command")
     assert json.loads(path.read_text()) == written and len(list(path.parent.iterdir())) == 1
-
-
-def test_caches(tmp_path):
-    for index, (level, kind, size) in enumerate([("1", "Data", "32K"), ("2", "Unified", "1024K")]):
-        folder = tmp_path / f"index{index}"
-        folder.mkdir()
-        for name, content in (("level", level), ("type", kind), ("size", size)):
-            (folder / name).write_text(content + "\n")
-    (tmp_path / "index2").mkdir()  # one that tells nothing
-    assert report._caches(tmp_path) == {"L1 Data": "32K", "L2": "1024K"}
-    assert report._caches(tmp_path / "missing") == {}

@@ -41,8 +41,8 @@ def test_heads_with_one_pattern_or_one_each():
     ("p", "error", "message"),
     [
         (P.toarray(), TypeError, "probabilities: expected a sparse matrix, got ndarray"),
-        (csr_matrix((2, 3)), ValueError, r"expected shape \(n, n\) with 1 <= n <= 2048, got \(2, 3\)"),
-        (csr_matrix((2049, 2049)), ValueError, "n <= 2048"),
+        (csr_matrix((2, 3)), ValueError, r"expected shape \(n, n\) with n >= 1, got \(2, 3\)"),
+        (csr_matrix((2049, 2049)), ValueError, "expected at most 2048 tokens to draw, got 2049"),
         (P * 2, ValueError, "expected numbers from 0 to 1, got 0.0002 to 2.0"),
         (csr_matrix([[np.nan]]), ValueError, "expected numbers from 0 to 1, got nan"),
         (

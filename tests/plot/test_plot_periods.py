@@ -16,7 +16,7 @@ def test_share_of_multiples_relative_to_all_distances():
             share = sum(d in offsets for d in multiples) / len(multiples)
             np.testing.assert_allclose(lifts[row, period - 2], share / (len(offsets) / (n - 1)))
     assert ax.images[0].get_extent() == [1.5, 30.5, 1.5, -0.5]
-    assert ax.get_xlabel() == "period P of the data"
+    assert ax.get_xlabel() == "period P of the data (tokens)"
     assert [label.get_text() for label in ax.get_yticklabels()] == ["Primes", "Stanley"]
 
 

@@ -25,7 +25,7 @@ SEVERAL = {"heads": ([UNIFORM] * 2, PRIMES), "masks": ([PRIMES] * 2, 16), "wheel
 
 
 def test_every_picture_is_listed_here():
-    assert sorted([*ONE, *SEVERAL]) == plot.__all__
+    assert sorted([*ONE, *SEVERAL, "save"]) == plot.__all__
 
 
 @pytest.mark.parametrize("name", ONE)

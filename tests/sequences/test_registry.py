@@ -7,19 +7,9 @@ import numpy as np
 import pytest
 
 from primeattn import sequences
-from primeattn.sequences import Sequence, from_array, mian_chowla, powers, primes, squares
+from primeattn.sequences import Sequence, from_array, mian_chowla, powers, primes, register, squares
 
 BUILT_IN = [primes, squares, mian_chowla, powers(2), powers(3)]
-
-
-@pytest.fixture
-def registering():
-    """Names registered by a test disappear after it."""
-    known = set(sequences.registry._registry)
-    yield sequences.register
-    for name in set(sequences.registry._registry) - known:
-        del sequences.registry._registry[name], vars(sequences)[name]
-        sequences.__all__.remove(name)
 
 
 # --- the call ---------------------------------------------------------------------------------------------
@@ -42,10 +32,10 @@ def test_limit_must_be_an_integer(limit):
         primes(limit)
 
 
-def test_growth_extends_at_least_twofold_and_never_repeats(registering):
+def test_growth_extends_at_least_twofold_and_never_repeats():
     asked = []
 
-    @registering("odd", title="Odd", oeis="A005408", count=lambda x: x / 2, asymptotic="x / 2", why="a probe")
+    @register("odd", title="Odd", oeis="A005408", count=lambda x: x / 2, asymptotic="x / 2", why="a probe")
     def odd(known, start, stop):
         np.testing.assert_array_equal(known, np.arange(1, start + 1, 2))
         asked.append((start, stop))
@@ -56,10 +46,10 @@ def test_growth_extends_at_least_twofold_and_never_repeats(registering):
     assert asked == [(0, 10), (10, 20), (20, 40), (40, 100)]
 
 
-def test_threads_extend_one_cache(registering, fresh):
+def test_threads_extend_one_cache(fresh):
     asked = []
 
-    @registering("slow", title="Slow", oeis=None, count=float, asymptotic="x", why="a probe")
+    @register("slow", title="Slow", oeis=None, count=float, asymptotic="x", why="a probe")
     def slow(known, start, stop):
         asked.append((start, stop))
         time.sleep(0.002)
@@ -132,7 +122,7 @@ def test_powers_errors():
         powers(2.0)
 
 
-def test_a_registered_family_of_sequences(registering):
+def test_a_registered_family_of_sequences():
     """Combinators join the registry too: a parameter may be a Sequence."""
 
     def check(base, by):
@@ -140,7 +130,7 @@ def test_a_registered_family_of_sequences(registering):
 
     facts = dict(title="{} + {}", oeis=None, count=lambda x, base, by: x, asymptotic="?", why="a probe")
 
-    @registering("moved", params=check, **facts)
+    @register("moved", params=check, **facts)
     def moved(known, start, stop, base, by):
         terms = base(stop - by) + by
         return terms[terms > start]
@@ -155,12 +145,12 @@ def test_a_registered_family_of_sequences(registering):
     assert "moved(base, by)" in sequences.families() and "moved" in sequences.__all__
 
 
-def test_register_checks(registering):
+def test_register_checks():
     facts = dict(title="t", oeis=None, count=float, asymptotic="x", why="w")
     for name in ("primes", "get", "two words", "", 3):
         with pytest.raises(ValueError, match="name: expected an identifier that is not taken"):
-            registering(name, **facts)
-    bad = registering("bad", **facts)(lambda known, start, stop: np.arange(start, stop) + 2)
+            register(name, **facts)
+    bad = register("bad", **facts)(lambda known, start, stop: np.arange(start, stop) + 2)
     with pytest.raises(ValueError, match=r"bad: expected terms in \(0, 10\], got 2 to 11"):
         bad(10)
 

@@ -1,0 +1,131 @@
+"""Attention as a layer computes it: its probabilities, and how spread they are."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+
+from primeattn.analysis.rules import as_map
+from primeattn.kernels.arguments import as_boundaries
+from primeattn.nn.attention import SparseIndexAttention
+from primeattn.sequences.value import as_int
+
+__all__ = ["attention_map", "entropy"]
+
+_NUMBERS = 2**22  # of temporary arrays: 16 MiB of float32
+
+
+def attention_map(layer, x, ps, st, head, *, batch=0):
+    """Return the attention probabilities of one head as a sparse matrix,
+
+        p_ij = exp(q_i·k_j / sqrt(head_dim)) / sum of the same over keys(i),    j in keys(i).
+
+    It stores each pair of the head's pattern (within the packed sequences of ``st``, if there are any) and no
+    other, also where p underflows to 0. Temporary memory beyond q, k and the result is bounded.
+
+    Parameters
+    ----------
+    layer : SparseIndexAttention
+        Or PrimeSelfAttention and its like.
+    x : float array (seq, dims) or (batch, seq, dims)
+        Input of the layer; ``attention_calls`` finds it in a model.
+    ps, st : nested dicts
+        Parameters and state of the layer.
+    head : int
+        Query head, from 0.
+    batch : int
+        Entry of the batch, from 0.
+
+    Returns
+    -------
+    scipy.sparse.csr_matrix (seq, seq)
+        In the dtype of x, indices sorted. Rows sum to 1.
+
+    Examples
+    --------
+    >>> import numpy as np, primeattn as pa
+    >>> layer = pa.PrimeSelfAttention(16, heads=2)
+    >>> rng = np.random.default_rng(0)
+    >>> ps, st = pa.setup(rng, layer)
+    >>> p = pa.analysis.attention_map(layer, rng.standard_normal((100, 16), dtype=np.float32), ps, st, head=1)
+    >>> p.nnz == layer.pattern.num_pairs(100), np.allclose(p.sum(axis=1), 1)
+    (True, True)
+    """
+    if not isinstance(layer, SparseIndexAttention):
+        raise TypeError(f"layer: expected a SparseIndexAttention, got {type(layer).__name__}")
+    layer.check(x, ps, st)
+    head = _index("head", head, layer.heads)
+    batch = _index("batch", batch, len(x) if x.ndim == 3 else 1)
+    if x.ndim == 3:
+        if st["cu_seqlens"] is not None and len(x) != 1:
+            raise ValueError(f"x: expected a batch of 1 with packed sequences, got {len(x)}")
+        x = x[batch]
+    if len(x) == 0:
+        raise ValueError(f"x: expected at least one token, got shape {x.shape}")
+    p = _structure(layer.pattern_of(head), len(x), st["cu_seqlens"]).astype(x.dtype)
+    q, k = _query_and_key(layer, x, ps["Wi"], head)
+    rows_of_part = np.searchsorted(p.indptr, np.arange(0, p.nnz, max(_NUMBERS // layer.head_dim, 1)))
+    rows_of_part = np.unique(np.append(rows_of_part, len(x)))
+    for begin, end in pairwise(rows_of_part.tolist()):
+        part = slice(p.indptr[begin], p.indptr[end])
+        counts = np.diff(p.indptr[begin : end + 1])
+        query = np.repeat(np.arange(begin, end), counts)
+        scores = np.einsum("pd,pd->p", q[query], k[p.indices[part]])
+        starts = p.indptr[begin:end] - p.indptr[begin]  # no row is empty: a query sees itself
+        weights = np.exp(scores - np.repeat(np.maximum.reduceat(scores, starts), counts))
+        p.data[part] = weights / np.repeat(np.add.reduceat(weights, starts), counts)
+    return p
+
+
+def entropy(probabilities) -> np.ndarray:
+    """Return how spread the attention of each query is, H_i = - sum_j p_ij log p_ij, in nats.
+
+    It is at most the logarithm of the number of keys, and exp(H) is the number of keys over which evenly
+    spread attention would have the same entropy.
+
+    Parameters
+    ----------
+    probabilities : sparse matrix, shape (n, n)
+        p, such as from ``attention_map``.
+
+    Returns
+    -------
+    float array (n,)
+
+    Examples
+    --------
+    >>> import numpy as np, primeattn as pa
+    >>> from scipy.sparse import csr_matrix
+    >>> pa.analysis.entropy(csr_matrix([[1, 0, 0], [0.5, 0.5, 0], [0.25, 0.25, 0.5]])).round(3)
+    array([0.   , 0.693, 1.04 ])
+    """
+    p = as_map(probabilities).tocoo()
+    data = p.data.astype(np.float64)
+    terms = -data * np.log(data, where=data > 0, out=np.zeros_like(data))
+    return np.bincount(p.row, terms, p.shape[0])
+
+
+def _index(name, value, count):
+    value = as_int(name, value, minimum=0)
+    if value >= count:
+        raise ValueError(f"{name}: expected less than {count}, got {value}")
+    return value
+
+
+def _structure(pattern, n, cu_seqlens):
+    from scipy.sparse import block_diag
+
+    if cu_seqlens is None:
+        return pattern.to_csr(n)
+    lengths = np.diff(as_boundaries(cu_seqlens, n))
+    return block_diag([pattern.to_csr(length) for length in lengths[lengths > 0].tolist()], format="csr")
+
+
+def _query_and_key(layer, x, ps, head):
+    """Return q / sqrt(head_dim) and k of one head, each (seq, head_dim)."""
+    width = layer.head_dim
+    key_head = layer.heads + head // (layer.heads // layer.kv_heads)
+    columns = [slice(h * width, (h + 1) * width) for h in (head, key_head)]
+    q, k = (x @ ps["weight"][:, c] + (ps["bias"][c] if layer.bias else 0) for c in columns)
+    return q * (1 / np.sqrt(width)).astype(x.dtype), k

@@ -1,0 +1,127 @@
+"""Attention inside a model: what its attention layers are given, and where their heads look."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from primeattn.analysis.attention import attention_map, entropy
+from primeattn.analysis.rules import rule_mass
+from primeattn.analysis.table import Table
+from primeattn.nn import Chain, Layer, SkipConnection, SparseIndexAttention
+
+__all__ = ["LayerCall", "attention_calls", "attention_summary"]
+
+
+class LayerCall(NamedTuple):
+    """A layer of a model and what the model calls it with: ``y, st = layer(x, ps, st)``.
+
+    Examples
+    --------
+    >>> import numpy as np, primeattn as pa
+    >>> model = pa.Chain(pa.Dense(3, 8), pa.PrimeSelfAttention(8))
+    >>> ps, st = pa.setup(np.random.default_rng(0), model)
+    >>> call = pa.analysis.attention_calls(model, np.ones((5, 3), np.float32), ps, st)["layer_1"]
+    >>> call.layer, call.x.shape
+    (PrimeSelfAttention(8), (5, 8))
+    """
+
+    layer: SparseIndexAttention
+    x: np.ndarray
+    ps: dict[str, Any]
+    st: dict[str, Any]
+
+
+def attention_calls(model, x, ps, st) -> dict[str, LayerCall]:
+    """Run ``model`` on ``x`` and return how it calls each of its attention layers, by their paths in ``ps``.
+
+    Attention is found in a Chain and in a SkipConnection, nested in any way. ``attention_map`` takes what is
+    found: ``attention_map(*call, head)``.
+
+    Parameters
+    ----------
+    model : Layer
+        ValueError if it holds no SparseIndexAttention.
+    x : array
+        Input of the model.
+    ps, st : nested dicts
+        Parameters and state of the model; with dropout, ``pa.test_mode(st)``.
+
+    Returns
+    -------
+    dict of str to LayerCall
+
+    Examples
+    --------
+    >>> import numpy as np, primeattn as pa
+    >>> model = pa.language_model.make_model(pa.Pattern("primes", window=3), layers=2, width=16, context=64)
+    >>> ps, st = pa.setup(np.random.default_rng(0), model)
+    >>> calls = pa.analysis.attention_calls(model, np.zeros((1, 64), np.uint8), ps, st)
+    >>> list(calls), calls["layer_2/layer_1"].x.shape
+    (['layer_2/layer_1', 'layer_4/layer_1'], (1, 64, 16))
+    """
+    if not isinstance(model, Layer):
+        raise TypeError(f"model: expected a Layer, got {type(model).__name__}")
+    model.check(x, ps, st)
+    calls = {}
+    _call(model, x, ps, st, "", calls)
+    if not calls:
+        raise ValueError(f"model: expected attention in a Chain or a SkipConnection, got {model!r}")
+    return calls
+
+
+def attention_summary(model, x, ps, st) -> Table:
+    """Return one table of where every head of ``model`` looks, in the mean over the queries of ``x``.
+
+    The columns: layer (its path in ``ps``), head, keys (that a query sees), entropy (of its attention, in
+    nats, see ``entropy``), and the attention that goes by each rule (see ``rule_mass``).
+
+    Parameters
+    ----------
+    model, x, ps, st
+        As for ``attention_calls``.
+
+    Examples
+    --------
+    >>> import numpy as np, primeattn as pa
+    >>> rng = np.random.default_rng(0)
+    >>> patterns = [pa.Pattern("primes", window=3, global_tokens=2), pa.Pattern(None, window=9)]
+    >>> model = pa.Chain(pa.RMSNorm(8), pa.SparseIndexAttention(8, patterns, heads=2))
+    >>> ps, st = pa.setup(rng, model)
+    >>> ps["layer_1"]["Wi"]["weight"][:] = 0  # attention without preferences
+    >>> x = rng.standard_normal((2, 200, 8), dtype=np.float32)
+    >>> print(pa.analysis.attention_summary(model, x, ps, st))
+    layer    head     keys  entropy  window  global tokens  sequence
+    layer_1     0  28.3800   3.2033  0.1970         0.0875    0.7156
+    layer_1     1   9.7750   2.2630  1.0000         0.0000    0.0000
+    """
+    return Table(
+        _row(path, call, head)
+        for path, call in attention_calls(model, x, ps, st).items()
+        for head in range(call.layer.heads)
+    )
+
+
+def _call(layer, x, ps, st, path, calls):
+    """Return layer(x, ps, st), and note the calls of attention layers on the way."""
+    if isinstance(layer, SparseIndexAttention):
+        calls[path] = LayerCall(layer, x, ps, st)
+    elif isinstance(layer, Chain):
+        for name, child in layer.items():
+            x = _call(child, x, ps[name], st[name], f"{path}/{name}" if path else name, calls)
+        return x
+    elif isinstance(layer, SkipConnection):
+        return x + _call(layer.layer, x, ps, st, path, calls)
+    return layer(x, ps, st)[0]
+
+
+def _row(path, call, head):
+    pattern = call.layer.pattern_of(head)
+    samples = []
+    for batch in range(len(call.x) if call.x.ndim == 3 else 1):
+        p = attention_map(*call, head, batch=batch)
+        mass = rule_mass(p, pattern, cu_seqlens=call.st["cu_seqlens"])
+        samples.append({"keys": np.diff(p.indptr), "entropy": entropy(p), **mass})
+    means = {name: float(np.mean([sample[name] for sample in samples])) for name in samples[0]}
+    return {"layer": path, "head": head, **means}

@@ -1,0 +1,42 @@
+"""``primeattn ...``: parses and delegates, nothing else."""
+
+from __future__ import annotations
+
+import json
+
+from primeattn import __version__, bench
+from primeattn.cli import patterns, training
+from primeattn.cli.command import Parser, add, add_json, run
+
+__all__ = ["main"]
+
+
+def main(argv=None) -> int:
+    """Run one command; return its exit status: 0, 1 for a failed check, 2 for bad input, 130 if interrupted.
+
+    Examples
+    --------
+    >>> import primeattn.cli
+    >>> primeattn.cli.main(["reach", "primes", "--layers", "1"])
+    pattern                                       pairs  hops_max  hops_mean  unreached  within_1
+    Pattern(primes, window=3, global_tokens=2)  1255871         3     2.1130          0    0.1379
+    0
+    >>> primeattn.cli.main(["train", "--text", "/no/such/file"])
+    2
+    """
+    parser = Parser(prog="primeattn", description="Sparse, number-theoretic causal attention.")
+    parser.add_argument("--version", action="version", version=f"primeattn {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    patterns.add_commands(commands)
+    about = "say what it runs on: versions, processor, threads, compiled code, GPU"
+    add_json(add(commands, "info", about, ["", "--json"], run=_info))
+    training.add_command(commands)
+    bench.add_arguments(add(commands, "bench", "measure speed against torch and others", ["cpu --quick"]))
+    return run(parser, argv)
+
+
+def _info(arguments):
+    from primeattn import info
+
+    sections = info.collect()
+    print(json.dumps(sections, indent=1) if arguments.json else info.report(sections))

@@ -1,0 +1,130 @@
+"""What primeattn runs on: versions, processor, threads, compiled code, GPU."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+from primeattn.blas import openblas_threads
+from primeattn.kernels import get_num_threads
+from primeattn.kernels.jit import cache_folder
+from primeattn.kernels.place import KERNELS
+from primeattn.kernels.simd import VECTOR
+
+__all__ = ["collect", "machine", "report", "versions"]
+
+PACKAGES = ("primeattn", "numpy", "numba", "llvmlite", "scipy", "matplotlib", "numba-cuda", "torch")
+
+
+def collect() -> dict[str, dict]:
+    """Return what there is, in sections of names and values of JSON types.
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> list(pa.info.collect())
+    ['versions', 'machine', 'cpu', 'gpu']
+    """
+    from primeattn.kernels.gpu import support
+
+    cpu = {
+        "kernels": ", ".join(name for name, device in KERNELS.items() if device == "cpu"),
+        "vector_bits": 8 * VECTOR,
+        "threads": get_num_threads(),
+        "blas_threads": openblas_threads()[0]() or None,
+        "compiled_code": cache_folder(),
+    }
+    return {"versions": versions(), "machine": machine(), "cpu": cpu, "gpu": support.describe()}
+
+
+def report(sections) -> str:
+    """Return what ``collect`` does as text for people; None is written as a dash.
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> print(pa.info.report({"machine": {"caches": {"L1": "32K", "L2": "1M"}}, "gpu": {"device": None}}))
+    machine
+      caches  L1 32K, L2 1M
+    <BLANKLINE>
+    gpu
+      device  -
+    """
+    width = max(len(name) for values in sections.values() for name in values)
+    return "\n\n".join(
+        "\n".join([title, *(f"  {name:{width}}  {_text(value)}" for name, value in values.items())])
+        for title, values in sections.items()
+    )
+
+
+def _text(value):
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_text(part)}" for name, part in value.items()) or "-"
+    return "-" if value is None else str(value)
+
+
+def machine() -> dict:
+    """Return the processor, its cores and caches, and the system, as far as the system tells.
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> pa.info.machine()["cores"] >= 1
+    True
+    """
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "usable_cores": usable,
+        "caches": _caches(Path("/sys/devices/system/cpu/cpu0/cache")),
+        "system": platform.platform(),
+    }
+
+
+def versions() -> dict:
+    """Return the versions of Python and of the packages that matter, None for those that are not there.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import primeattn as pa
+    >>> pa.info.versions()["numpy"] == np.__version__
+    True
+    """
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    try:
+        blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    except TypeError:  # NumPy 1.25 can only print it
+        return found
+    return {**found, "blas": f"{blas['name']} {blas['version']}"}
+
+
+def _cpu_model():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def _caches(folder):
+    """Size of each cache of the first core, such as {"L1 Data": "32K"}; empty where it cannot be read."""
+    caches = {}
+    for index in sorted(folder.glob("index*")):
+        try:
+            level, kind, size = ((index / name).read_text().strip() for name in ("level", "type", "size"))
+        except OSError:
+            continue
+        caches[f"L{level}" if kind == "Unified" else f"L{level} {kind}"] = size
+    return caches

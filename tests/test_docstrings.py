@@ -1,0 +1,39 @@
+"""Every public name says what it is, with an example; the examples run as doctests."""
+
+import doctest
+import importlib
+import pkgutil
+import types
+
+import pytest
+
+import primeattn
+
+MODULES = ["primeattn"] + [
+    f"primeattn.{module.name}" for module in pkgutil.iter_modules(primeattn.__path__) if module.name[0] != "_"
+]
+NUMBERS = (int, tuple)  # constants, described where they are made
+
+
+def public_names():
+    for name in MODULES:
+        module = importlib.import_module(name)
+        for public in getattr(module, "__all__", None) or [n for n in dir(module) if n[0] != "_"]:
+            value = getattr(module, public)
+            if not isinstance(value, (types.ModuleType, *NUMBERS)):
+                yield f"{name}.{public}", value
+
+
+@pytest.mark.parametrize("name, value", [pytest.param(*pair, id=pair[0]) for pair in public_names()])
+def test_docstring_with_an_example(name, value):
+    summary = (value.__doc__ or "").strip().splitlines()[:1]
+    assert summary and summary[0] and not summary[0].startswith(f"{name.split('.')[-1]}(")
+    assert doctest.DocTestParser().get_examples(value.__doc__)
+
+
+def test_the_walk_finds_what_users_see():
+    names = {name for name, _ in public_names()}
+    expected = (
+        "primeattn.Pattern primeattn.attention primeattn.analysis.hops primeattn.plot.mask primeattn.nn.Dense"
+    )
+    assert names >= set(expected.split()) and len(names) > 150
