@@ -19,6 +19,7 @@ from primeattn.kernels.packing import copy_row, draw, pack, write_row, zero_rows
 from primeattn.kernels.simd import GROUP, LINE, view
 from primeattn.kernels.slots import SLOTS, key_tile, make_slots, query_tile
 from primeattn.kernels.tiles import (
+    ZERO,
     Packed,
     add_rows,
     axpys,
@@ -76,7 +77,7 @@ def _forward_block(like, scale, job, tables, task, slots, own, scratch):
     n, b, h = task.count, sequence.batch, task.head
     maxima[:] = np.finfo(maxima.dtype).min
     sums[:] = 0
-    zero_rows(like, job, out, 0, n)
+    zero_rows(like, job, out, ZERO, n)
     for r in range(n):
         row = sequence.q_row + task.first + r
         copy_row(like, job, job.q + b * job.q_batch + h * job.q_head + row * job.q_row, q, r, scale)
@@ -88,10 +89,10 @@ def _forward_block(like, scale, job, tables, task, slots, own, scratch):
         if job.gather:
             panel = moving if step else fixed
             _gather(like, job, sequence, panel, step, slots, groups, h, n, keys, values)
-        dots(like, job, q, 0, keys, slots, groups, step, s, n, False, -np.inf)
+        dots(like, job, q, ZERO, keys, slots, groups, step, s, n, -np.inf)
         hide(like, job, slots, groups, s, n, -np.inf)
         softmax(like, job, out, maxima, sums, s, groups, n)
-        axpys(like, job, out, 0, values, slots, own, groups, step, s, n)
+        axpys(like, job, out, ZERO, values, slots, own, groups, step, s, n)
         t += 1
     for r in range(n):
         row = sequence.q_row + task.first + r
@@ -116,18 +117,18 @@ def _backward_query_block(like, scale, job, tables, task, slots, own, scratch):
     n, b, h = task.count, sequence.batch, task.head
     at = tables.query_panels[route.queries].row + task.first
     minus_lse, minus_delta = job.minus_lse + at * job.size, job.minus_delta + at * job.size
-    zero_rows(like, job, dq, 0, n)
+    zero_rows(like, job, dq, ZERO, n)
     t = 0
     while True:
         groups, step = query_tile(slots, offsets, t, sequence.q_start + task.first, n, moving, fixed)
         if groups == 0:
             break
-        dots(like, job, queries, at, keys, slots, groups, step, s, n, False, -np.inf)
-        dots(like, job, douts, at, values, slots, groups, step, ds, n, False, 0.0)
+        dots(like, job, queries, at, keys, slots, groups, step, s, n, -np.inf)
+        dots(like, job, douts, at, values, slots, groups, step, ds, n, 0.0)
         hide(like, job, slots, groups, s, n, -np.inf)
         exp_product(like, job, s, ds, groups, n, minus_lse, minus_delta, job.size)
-        hide(like, job, slots, groups, ds, n, 0)
-        axpys(like, job, dq, 0, keys, slots, own, groups, step, ds, n)
+        hide(like, job, slots, groups, ds, n, 0.0)
+        axpys(like, job, dq, ZERO, keys, slots, own, groups, step, ds, n)
         t += 1
     for r in range(n):
         row = sequence.q_row + task.first + r
@@ -142,10 +143,10 @@ def _backward_key_block(like, job, tables, task, slots, own, scratch):
     queries, douts = Packed(job.queries, job.query_rows), Packed(job.douts, job.query_rows)
     dk, dv, s, ds = _split(job, scratch)
     part = Packed(ds + SLOTS // GROUP * group_bytes(job), job.block)
-    zero_rows(like, job, part, 0, job.block)
+    zero_rows(like, job, part, ZERO, job.block)
     zero = job.minus_delta  # of the rows before the first panel
-    zero_rows(like, job, dk, 0, task.count)
-    zero_rows(like, job, dv, 0, task.count)
+    zero_rows(like, job, dk, ZERO, task.count)
+    zero_rows(like, job, dv, ZERO, task.count)
     begin = sequence.k_start + task.first
     for head in range(task.head * job.group, (task.head + 1) * job.group):
         route = tables.routes[task.sequence, head]
@@ -165,19 +166,19 @@ def _backward_key_block(like, job, tables, task, slots, own, scratch):
                     break
                 fill_by_slot(like, job, job.minus_lse, slots, groups, step, s, n)
                 fill_by_slot(like, job, job.minus_delta, slots, groups, step, ds, n)
-                dots(like, job, keys, at, queries, slots, groups, step, s, n, True, 0.0)
-                dots(like, job, values, at, douts, slots, groups, step, ds, n, True, 0.0)
+                dots(like, job, keys, at, queries, slots, groups, step, s, n, np.nan)
+                dots(like, job, values, at, douts, slots, groups, step, ds, n, np.nan)
                 if not moving:  # queries beyond either end have lse = inf, so p = 0
                     hide(like, job, slots, groups, s, n, -np.inf)
                 exp_product(like, job, s, ds, groups, n, zero, zero, 0)
                 if not moving:
-                    hide(like, job, slots, groups, ds, n, 0)
+                    hide(like, job, slots, groups, ds, n, 0.0)
                 for x, y, weights in ((dv, douts, s), (dk, queries, ds)):
                     if moving:
                         axpys(like, job, x, first - begin, y, slots, own, groups, step, weights, n)
                     else:  # a sum over all queries, tile by tile: one long chain would lose a digit
-                        axpys(like, job, part, 0, y, slots, own, groups, step, weights, n)
-                        add_rows(like, job, x, first - begin, part, 0, n)
+                        axpys(like, job, part, ZERO, y, slots, own, groups, step, weights, n)
+                        add_rows(like, job, x, first - begin, part, ZERO, n)
                 t += 1
     b, h = sequence.batch, task.head
     for r in range(task.count):

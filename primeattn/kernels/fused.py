@@ -21,6 +21,7 @@ from primeattn.kernels.packing import copy_row, draw, pack, query_numbers, write
 from primeattn.kernels.simd import GROUP, LINE, transpose8, view
 from primeattn.kernels.slots import SLOTS, Slots, make_slots, query_tile
 from primeattn.kernels.tiles import (
+    ZERO,
     Packed,
     add_rows,
     axpy_group,
@@ -132,7 +133,7 @@ def _add_run(like, job, slots, u0, u1, own, shifted, x, shift, y, n):
     row = GROUP * job.size
     for c in range(0, count, GROUP):
         transpose8(like, sources, c * job.size, own.weights + c * row, row)
-    axpy_group(like, job, x, low + shift, y, shifted.rows, 0, 1, own.weights, 0, count)
+    axpy_group(like, job, x, low + shift, y, shifted.rows, ZERO, ZERO + 1, own.weights, ZERO, count)
 
 
 @njit
@@ -147,9 +148,9 @@ def _add_fixed(like, job, slots, own, shifted, x, shift, y):
             for i in range(GROUP):
                 shifted.rows[i] = job.block + r + i if r + i >= slots.low[u] else 0
             weights = own.columns + (u * own.span + job.block + r) * job.size
-            axpy_group(like, job, x, 0, y, shifted.rows, 0, 0, weights, 0, 1)
+            axpy_group(like, job, x, ZERO, y, shifted.rows, ZERO, ZERO, weights, ZERO, ZERO + 1)
         if slots.low[u] < slots.high[u]:
-            add_rows(like, job, x, slots.rows[u] + shift, x, 0, 1)
+            add_rows(like, job, x, slots.rows[u] + shift, x, ZERO, ZERO + 1)
 
 
 @njit
@@ -178,10 +179,10 @@ def _backward_key_head(like, scale, job, tables, index, kv_head, slots, shifted,
     own = _split(job, scratch, sequence.n_k)
     keys, values = Packed(job.keys, job.key_rows), Packed(job.values, job.key_rows)
     view(own.columns, (GROUP + 1) * own.span, like)[:] = 0
-    zero_rows(like, job, own.q, 0, own.q.rows)
-    zero_rows(like, job, own.dout, 0, own.dout.rows)
-    zero_rows(like, job, own.dk, 0, own.dk.rows)
-    zero_rows(like, job, own.dv, 0, own.dv.rows)
+    zero_rows(like, job, own.q, ZERO, own.q.rows)
+    zero_rows(like, job, own.dout, ZERO, own.dout.rows)
+    zero_rows(like, job, own.dk, ZERO, own.dk.rows)
+    zero_rows(like, job, own.dv, ZERO, own.dv.rows)
     b = sequence.batch
     for head in range(kv_head * job.group, (kv_head + 1) * job.group):
         route = tables.routes[index, head]
@@ -190,18 +191,18 @@ def _backward_key_head(like, scale, job, tables, index, kv_head, slots, shifted,
         for first in range(0, sequence.n_q, job.block):
             n = min(job.block, sequence.n_q - first)
             _load_block(like, scale, job, sequence, head, first, n, own)
-            zero_rows(like, job, own.dq, 0, n)
+            zero_rows(like, job, own.dq, ZERO, n)
             t = 0
             while True:
                 groups, step = query_tile(slots, offsets, t, sequence.q_start + first, n, moving, fixed)
                 if groups == 0:
                     break
-                dots(like, job, own.q, job.block, keys, slots, groups, step, own.s, n, False, -np.inf)
-                dots(like, job, own.dout, job.block, values, slots, groups, step, own.ds, n, False, 0.0)
+                dots(like, job, own.q, job.block, keys, slots, groups, step, own.s, n, -np.inf)
+                dots(like, job, own.dout, job.block, values, slots, groups, step, own.ds, n, 0.0)
                 hide(like, job, slots, groups, own.s, n, -np.inf)
                 exp_product(like, job, own.s, own.ds, groups, n, own.minus_lse, own.minus_delta, job.size)
-                hide(like, job, slots, groups, own.ds, n, 0)
-                axpys(like, job, own.dq, 0, keys, slots, shifted, groups, step, own.ds, n)
+                hide(like, job, slots, groups, own.ds, n, 0.0)
+                axpys(like, job, own.dq, ZERO, keys, slots, shifted, groups, step, own.ds, n)
                 panel = moving if step == 1 else fixed
                 shift = job.block + panel.first - sequence.k_start - panel.row
                 for g in range(groups):

@@ -19,6 +19,8 @@ from numba import njit
 
 from primeattn.kernels.simd import GROUP, LINE, axpy8, dot8, exp_times, row_exp, row_max, transpose8, view
 
+ZERO = np.int64(0)  # in calls: literal numbers would have the function compiled once more for each
+
 
 class Packed(NamedTuple):
     """Chunk-major rows at an address."""
@@ -78,10 +80,10 @@ def seen_rows(slots, g, n):
 
 
 @njit
-def dots(like, job, x, x_row, y, slots, groups, step, s, n, add, absent):
-    """s[g, r, u] (+)= x[x_row + r] · y[slot u of row r], where slots of the group exist for the row.
+def dots(like, job, x, x_row, y, slots, groups, step, s, n, absent):
+    """s[g, r, u] = x[x_row + r] · y[slot u of row r], where slots of the group exist for the row.
 
-    Without ``add``, scores of slots that exist for no row come out as ``absent``.
+    Scores of slots that exist for no row come out as ``absent``; where that is NaN, all are added to s.
     """
     for g in range(groups):
         low, high = seen_rows(slots, g, n)
@@ -93,7 +95,7 @@ def dots(like, job, x, x_row, y, slots, groups, step, s, n, add, absent):
             width = chunk_lines(job.lines, done)
             ys = _sources(y, done, width, slots.rows, g * GROUP, step * low)
             xs = chunk_address(x, done, width, x_row + low)
-            begun, row = add or done > 0, width * LINE
+            begun, row = done > 0 or absent != absent, width * LINE
             stride = GROUP * job.size if begun else 0
             old = target + low * stride if begun else np.int64(slots.start.ctypes.data)
             new, count = target + low * GROUP * job.size, high - low
@@ -143,7 +145,7 @@ def axpys(like, job, x, x_row, y, slots, own, groups, step, s, n):
                 seen = slots.low[first + u] <= r < slots.high[first + u]
                 own.rows[u] = slots.rows[first + u] if seen else 0
             at = weights + r * GROUP * job.size
-            axpy_group(like, job, x, x_row + r, y, own.rows, 0, 0, at, 0, 1)
+            axpy_group(like, job, x, x_row + r, y, own.rows, ZERO, ZERO, at, ZERO, ZERO + 1)
         axpy_group(like, job, x, x_row, y, slots.rows, first, step, weights, whole, high)
 
 
