@@ -56,8 +56,8 @@ def _gather(like, job, sequence, panel, step, slots, groups, head, n, keys, valu
                 copy_row(like, job, k + source * job.k_row, keys, row, like)
                 copy_row(like, job, v + source * job.v_row, values, row, like)
             else:
-                zero_rows(like, job, keys, row, 1)
-                zero_rows(like, job, values, row, 1)
+                zero_rows(like, job, keys, row, ZERO + 1)
+                zero_rows(like, job, values, row, ZERO + 1)
         slots.rows[u] = u * job.block
 
 
@@ -170,7 +170,7 @@ def _backward_key_block(like, job, tables, task, slots, own, scratch):
                 dots(like, job, values, at, douts, slots, groups, step, ds, n, np.nan)
                 if not moving:  # queries beyond either end have lse = inf, so p = 0
                     hide(like, job, slots, groups, s, n, -np.inf)
-                exp_product(like, job, s, ds, groups, n, zero, zero, 0)
+                exp_product(like, job, s, ds, groups, n, zero, zero, ZERO)
                 if not moving:
                     hide(like, job, slots, groups, ds, n, 0.0)
                 for x, y, weights in ((dv, douts, s), (dk, queries, ds)):
