@@ -7,10 +7,12 @@ code; :func:`attention` allocates the outputs; :func:`merge` joins results over 
 
 from primeattn.kernels import reference
 from primeattn.kernels.api import attention, merge, sparse_index_kernel, sparse_index_kernel_backward
+from primeattn.kernels.choice import explain_kernel
 from primeattn.kernels.threads import get_num_threads, set_num_threads
 
 __all__ = [
     "attention",
+    "explain_kernel",
     "get_num_threads",
     "merge",
     "reference",

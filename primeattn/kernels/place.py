@@ -17,7 +17,7 @@ from primeattn.kernels.device_arrays import (
 
 __all__ = ["Place", "backend", "decide"]
 
-KERNELS = {"tiles": "cpu", "gather": "cuda"}
+KERNELS = {"tiles": "cpu", "gather": "cuda", "wheel": "cuda"}
 AUTO_WORK = (
     2**31
 )  # multiply-adds from which "auto" takes NumPy arrays to the GPU; an estimate, not measured yet
@@ -30,6 +30,7 @@ class Place:
     gpu: bool | None  # None: where it is faster
     resident: bool = False  # whether the arrays are in the memory of the GPU
     stream: int | None = None  # handle
+    kernel: str | None = None  # None: the one that is faster
 
 
 def decide(arrays, device, stream, kernel):
@@ -48,7 +49,7 @@ def decide(arrays, device, stream, kernel):
         _check_kernel(kernel, gpu)
     if gpu is not False:
         arrays = {name: view_of_host(array) for name, array in arrays.items()}
-    return Place(gpu, stream=stream_handle(stream)), arrays
+    return Place(gpu, stream=stream_handle(stream), kernel=kernel), arrays
 
 
 def backend(place, q, options):
@@ -91,7 +92,7 @@ def _among_device_arrays(arrays, interfaces, device, stream, kernel):
         if len(carried) > 1:
             raise ValueError(f"stream: expected one to run on, as the arrays carry {len(carried)}, got None")
         handle = next(iter(carried), None)
-    return Place(True, True, handle), {
+    return Place(True, True, handle, kernel), {
         name: view(name, array, interfaces[name], handle) for name, array in arrays.items()
     }
 
@@ -99,7 +100,7 @@ def _among_device_arrays(arrays, interfaces, device, stream, kernel):
 def _check_kernel(kernel, gpu):
     if kernel is not None and (KERNELS[kernel] == "cuda") != gpu:
         where = "GPU" if gpu else "CPU"
-        names = ", ".join(repr(name) for name, device in KERNELS.items() if (device == "cuda") == gpu)
+        names = " or ".join(repr(name) for name, device in KERNELS.items() if (device == "cuda") == gpu)
         raise ValueError(f"kernel: expected None or {names} on the {where}, got {kernel!r}")
 
 

@@ -17,6 +17,8 @@ from primeattn.kernels.gpu.backward import make_backward_keys, make_backward_que
 from primeattn.kernels.gpu.forward import make_forward
 from primeattn.kernels.gpu.ptx import VECTOR_BYTES
 from primeattn.kernels.gpu.rows import make_rows
+from primeattn.kernels.gpu.wheel_forward import make_wheel_forward
+from primeattn.kernels.gpu.wheel_plan import choose, make_wheel_plan
 
 __all__ = ["backward", "forward"]
 
@@ -28,11 +30,19 @@ def forward(out, lse, q, k, v, options):
     """Run the forward kernel; see :func:`primeattn.sparse_index_kernel`."""
     inputs, outputs = {"q": q, "k": k, "v": v}, {"out": out, "lse": lse}
     with _resident(inputs, outputs, 0, options) as (at, strides, stream):
-        plan = _plan(q, k, at, strides, options, stream, with_keys=False)
+        layout = _layout(q, at, strides)
+        wheel = choose(options.kernel, layout, options)
+        shape = options.patterns, k.shape[1], options.sequences, strides, layout
+        if wheel is None:
+            plan = planning.make_plan(*shape, stream)
+            kernel, threads, more = make_forward(*layout, plan.threads, planning.CHUNK), plan.threads, ()
+        else:
+            plan = make_wheel_plan(*shape, wheel, stream)
+            kernel = make_wheel_forward(layout.storage, layout.head_dim, plan.warps, plan.columns)
+            threads, more = 32 * plan.warps, (plan.strings, wheel)
         if plan.query_tiles:
-            kernel = make_forward(*plan.layout, plan.threads, planning.CHUNK)
-            kernel[(plan.query_tiles, q.shape[1]), plan.threads, stream](
-                at["out"], at["lse"], at["q"], at["k"], at["v"], plan.tables, _scale(plan, options)
+            kernel[(plan.query_tiles, q.shape[1]), threads, stream](
+                at["out"], at["lse"], at["q"], at["k"], at["v"], plan.tables, *more, _scale(layout, options)
             )
 
 
@@ -44,37 +54,36 @@ def backward(dq, dk, dv, dout, q, k, v, out, lse, dlse, options):
     with _resident(inputs, outputs, stats, options) as (at, strides, stream):
         batch_rows, rows, number = lse.shape[1] * lse.shape[2], lse.shape[2], 2 * lse.itemsize
         strides["stats"] = (batch_rows * number, rows * number, number)
-        plan = _plan(q, k, at, strides, options, stream, with_keys=True)
+        layout = _layout(q, at, strides)
+        plan = planning.make_plan(
+            options.patterns, k.shape[1], options.sequences, strides, layout, stream, with_keys=True
+        )
         shape = (*plan.layout, plan.threads, planning.CHUNK)
         if plan.query_tiles:
             make_backward_queries(*shape)[(plan.query_tiles, q.shape[1]), plan.threads, stream](
                 at["dq"], at["stats"], at["dout"], at["q"], at["k"], at["v"], at["out"], at["lse"],
-                at["dlse"], plan.tables, _scale(plan, options),
+                at["dlse"], plan.tables, _scale(layout, options),
             )  # fmt: skip
         if plan.key_tiles:
             make_backward_keys(*shape)[(plan.key_tiles, k.shape[1]), plan.threads, stream](
                 at["dk"], at["dv"], at["stats"], at["dout"], at["q"], at["k"], at["v"],
-                plan.tables, _scale(plan, options),
+                plan.tables, _scale(layout, options),
             )  # fmt: skip
 
 
-def _plan(q, k, at, strides, options, stream, with_keys):
+def _layout(q, at, strides):
     row_bytes = q.shape[3] * q.itemsize
     rows = [name for name in strides if name not in ("lse", "dlse", "stats")]
     aligned = row_bytes % VECTOR_BYTES == 0 and all(
         at[name] % VECTOR_BYTES == 0 and all(stride % VECTOR_BYTES == 0 for stride in strides[name])
         for name in rows
     )
-    layout = planning.Layout(STORAGE[q.dtype], q.shape[3], aligned)
-    return planning.make_plan(
-        options.patterns, k.shape[1], options.sequences, strides, layout, stream, with_keys
-    )
+    return planning.Layout(STORAGE[q.dtype], q.shape[3], aligned)
 
 
-def _scale(plan, options):
-    rows = make_rows(*plan.layout)
-    number = np.float64 if plan.layout.storage == "float64" else np.float32
-    return number(options.scale * rows.unit)
+def _scale(layout, options):
+    number = np.float64 if layout.storage == "float64" else np.float32
+    return number(options.scale * make_rows(*layout).unit)
 
 
 @contextmanager

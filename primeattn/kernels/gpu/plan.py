@@ -13,9 +13,9 @@ from numba import cuda
 
 from primeattn.kernels.gpu import backward, forward
 from primeattn.kernels.gpu.rows import MAX_HEAD_DIM, make_rows
-from primeattn.kernels.gpu.walk import ARRAYS, FIELDS
+from primeattn.kernels.gpu.walk import ARRAYS, FIELDS, HEAD
 
-__all__ = ["Plan", "check_limits", "make_plan", "threads_of"]
+__all__ = ["KEPT_PLANS", "Layout", "Plan", "check_limits", "lay_out", "make_plan", "threads_of"]
 
 CHUNK = 256  # offsets staged at once
 WIDE, NARROW = 512, 256  # threads of a block: where rows take few registers, and elsewhere
@@ -99,32 +99,42 @@ def _build(patterns, kv_heads, sequences, strides, layout, stream, with_keys) ->
         others[:, 1] += columns[others[:, 0]]
         key_tiles = np.concatenate([_tiles(columns, 1, most), others])
 
-    tables = np.zeros(max(FIELDS) + 3, np.int64)
-    tables[FIELDS.group] = heads // kv_heads
-    for name, field in zip(ARRAYS, FIELDS[-len(ARRAYS) :], strict=True):
-        tables[field : field + 3] = strides.get(name, 0)
-    begins = np.cumsum([0] + [run.size for run in runs])
+    sizes = [run.size for run in runs]
+    begins = np.cumsum([0, *sizes])
     entries = [
-        (begins[distinct.index(pattern)], runs[distinct.index(pattern)].size, pattern.global_tokens)
-        for pattern in patterns
+        (*item, pattern.global_tokens) for *item, pattern in zip(begins, sizes, distinct, strict=False)
     ]
-    entries = np.array([(*entry, head // tables[FIELDS.group]) for head, entry in enumerate(entries)])
-    parts = {
-        "sequences": sequences.view(np.int64),
-        "heads": entries,
-        "query_tiles": query_tiles,
-        "key_tiles": key_tiles,
-        "offsets": np.concatenate(runs),
-    }
-    at = tables.size
-    for name, part in parts.items():
-        if name == "offsets":
-            entries[:, 0] += at
-        else:
-            tables[getattr(FIELDS, name)] = at
-        at += part.size
-    tables = np.concatenate([tables, *(part.reshape(-1) for part in parts.values())])
+    entries = np.array([entries[distinct.index(pattern)] for pattern in patterns])
+    entries = np.column_stack([entries, np.arange(heads) * kv_heads // heads])
+    tables, at = lay_out(
+        strides,
+        heads // kv_heads,
+        {
+            "sequences": sequences.view(np.int64),
+            "heads": entries,
+            "query_tiles": query_tiles,
+            "key_tiles": key_tiles,
+            "offsets": np.concatenate(runs),
+        },
+    )
+    tables[at["heads"] :][: entries.size : len(HEAD)] += at["offsets"]
     return Plan(cuda.to_device(tables, stream=stream), layout, threads, len(query_tiles), len(key_tiles))
+
+
+def lay_out(strides, group, parts) -> tuple[np.ndarray, dict[str, int]]:
+    """One array of FIELDS and then the tables in ``parts``, and where each of these begins.
+
+    ``group`` is the number of query heads of a key head.
+    """
+    header = np.zeros(max(FIELDS) + 3, np.int64)
+    header[FIELDS.group] = group
+    for name, field in zip(ARRAYS, FIELDS[-len(ARRAYS) :], strict=True):
+        header[field : field + 3] = strides.get(name, 0)
+    ends = header.size + np.cumsum([part.size for part in parts.values()])
+    at = {name: int(end) - part.size for (name, part), end in zip(parts.items(), ends, strict=True)}
+    for name in parts.keys() & set(FIELDS._fields):
+        header[getattr(FIELDS, name)] = at[name]
+    return np.concatenate([header, *(part.reshape(-1) for part in parts.values())]), at
 
 
 def threads_of(layout) -> int:

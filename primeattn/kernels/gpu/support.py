@@ -83,7 +83,11 @@ def describe() -> dict[str, str]:
     device = cuda.get_current_device()
     name = device.name.decode() if isinstance(device.name, bytes) else device.name
     major, minor = device.compute_capability
-    return {"target": target, "device": f"{name}, compute capability {major}.{minor}", "kernels": "gather"}
+    return {
+        "target": target,
+        "device": f"{name}, compute capability {major}.{minor}",
+        "kernels": "gather, wheel",
+    }
 
 
 def compiled(threads, blocks):

@@ -15,19 +15,26 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("numba_cuda")
-from numba import cuda, float32, float64, int64
+from numba import cuda, float32, float64, int64, uint32
 from numba import types as numba_types
+from sass import main_loop
 
-from primeattn.kernels.gpu import plan, rows
+from primeattn.kernels.gpu import fragments, plan, rows
 from primeattn.kernels.gpu.backward import make_backward_keys, make_backward_queries
 from primeattn.kernels.gpu.forward import make_forward
+from primeattn.kernels.gpu.wheel_forward import make_wheel_forward
+from primeattn.kernels.wheel import tiling
 
 KERNELS = {
     "forward": (make_forward, 5),
     "queries": (make_backward_queries, 9),
     "keys": (make_backward_keys, 7),
 }
-TABLES = numba_types.Array(int64, 1, "C")
+WHEEL_KERNELS = {
+    # Maker, addresses; by head_dim: products of a step, loads of matrices, instructions at most (sm_90).
+    "forward": (make_wheel_forward, 5, {64: (64, 32, 500), 128: (64, 32, 415)}),
+}
+TABLES, STRINGS = numba_types.Array(int64, 1, "C"), numba_types.Array(uint32, 1, "C")
 
 
 def find_ptxas():
@@ -44,19 +51,26 @@ if PTXAS is None:
 
 
 def compile_kernel(name, layout, capability, tmp_path, monkeypatch):
-    """PTX, and what ptxas says of it."""
+    """PTX of a gather kernel, and what ptxas says of it."""
+    make, addresses = KERNELS[name]
+    threads = plan.threads_of(plan.Layout(*layout))
+    number = float64 if layout[0] == "float64" else float32
+    signature = (int64,) * addresses + (TABLES, number)
+    ptx, report = compiled(make, (*layout, threads, plan.CHUNK), signature, capability, tmp_path, monkeypatch)
+    return ptx, report, threads
+
+
+def compiled(make, shape, signature, capability, tmp_path, monkeypatch):
+    """PTX of ``make(*shape)``, and what ptxas says of it; the code is in ``tmp_path / "kernel.cubin"``."""
     from numba.cuda import dispatcher
 
     device = types.SimpleNamespace(compute_capability=capability)
     monkeypatch.setattr(dispatcher, "get_current_device", lambda: device)  # device functions ask for one
-    make, addresses = KERNELS[name]
-    threads = plan.threads_of(plan.Layout(*layout))
-    for maker in (rows.make_rows, make):
+    for maker in (rows.make_rows, fragments.make_fragments, make):
         maker.cache_clear()  # or device functions compiled for the other capability would be taken
-    kernel = make(*layout, threads, plan.CHUNK)
-    number = float64 if layout[0] == "float64" else float32
-    signature = (int64,) * addresses + (TABLES, number)
-    ptx, _ = cuda.compile_ptx(kernel.py_func, signature, cc=capability, launch_bounds=(threads, 1))
+    kernel = make(*shape)
+    bounds = kernel.targetoptions["launch_bounds"]
+    ptx, _ = cuda.compile_ptx(kernel.py_func, signature, cc=capability, launch_bounds=bounds)
     source = tmp_path / "kernel.ptx"
     source.write_text(ptx)
     command = [
@@ -69,7 +83,7 @@ def compile_kernel(name, layout, capability, tmp_path, monkeypatch):
     ]
     done = subprocess.run([os.fspath(part) for part in command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return ptx, done.stdout + done.stderr, threads
+    return ptx, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (9, 0)], ids="sm_{0[0]}{0[1]}".format)
@@ -107,3 +121,34 @@ def test_other_layouts_fit_the_registers(name, layout, tmp_path, monkeypatch):
     assert int(re.search(r"Used (\d+) registers", report)[1]) <= 65536 // threads
     assert (".f64" in ptx) == (layout[0] == "float64")
     assert int(re.search(r"(\d+) bytes smem", report)[1]) <= 48 * 1024
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (9, 0)], ids="sm_{0[0]}{0[1]}".format)
+@pytest.mark.parametrize(
+    ("storage", "head_dim"),
+    [("bfloat16", 64), ("float16", 64), ("bfloat16", 128)],
+    ids=lambda part: f"{part}",
+)
+@pytest.mark.parametrize("name", WHEEL_KERNELS)
+def test_wheel_kernels(name, storage, head_dim, capability, tmp_path, monkeypatch):
+    make, addresses, design = WHEEL_KERNELS[name]
+    products, loads, most = design[head_dim]
+    rows, columns = tiling(head_dim)
+    signature = (int64,) * addresses + (TABLES, STRINGS, int64, float32)
+    ptx, report = compiled(
+        make, (storage, head_dim, rows // 16, columns), signature, capability, tmp_path, monkeypatch
+    )
+    assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in report
+    registers = int(re.search(r"Used (\d+) registers", report)[1])
+    assert registers <= (128 if head_dim == 64 and name != "keys" else 168)
+    assert int(re.search(r"(\d+) bytes smem", report)[1]) <= 48 * 1024
+    assert ".f64" not in ptx and not re.search(r"^\s*(@\S+ )?(atom|red)\.", ptx, re.MULTILINE)
+    kind = {"bfloat16": "bf16", "float16": "f16"}[storage]
+    assert ptx.count(f"mma.sync.aligned.m16n8k16.row.col.f32.{kind}.{kind}.f32") == products
+    assert ptx.count("ldmatrix.sync.aligned.m8n8.x4") == loads
+    assert ptx.count("cp.async.cg.shared.global") == 4 * columns * head_dim // 8 // (2 * rows)
+    if capability == (9, 0):
+        loop = main_loop((tmp_path / "kernel.cubin").read_bytes())
+        print(name, storage, head_dim, dict(loop), registers)
+        assert (loop["mma"], loop["ldmatrix"]) == (products, loads)
+        assert loop["all"] <= most
