@@ -8,7 +8,7 @@ classes of distances, as the even ones among primes, have no bit at all.
 
 A block has ``rows`` rows of one class and meets tiles of ``columns`` rows. Each live tile is a *step*: where
 it begins and where its window lies, both relative to the block, and so alike for all blocks of a class. They
-are packed into an integer, ``at << 32 | word``, and sorted:
+are packed into an integer, ``at << 32 | bit``, and sorted:
 
 - of queries: the tile of keys begins at position ``first * wheel - at``;
 - of keys: the tile of queries begins at position ``first * wheel + at``.
@@ -107,7 +107,7 @@ def steps(has, words, tiling, of_keys=False) -> Steps:
         difference = (others - own if of_keys else own - others) + wheel - 1
         other, tile = np.nonzero(live[difference])
         at = t[tile] * tiling.columns * wheel + (other if of_keys else -other)
-        packed.append(np.sort((at << 32) + difference[other] * words + bit[tile] // WORD))
+        packed.append(np.sort((at << 32) + difference[other] * words * WORD + bit[tile]))
     counts = np.array([part.size for part in packed])
     return Steps(np.cumsum(counts) - counts, counts, np.concatenate(packed))
 

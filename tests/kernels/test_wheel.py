@@ -22,7 +22,7 @@ def mask_of(offsets, n, modulus, tiling, of_keys):
     for residue, first in wheel.tiles(0, n, modulus, rows).tolist():
         begin, origin = steps.begins[residue], first * modulus
         for step in steps.packed[begin : begin + steps.counts[residue]].tolist():
-            at, word = step >> 32, step & 0xFFFFFFFF
+            at, bit = step >> 32, step & 0xFFFFFFFF
             start = origin + at if of_keys else origin - at
             if start < 0 or start >= n:
                 continue
@@ -32,7 +32,7 @@ def mask_of(offsets, n, modulus, tiling, of_keys):
                     if own < n and other < n:
                         shift = wheel.GUARD % 32 - row + column if of_keys else row + columns - 1 - column
                         query, key = (other, own) if of_keys else (own, other)
-                        met[query, key] += bits[32 * word + shift]
+                        met[query, key] += bits[bit + shift]
     return met
 
 

@@ -17,6 +17,7 @@ from primeattn.kernels.gpu.backward import make_backward_keys, make_backward_que
 from primeattn.kernels.gpu.forward import make_forward
 from primeattn.kernels.gpu.ptx import VECTOR_BYTES
 from primeattn.kernels.gpu.rows import make_rows
+from primeattn.kernels.gpu.wheel_backward import make_wheel_keys, make_wheel_queries
 from primeattn.kernels.gpu.wheel_forward import make_wheel_forward
 from primeattn.kernels.gpu.wheel_plan import choose, make_wheel_plan
 
@@ -55,20 +56,34 @@ def backward(dq, dk, dv, dout, q, k, v, out, lse, dlse, options):
         batch_rows, rows, number = lse.shape[1] * lse.shape[2], lse.shape[2], 2 * lse.itemsize
         strides["stats"] = (batch_rows * number, rows * number, number)
         layout = _layout(q, at, strides)
-        plan = planning.make_plan(
-            options.patterns, k.shape[1], options.sequences, strides, layout, stream, with_keys=True
-        )
-        shape = (*plan.layout, plan.threads, planning.CHUNK)
-        if plan.query_tiles:
-            make_backward_queries(*shape)[(plan.query_tiles, q.shape[1]), plan.threads, stream](
-                at["dq"], at["stats"], at["dout"], at["q"], at["k"], at["v"], at["out"], at["lse"],
-                at["dlse"], plan.tables, _scale(layout, options),
-            )  # fmt: skip
+        scale, wheel = _scale(layout, options), choose(options.kernel, layout, options)
+        shape = options.patterns, k.shape[1], options.sequences, strides, layout
+        arrays = [at[name] for name in ("stats", "dout", "q", "k", "v")]
+        more = [at[name] for name in ("out", "lse", "dlse")]
+        if wheel is None:
+            plan = planning.make_plan(*shape, stream, keys="all")
+            if plan.query_tiles:
+                kernel = make_backward_queries(*layout, plan.threads, planning.CHUNK)
+                kernel[(plan.query_tiles, q.shape[1]), plan.threads, stream](
+                    at["dq"], *arrays, *more, plan.tables, scale
+                )
+        else:
+            plan = make_wheel_plan(*shape, wheel, stream, with_keys=True)
+            threads, rows = 32 * plan.warps, (layout.storage, layout.head_dim, plan.warps, plan.columns)
+            make_wheel_queries(*rows)[(plan.query_tiles, q.shape[1]), threads, stream](
+                at["dq"], *arrays, *more, plan.tables, plan.strings, wheel, scale
+            )
+            global_tokens = max(pattern.global_tokens for pattern in options.patterns)
+            if plan.key_tiles:
+                make_wheel_keys(*rows)[(plan.key_tiles, k.shape[1]), threads, stream](
+                    at["dk"], at["dv"], *arrays, plan.tables, plan.strings, wheel, global_tokens, scale
+                )
+            plan = planning.make_plan(*shape, stream, keys="columns")  # which all queries meet
         if plan.key_tiles:
-            make_backward_keys(*shape)[(plan.key_tiles, k.shape[1]), plan.threads, stream](
-                at["dk"], at["dv"], at["stats"], at["dout"], at["q"], at["k"], at["v"],
-                plan.tables, _scale(layout, options),
-            )  # fmt: skip
+            kernel = make_backward_keys(*layout, plan.threads, planning.CHUNK)
+            kernel[(plan.key_tiles, k.shape[1]), plan.threads, stream](
+                at["dk"], at["dv"], *arrays, plan.tables, scale
+            )
 
 
 def _layout(q, at, strides):

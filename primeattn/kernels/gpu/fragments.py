@@ -37,6 +37,7 @@ class Fragments(NamedTuple):
     # (plan, wheel, row) -> sequence, batch, row of position 0, positions of the first and the last query and
     # of rows ``row`` and ``row + 8`` of the block
     place_queries: Any
+    place_keys: Any  # -> sequence, batch, row of position 0, number of keys, the same two positions
     load: Any  # (words, half, address): a row from global memory, at ``address`` + 4 c
     dot: Any  # (words, half, address) -> the product with such a row, in the four threads that share it
     scale_add: Any  # (acc, half, ratio, factor, address): acc = ratio * acc + factor * the row there
@@ -74,6 +75,17 @@ def make_fragments(storage, head_dim, warps, columns) -> Fragments:
         x = plan[tile + TILE.residue] + (plan[tile + TILE.first] + row) * wheel
         return (
             sequence, plan[sequence + SEQUENCE.batch], plan[sequence + SEQUENCE.q_row] - before, before, last,
+            numba.int32(x), numba.int32(x + 8 * wheel),
+        )  # fmt: skip
+
+    @device_function
+    def place_keys(plan, wheel, row):
+        tile = plan[FIELDS.key_tiles] + len(TILE) * cuda.blockIdx.x
+        sequence = plan[FIELDS.sequences] + len(SEQUENCE) * plan[tile + TILE.sequence]
+        x = plan[tile + TILE.residue] + (plan[tile + TILE.first] + row) * wheel
+        return (
+            sequence, numba.int32(plan[sequence + SEQUENCE.batch]),
+            numba.int32(plan[sequence + SEQUENCE.k_row]), numba.int32(plan[sequence + SEQUENCE.n_k]),
             numba.int32(x), numba.int32(x + 8 * wheel),
         )  # fmt: skip
 
@@ -188,6 +200,6 @@ def make_fragments(storage, head_dim, warps, columns) -> Fragments:
             )
 
     return Fragments(
-        4 * depth, buffer, place_queries, load, dot, scale_add, store, fetch, read_window, window, keep,
-        number_before, lane_place, lane_place_transposed, product, accumulate,
+        4 * depth, buffer, place_queries, place_keys, load, dot, scale_add, store, fetch, read_window, window,
+        keep, number_before, lane_place, lane_place_transposed, product, accumulate,
     )  # fmt: skip

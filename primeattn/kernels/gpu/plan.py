@@ -64,18 +64,21 @@ def check_limits(arrays, options):
 _plans: OrderedDict = OrderedDict()
 
 
-def make_plan(patterns, kv_heads, sequences, strides, layout, stream, with_keys=False) -> Plan:
-    """Plan for one pattern per query head, a SEQUENCE table and each array's (batch, head, row) strides."""
-    key = (patterns, kv_heads, sequences.tobytes(), tuple(strides.items()), layout, with_keys)
+def make_plan(patterns, kv_heads, sequences, strides, layout, stream, keys=None) -> Plan:
+    """Plan for one pattern per query head, a SEQUENCE table and each array's (batch, head, row) strides.
+
+    ``keys``: whether "all" or only the leading "columns" are to get gradients, or None for a forward.
+    """
+    key = (patterns, kv_heads, sequences.tobytes(), tuple(strides.items()), layout, keys)
     plan = _plans.get(key)
     if plan is None:
-        plan = _plans[key] = _build(patterns, kv_heads, sequences, strides, layout, stream, with_keys)
+        plan = _plans[key] = _build(patterns, kv_heads, sequences, strides, layout, stream, keys)
         while len(_plans) > KEPT_PLANS:
             _plans.popitem(last=False)
     return plan
 
 
-def _build(patterns, kv_heads, sequences, strides, layout, stream, with_keys) -> Plan:
+def _build(patterns, kv_heads, sequences, strides, layout, stream, keys) -> Plan:
     rows = make_rows(*layout)
     threads = threads_of(layout)
     groups, heads = threads // rows.lanes, len(patterns)
@@ -88,14 +91,14 @@ def _build(patterns, kv_heads, sequences, strides, layout, stream, with_keys) ->
     shift = _splits(sequences["n_q"], heads, groups, reads, forward.UNROLL)
     query_tiles = _tiles(sequences["n_q"], groups >> shift, shift)[::-1]  # late queries have most keys
     key_tiles = np.zeros((0, 4), np.int64)
-    if with_keys:
+    if keys is not None:
         group = heads // kv_heads
         # Keys that some head attends from everywhere have a block each, and go first: they have most queries.
         most = _splits(sequences["n_k"] * 0 + 1, 1, groups, np.inf, backward.KEYS_UNROLL)
         columns = max(pattern.global_tokens for pattern in patterns) - sequences["k_start"]
         columns = np.clip(columns, 0, sequences["n_k"])
         shift = _splits(sequences["n_k"], kv_heads, groups, reads * group, backward.KEYS_UNROLL)
-        others = _tiles(sequences["n_k"] - columns, groups >> shift, shift)
+        others = _tiles((sequences["n_k"] - columns) * (keys == "all"), groups >> shift, shift)
         others[:, 1] += columns[others[:, 0]]
         key_tiles = np.concatenate([_tiles(columns, 1, most), others])
 

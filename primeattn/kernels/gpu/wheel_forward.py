@@ -165,23 +165,23 @@ def make_wheel_forward(storage, head_dim, warps, columns):
         wheel, leading = numba.int32(wheel), numba.int32(leading)
         raw = cuda.local.array(raw_words, numba.uint32)
         mask = cuda.local.array(mask_words, numba.uint32)
-        shift, at = (16 * warp + g - 2 * c) & 31, (16 * warp + g - 2 * c) >> 5
-        stage, start, word = numba.int32(0), numba.int32(0), numba.int32(0)
+        lag = numba.int32(16 * warp + g - 2 * c)  # of this thread's window
+        stage, start, bit = numba.int32(0), numba.int32(0), numba.int32(0)
         step, following = plan[steps], numba.uint32(steps + 1)
         if count > 0:
-            start, word = numba.int32(origin - (step >> 32)), numba.int32(step)
+            start, bit = numba.int32(origin - (step >> 32)), numba.int32(step + lag)
             fetch(place, k, k_stride, v, v_stride, start, wheel, 0, last, thread)
         step = plan[following]  # of the next tile; the table goes on after the last
         for left in range(count, 0, -1):
-            read_window(raw, bits, word + at)
+            read_window(raw, bits, bit >> 5)
             wait_copies()
             cuda.syncthreads()  # this tile has arrived, and all have done with the one before
-            window(mask, raw, shift)
+            window(mask, raw, lag)
             if start < leading:  # the first columns are global tokens, which have been met
                 keep(mask, 0, columns + 2 * c - number_before(start, wheel, leading))
             stage = numba.int32(2 * buffer - stage)
             if left > 1:
-                word = numba.int32(step)
+                bit = numba.int32(step + lag)
                 start = numba.int32(origin - (step >> 32))
                 fetch(place + stage, k, k_stride, v, v_stride, start, wheel, 0, last, thread)
                 following = numba.uint32(following + 1)

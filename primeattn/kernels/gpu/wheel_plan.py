@@ -102,7 +102,7 @@ def _build(patterns, kv_heads, sequences, strides, layout, wheel, stream, with_k
             steps = tables.steps(has, words, tiling, of_keys)
             entry[WHEEL_HEAD.steps + side] = size["classes"]
             classes.append(np.stack([steps.begins + size["steps"], steps.counts], axis=1))
-            packed.append(steps.packed + size["strings"])
+            packed.append(steps.packed + size["strings"] * tables.WORD)
             size["classes"] += classes[-1].size
             size["steps"] += steps.packed.size
         offsets.append(division.met)

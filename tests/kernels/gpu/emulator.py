@@ -30,6 +30,7 @@ from primeattn.kernels.gpu import (
     rows,
     support,
     walk,
+    wheel_backward,
     wheel_forward,
     wheel_plan,
 )
@@ -307,11 +308,13 @@ def emulated(
         choice.choose_wheel,
         rows.make_rows, forward.make_forward, backward.make_backward_queries, backward.make_backward_keys,
         fragments.make_fragments, wheel_forward.make_wheel_forward,
+        wheel_backward.make_wheel_queries, wheel_backward.make_wheel_keys,
     )  # fmt: skip
     with monkeypatch.context() as patch:
         patch.setattr(support, "problem", lambda: None)
         for module in (
-            rows, walk, forward, backward, plan, call, memory, fragments, wheel_forward, wheel_plan,
+            rows, walk, forward, backward, plan, call, memory, fragments, wheel_forward, wheel_backward,
+            wheel_plan,
         ):  # fmt: skip
             patch.setattr(module, "cuda", machine)
             for name, value in (
@@ -328,7 +331,7 @@ def emulated(
                     patch.setattr(module, name, value)
         for name in ("place", "address", "lower_bound"):
             function = getattr(walk, name).py_func
-            for module in (walk, forward, backward, wheel_forward):
+            for module in (walk, forward, backward, wheel_forward, wheel_backward):
                 if hasattr(module, name):
                     patch.setattr(module, name, function)
         for name, value in (("WIDE", wide), ("NARROW", narrow), ("CHUNK", chunk), ("BLOCKS", blocks)):
