@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from primeattn import Pattern, analysis, cli, info, sequences
+from primeattn import Pattern, analysis, cli, info, kernels, sequences
 
 COMMANDS = ("mask", "reach", "compare", "sequences", "info", "train", "bench")
 CONFIG = {"layers": 1, "width": 16, "heads": 2, "context": 24, "batch": 2, "window": 2, "lr": 0.01, "seed": 3}
@@ -89,6 +89,9 @@ BAD = [
     (["bench", "cpu", "--heads"], "argument --heads: expected at least one argument"),
     (["sequences", "primes"], "unrecognized arguments: primes"),
     (["info", "--jsn"], "unrecognized arguments: --jsn"),
+    (["info", "-n", "64"], "n: expected with --pattern only"),
+    (["info", "--pattern", "primes", "--dtype", "int8"], "dtype: expected one of"),
+    (["info", "--pattern", "prims"], "prims"),
     (["mask", "primes", "--out", "mask.xyz"], "path: expected a file name that ends in"),
     (["mask", "primes", "--out", "."], "path: expected a file, got the folder '.'"),
     (["mask", "primes", "--out", "file/mask.png"], "file"),
@@ -245,3 +248,15 @@ def test_sequences(capsys):
     for row in found["sequences"]:
         assert row["name"] in printed and row["oeis"] in printed and row["why"] in printed
     assert "powers(base)" in printed
+
+
+def test_info_explains_which_gpu_kernel_a_pattern_gets(capsys):
+    choice = kernels.explain_kernel(Pattern("primes", window=5, global_tokens=2), 8192, 128, "float16")
+    command = ["info", "--pattern", "primes", "-n", "8192", "--window", "5", "--head-dim", "128"]
+    command += ["--dtype", "float16"]
+    assert cli.main(command) == 0
+    assert capsys.readouterr().out.endswith(f"{choice}\n")
+    assert cli.main([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["kernel"], found["wheel"]) == (choice.kernel, choice.wheel)
+    assert found["n"] == 8192 and found["table"] == json.loads(json.dumps(choice.table))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 from primeattn import __version__, bench
-from primeattn.cli import patterns, training
-from primeattn.cli.command import Parser, add, add_json, run
+from primeattn.cli import machine, patterns, training
+from primeattn.cli.command import Parser, add, run
 
 __all__ = ["main"]
 
@@ -28,15 +26,7 @@ def main(argv=None) -> int:
     parser.add_argument("--version", action="version", version=f"primeattn {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     patterns.add_commands(commands)
-    about = "say what it runs on: versions, processor, threads, compiled code, GPU"
-    add_json(add(commands, "info", about, ["", "--json"], run=_info))
+    machine.add_command(commands)
     training.add_command(commands)
     bench.add_arguments(add(commands, "bench", "measure speed against torch and others", ["cpu --quick"]))
     return run(parser, argv)
-
-
-def _info(arguments):
-    from primeattn import info
-
-    sections = info.collect()
-    print(json.dumps(sections, indent=1) if arguments.json else info.report(sections))

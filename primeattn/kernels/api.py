@@ -75,8 +75,11 @@ def sparse_index_kernel(
     stream : stream of Numba, CuPy or torch, or its handle, optional
         Stream of the GPU to run on; by default the one that the arrays carry, or else the default stream.
         Calls with arrays in the memory of the GPU return before the kernels have run.
-    kernel : {None, "tiles", "gather"}
-        Implementation; None chooses. "tiles" is the CPU's, "gather" the GPU's.
+    kernel : {None, "tiles", "gather", "wheel"}
+        Implementation; None chooses. "tiles" is the CPU's; of the GPU, "gather" takes everything, and "wheel"
+        computes on tensor cores (see :mod:`primeattn.kernels.wheel`): float16 and bfloat16, head_dim 64 and
+        128, rows at multiples of 16 bytes, scale above 0, and queries whose own keys are among the keys.
+        In it a NaN or infinity may spread from a row to others of the same tile.
 
     Returns
     -------

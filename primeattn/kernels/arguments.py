@@ -29,6 +29,7 @@ class Options:
     workspace: Workspace | None
     stream: int | None = None  # handle, of GPU calls
     resident: bool = False  # whether the arrays are in the memory of the GPU
+    kernel: str | None = None  # forced by the caller
 
 
 def check_inputs(q, k, v, half=False):
@@ -101,7 +102,7 @@ def check_options(place, q, k, pattern, scale, q_start, k_start, cu_seqlens, wor
     elif not math.isfinite(scale):
         raise ValueError(f"scale: expected a finite number, got {scale}")
     sequences = _check_sequences(q, k, q_start, k_start, cu_seqlens)
-    return Options(patterns, float(scale), sequences, workspace, place.stream, place.resident)
+    return Options(patterns, float(scale), sequences, workspace, place.stream, place.resident, place.kernel)
 
 
 def _check_array(name, array):

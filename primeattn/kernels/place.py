@@ -17,7 +17,7 @@ from primeattn.kernels.device_arrays import (
 
 __all__ = ["AUTO_RULE", "GPU_KERNELS", "Place", "backend", "decide", "is_large", "work"]
 
-KERNELS = {"tiles": "cpu", "gather": "cuda"}
+KERNELS = {"tiles": "cpu", "gather": "cuda", "wheel": "cuda"}
 GPU_KERNELS = tuple(name for name, device in KERNELS.items() if device == "cuda")
 # What a CPU multiplies and adds while a call with NumPy arrays gets to the GPU and back: for the call itself,
 # and for each byte of q, k, v and out. "auto" takes more work than that to the GPU. Both are estimates for 16
@@ -32,6 +32,7 @@ class Place:
     gpu: bool | None  # None: where it is faster
     resident: bool = False  # whether the arrays are in the memory of the GPU
     stream: int | None = None  # handle
+    kernel: str | None = None  # None: the one that is faster
 
 
 def decide(arrays, device, stream, kernel):
@@ -50,7 +51,7 @@ def decide(arrays, device, stream, kernel):
         _check_kernel(kernel, gpu)
     if gpu is not False:
         arrays = {name: view_of_host(array) for name, array in arrays.items()}
-    return Place(gpu, stream=stream_handle(stream)), arrays
+    return Place(gpu, stream=stream_handle(stream), kernel=kernel), arrays
 
 
 def backend(place, q, k, options):
@@ -99,7 +100,7 @@ def _among_device_arrays(arrays, interfaces, device, stream, kernel):
         if len(carried) > 1:
             raise ValueError(f"stream: expected one to run on, as the arrays carry {len(carried)}, got None")
         handle = next(iter(carried), None)
-    return Place(True, True, handle), {
+    return Place(True, True, handle, kernel), {
         name: view(name, array, interfaces[name], handle) for name, array in arrays.items()
     }
 
@@ -107,7 +108,7 @@ def _among_device_arrays(arrays, interfaces, device, stream, kernel):
 def _check_kernel(kernel, gpu):
     if kernel is not None and (KERNELS[kernel] == "cuda") != gpu:
         where = "GPU" if gpu else "CPU"
-        names = ", ".join(repr(name) for name, device in KERNELS.items() if (device == "cuda") == gpu)
+        names = " or ".join(repr(name) for name, device in KERNELS.items() if (device == "cuda") == gpu)
         raise ValueError(f"kernel: expected None or {names} on the {where}, got {kernel!r}")
 
 

@@ -35,11 +35,12 @@ def test_numpy_arrays_go_to_the_cpu_unless_told_otherwise(arrays, gpu):
         ("cpu", "tiles", False),
         ("cuda", None, True),
         ("cuda", "gather", True),
+        ("cuda", "wheel", True),
         ("auto", "tiles", False),
         ("auto", "gather", True),
         ("auto", None, None),
     ):
-        assert place.decide(arrays, device, None, kernel)[0] == place.Place(expected)
+        assert place.decide(arrays, device, None, kernel)[0] == place.Place(expected, kernel=kernel)
 
 
 def test_auto_takes_large_work_to_the_gpu(arrays, gpu, monkeypatch):
@@ -72,10 +73,11 @@ def test_auto_without_a_gpu_is_the_cpu(arrays):
 def test_refused_combinations(arrays, gpu):
     device = {name: OnDevice(array) for name, array in arrays.items()}
     for error, match, given, options in (
-        (ValueError, "kernel: expected None or 'gather' on the GPU, got 'tiles'", arrays,
+        (ValueError, "kernel: expected None or 'gather' or 'wheel' on the GPU, got 'tiles'", arrays,
          {"device": "cuda", "kernel": "tiles"}),
         (ValueError, "kernel: expected None or 'tiles' on the CPU, got 'gather'", arrays,
          {"kernel": "gather"}),
+        (ValueError, "kernel: expected None or 'tiles' on the CPU, got 'wheel'", arrays, {"kernel": "wheel"}),
         (ValueError, "stream: expected None on the CPU", arrays, {"stream": 3}),
         (TypeError, "k: expected an array in the memory of the GPU like the others, got ndarray",
          device | {"k": arrays["k"]}, {}),

@@ -18,6 +18,9 @@ from primeattn.kernels.gpu.backward import make_backward_keys, make_backward_que
 from primeattn.kernels.gpu.forward import make_forward
 from primeattn.kernels.gpu.ptx import VECTOR_BYTES
 from primeattn.kernels.gpu.rows import make_rows
+from primeattn.kernels.gpu.wheel_backward import make_wheel_keys, make_wheel_queries
+from primeattn.kernels.gpu.wheel_forward import make_wheel_forward
+from primeattn.kernels.gpu.wheel_plan import choose, make_wheel_plan
 
 __all__ = ["Launch", "backward", "forward"]
 
@@ -31,15 +34,13 @@ STORAGE = {np.dtype(name): name for name in ("float64", "float32", "float16")} |
 class Launch(NamedTuple):
     """The kernels of a call, for arrays of one layout wherever they lie."""
 
-    kernels: tuple  # (configured kernel, names of the arrays whose addresses it takes), in order
-    tables: object
-    scale: object
+    kernels: tuple  # (configured kernel, names of the arrays whose addresses it takes, the rest), in order
     stats: int  # bytes of scratch memory
 
     def run(self, at):
         """Launch with addresses ``at`` by name; an array that is not there is one that is not given."""
-        for kernel, names in self.kernels:
-            kernel(*[at.get(name, 0) for name in names], self.tables, self.scale)
+        for kernel, names, rest in self.kernels:
+            kernel(*[at.get(name, 0) for name in names], *rest)
 
     def run_again(self, at, workspace):
         """Launch once more, for arrays in the memory of the GPU; what they need has been checked."""
@@ -54,11 +55,20 @@ def forward(out, lse, q, k, v, options):
     """Run the forward kernel, see :func:`primeattn.sparse_index_kernel`; return how to repeat."""
     inputs, outputs = {"q": q, "k": k, "v": v}, {"out": out, "lse": lse}
     with _resident(inputs, outputs, 0, options) as (at, strides, stream):
-        plan, kernels = _plan(q, k, at, strides, options, stream, with_keys=False), []
+        layout = _layout(q, at, strides)
+        scale, wheel = _scale(layout, options), choose(options.kernel, layout, options)
+        shape, kernels = (options.patterns, k.shape[1], options.sequences, strides, layout), []
+        if wheel is None:
+            plan = planning.make_plan(*shape, stream)
+            kernel = make_forward(*layout, plan.threads, planning.CHUNK)
+            threads, rest = plan.threads, (plan.tables, scale)
+        else:
+            plan = make_wheel_plan(*shape, wheel, stream)
+            kernel = make_wheel_forward(layout.storage, layout.head_dim, plan.warps, plan.columns)
+            threads, rest = 32 * plan.warps, (plan.tables, plan.strings, wheel, scale)
         if plan.query_tiles:
-            kernel = make_forward(*plan.layout, plan.threads, planning.CHUNK)
-            kernels.append((kernel[(plan.query_tiles, q.shape[1]), plan.threads, stream], FORWARD))
-        launch = Launch(tuple(kernels), plan.tables, _scale(plan, options), 0)
+            kernels.append((kernel[(plan.query_tiles, q.shape[1]), threads, stream], FORWARD, rest))
+        launch = Launch(tuple(kernels), 0)
         launch.run(at)
     return launch
 
@@ -71,36 +81,47 @@ def backward(dq, dk, dv, dout, q, k, v, out, lse, dlse, options):
     with _resident(inputs, outputs, stats, options) as (at, strides, stream):
         batch_rows, rows, number = lse.shape[1] * lse.shape[2], lse.shape[2], 2 * lse.itemsize
         strides["stats"] = (batch_rows * number, rows * number, number)
-        plan, kernels = _plan(q, k, at, strides, options, stream, with_keys=True), []
-        shape = (*plan.layout, plan.threads, planning.CHUNK)
-        if plan.query_tiles:
-            kernel, grid = make_backward_queries(*shape), (plan.query_tiles, q.shape[1])
-            kernels.append((kernel[grid, plan.threads, stream], BACKWARD_QUERIES))
-        if plan.key_tiles:
-            kernel, grid = make_backward_keys(*shape), (plan.key_tiles, k.shape[1])
-            kernels.append((kernel[grid, plan.threads, stream], BACKWARD_KEYS))
-        launch = Launch(tuple(kernels), plan.tables, _scale(plan, options), stats)
+        layout = _layout(q, at, strides)
+        scale, wheel = _scale(layout, options), choose(options.kernel, layout, options)
+        shape, kernels = (options.patterns, k.shape[1], options.sequences, strides, layout), []
+
+        def add(kernel, tiles, heads, threads, names, *rest):
+            if tiles:
+                kernels.append((kernel[(tiles, heads), threads, stream], names, (*rest, scale)))
+
+        heads, kv_heads = q.shape[1], k.shape[1]
+        if wheel is None:
+            plan = planning.make_plan(*shape, stream, keys="all")
+            kernel = make_backward_queries(*layout, plan.threads, planning.CHUNK)
+            add(kernel, plan.query_tiles, heads, plan.threads, BACKWARD_QUERIES, plan.tables)
+        else:
+            plan = make_wheel_plan(*shape, wheel, stream, with_keys=True)
+            threads, rows = 32 * plan.warps, (layout.storage, layout.head_dim, plan.warps, plan.columns)
+            rest, columns = (plan.tables, plan.strings, wheel), max(p.global_tokens for p in options.patterns)
+            kernel = make_wheel_queries(*rows)
+            add(kernel, plan.query_tiles, heads, threads, BACKWARD_QUERIES, *rest)
+            add(make_wheel_keys(*rows), plan.key_tiles, kv_heads, threads, BACKWARD_KEYS, *rest, columns)
+            plan = planning.make_plan(*shape, stream, keys="columns")  # which all queries meet
+        kernel = make_backward_keys(*layout, plan.threads, planning.CHUNK)
+        add(kernel, plan.key_tiles, kv_heads, plan.threads, BACKWARD_KEYS, plan.tables)
+        launch = Launch(tuple(kernels), stats)
         launch.run(at)
     return launch
 
 
-def _plan(q, k, at, strides, options, stream, with_keys):
+def _layout(q, at, strides):
     row_bytes = q.shape[3] * q.itemsize
     rows = [name for name in strides if name not in ("lse", "dlse", "stats")]
     aligned = row_bytes % VECTOR_BYTES == 0 and all(
         at[name] % VECTOR_BYTES == 0 and all(stride % VECTOR_BYTES == 0 for stride in strides[name])
         for name in rows
     )
-    layout = planning.Layout(STORAGE[q.dtype], q.shape[3], aligned)
-    return planning.make_plan(
-        options.patterns, k.shape[1], options.sequences, strides, layout, stream, with_keys
-    )
+    return planning.Layout(STORAGE[q.dtype], q.shape[3], aligned)
 
 
-def _scale(plan, options):
-    rows = make_rows(*plan.layout)
-    number = np.float64 if plan.layout.storage == "float64" else np.float32
-    return number(options.scale * rows.unit)
+def _scale(layout, options):
+    number = np.float64 if layout.storage == "float64" else np.float32
+    return number(options.scale * make_rows(*layout).unit)
 
 
 @contextmanager

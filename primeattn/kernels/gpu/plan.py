@@ -13,9 +13,9 @@ from numba import cuda
 
 from primeattn.kernels.gpu import backward, forward, support
 from primeattn.kernels.gpu.rows import MAX_HEAD_DIM, make_rows
-from primeattn.kernels.gpu.walk import ARRAYS, FIELDS
+from primeattn.kernels.gpu.walk import ARRAYS, FIELDS, HEAD
 
-__all__ = ["Plan", "check_limits", "make_plan", "threads_of"]
+__all__ = ["KEPT_PLANS", "Layout", "Plan", "check_limits", "lay_out", "make_plan", "threads_of"]
 
 CHUNK = 256  # offsets staged at once
 WIDE, NARROW = 512, 256  # threads of a block: where rows take few registers, and elsewhere
@@ -64,20 +64,23 @@ def check_limits(arrays, options):
 _plans: OrderedDict = OrderedDict()
 
 
-def make_plan(patterns, kv_heads, sequences, strides, layout, stream, with_keys=False) -> Plan:
-    """Plan for one pattern per query head, a SEQUENCE table and each array's (batch, head, row) strides."""
+def make_plan(patterns, kv_heads, sequences, strides, layout, stream, keys=None) -> Plan:
+    """Plan for one pattern per query head, a SEQUENCE table and each array's (batch, head, row) strides.
+
+    ``keys``: whether "all" or only the leading "columns" are to get gradients, or None for a forward.
+    """
     # The stream is part of the key since other streams do not wait for the copy of the tables.
     where = support.current_device(), int(stream)
-    key = (patterns, kv_heads, sequences.tobytes(), tuple(strides.items()), layout, with_keys, where)
+    key = (patterns, kv_heads, sequences.tobytes(), tuple(strides.items()), layout, keys, where)
     plan = _plans.get(key)
     if plan is None:
-        plan = _plans[key] = _build(patterns, kv_heads, sequences, strides, layout, stream, with_keys)
+        plan = _plans[key] = _build(patterns, kv_heads, sequences, strides, layout, stream, keys)
         while len(_plans) > KEPT_PLANS:
             _plans.popitem(last=False)
     return plan
 
 
-def _build(patterns, kv_heads, sequences, strides, layout, stream, with_keys) -> Plan:
+def _build(patterns, kv_heads, sequences, strides, layout, stream, keys) -> Plan:
     rows = make_rows(*layout)
     threads = threads_of(layout)
     groups, heads = threads // rows.lanes, len(patterns)
@@ -90,43 +93,53 @@ def _build(patterns, kv_heads, sequences, strides, layout, stream, with_keys) ->
     shift = _splits(sequences["n_q"], heads, groups, reads, forward.UNROLL)
     query_tiles = _tiles(sequences["n_q"], groups >> shift, shift)[::-1]  # late queries have most keys
     key_tiles = np.zeros((0, 4), np.int64)
-    if with_keys:
+    if keys is not None:
         group = heads // kv_heads
         # Keys that some head attends from everywhere have a block each, and go first: they have most queries.
         most = _splits(sequences["n_k"] * 0 + 1, 1, groups, np.inf, backward.KEYS_UNROLL)
         columns = max(pattern.global_tokens for pattern in patterns) - sequences["k_start"]
         columns = np.clip(columns, 0, sequences["n_k"])
         shift = _splits(sequences["n_k"], kv_heads, groups, reads * group, backward.KEYS_UNROLL)
-        others = _tiles(sequences["n_k"] - columns, groups >> shift, shift)
+        others = _tiles((sequences["n_k"] - columns) * (keys == "all"), groups >> shift, shift)
         others[:, 1] += columns[others[:, 0]]
         key_tiles = np.concatenate([_tiles(columns, 1, most), others])
 
-    tables = np.zeros(max(FIELDS) + 3, np.int64)
-    tables[FIELDS.group] = heads // kv_heads
-    for name, field in zip(ARRAYS, FIELDS[-len(ARRAYS) :], strict=True):
-        tables[field : field + 3] = strides.get(name, 0)
-    begins = np.cumsum([0] + [run.size for run in runs])
+    sizes = [run.size for run in runs]
+    begins = np.cumsum([0, *sizes])
     entries = [
-        (begins[distinct.index(pattern)], runs[distinct.index(pattern)].size, pattern.global_tokens)
-        for pattern in patterns
+        (*item, pattern.global_tokens) for *item, pattern in zip(begins, sizes, distinct, strict=False)
     ]
-    entries = np.array([(*entry, head // tables[FIELDS.group]) for head, entry in enumerate(entries)])
-    parts = {
-        "sequences": sequences.view(np.int64),
-        "heads": entries,
-        "query_tiles": query_tiles,
-        "key_tiles": key_tiles,
-        "offsets": np.concatenate(runs),
-    }
-    at = tables.size
-    for name, part in parts.items():
-        if name == "offsets":
-            entries[:, 0] += at
-        else:
-            tables[getattr(FIELDS, name)] = at
-        at += part.size
-    tables = np.concatenate([tables, *(part.reshape(-1) for part in parts.values())])
+    entries = np.array([entries[distinct.index(pattern)] for pattern in patterns])
+    entries = np.column_stack([entries, np.arange(heads) * kv_heads // heads])
+    tables, at = lay_out(
+        strides,
+        heads // kv_heads,
+        {
+            "sequences": sequences.view(np.int64),
+            "heads": entries,
+            "query_tiles": query_tiles,
+            "key_tiles": key_tiles,
+            "offsets": np.concatenate(runs),
+        },
+    )
+    tables[at["heads"] :][: entries.size : len(HEAD)] += at["offsets"]
     return Plan(cuda.to_device(tables, stream=stream), layout, threads, len(query_tiles), len(key_tiles))
+
+
+def lay_out(strides, group, parts) -> tuple[np.ndarray, dict[str, int]]:
+    """One array of FIELDS and then the tables in ``parts``, and where each of these begins.
+
+    ``group`` is the number of query heads of a key head.
+    """
+    header = np.zeros(max(FIELDS) + 3, np.int64)
+    header[FIELDS.group] = group
+    for name, field in zip(ARRAYS, FIELDS[-len(ARRAYS) :], strict=True):
+        header[field : field + 3] = strides.get(name, 0)
+    ends = header.size + np.cumsum([part.size for part in parts.values()])
+    at = {name: int(end) - part.size for (name, part), end in zip(parts.items(), ends, strict=True)}
+    for name in parts.keys() & set(FIELDS._fields):
+        header[getattr(FIELDS, name)] = at[name]
+    return np.concatenate([header, *(part.reshape(-1) for part in parts.values())]), at
 
 
 def threads_of(layout) -> int:

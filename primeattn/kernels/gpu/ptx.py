@@ -16,7 +16,7 @@ try:
 except ImportError:
     from numba.extending import intrinsic
 
-__all__ = ["VECTOR_BYTES", "exp2", "row_address", "scalar_access", "vector_access"]
+__all__ = ["VECTOR_BYTES", "exp2", "intrinsic", "read", "row_address", "scalar_access", "vector_access"]
 
 VECTOR_BYTES = 16
 GLOBAL = 1  # address space
@@ -56,7 +56,8 @@ def _pointer(builder, address, kind):
     return builder.inttoptr(address, kind.as_pointer(GLOBAL))
 
 
-def _read(builder, address, kind, align):
+def read(builder, address, kind, align):
+    """Value of a kind at an address."""
     load = builder.load(_pointer(builder, address, kind), align=align)
     load.set_metadata("invariant.load", builder.module.add_metadata([]))
     return load
@@ -104,8 +105,8 @@ def vector_access(storage):
     @intrinsic
     def load(typingctx, address):
         def codegen(context, builder, signature, arguments):
-            read = _read(builder, arguments[0], words if count == 8 else vector, VECTOR_BYTES)
-            items = [builder.extract_element(read, _constant(i)) for i in range(min(count, 4))]
+            found = read(builder, arguments[0], words if count == 8 else vector, VECTOR_BYTES)
+            items = [builder.extract_element(found, _constant(i)) for i in range(min(count, 4))]
             if count == 8:
                 items = [half for word in items for half in _halves(builder, storage, word)]
             return cgutils.pack_array(builder, items)
@@ -134,7 +135,7 @@ def scalar_access(storage):
     @intrinsic
     def load(typingctx, address):
         def codegen(context, builder, signature, arguments):
-            return _number(builder, storage, _read(builder, arguments[0], kind, size))
+            return _number(builder, storage, read(builder, arguments[0], kind, size))
 
         return number(types.int64), codegen
 

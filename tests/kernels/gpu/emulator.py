@@ -16,12 +16,34 @@ from types import SimpleNamespace
 
 import numpy as np
 from greenlet import getcurrent, greenlet
+from tensor_twins import Tensor
 
-from primeattn.kernels import repeats
-from primeattn.kernels.gpu import backward, call, forward, memory, plan, ptx, rows, support, walk
+from primeattn.kernels import choice, repeats, wheel
+from primeattn.kernels.gpu import (
+    backward,
+    call,
+    forward,
+    fragments,
+    memory,
+    plan,
+    ptx,
+    rows,
+    support,
+    walk,
+    wheel_backward,
+    wheel_forward,
+    wheel_plan,
+)
 
 WARP = 32
-NUMPY = {"float64": "<f8", "float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
+NUMPY = {
+    "float64": "<f8",
+    "float32": "<f4",
+    "float16": "<f2",
+    "bfloat16": "<u2",
+    "word": "<u4",
+    "bytes": "u1",
+}
 
 
 class Memory:
@@ -48,6 +70,12 @@ class Memory:
         if address % (count * size):
             raise IndexError(f"access to {count} {storage} that is not aligned")
         return self.buffers[at][start : start + count * size].view(NUMPY[storage])
+
+
+def wrapped(bits, signed=0):
+    """Twin of a conversion to an integer."""
+    half = signed << bits - 1
+    return lambda value: (int(value) + half & (1 << bits) - 1) - half
 
 
 def decoded(storage, words):
@@ -107,8 +135,9 @@ class Number:
 
 
 TYPES = SimpleNamespace(
-    int32=Number(int, 32),
-    uint32=Number(int, 32),
+    int32=Number(wrapped(32, signed=1), 32),
+    uint32=Number(wrapped(32), 32),
+    uint64=Number(wrapped(64), 64),
     int64=Number(int, 64),
     float32=Number(float, 32),
     float64=Number(float, 64),
@@ -126,9 +155,12 @@ class Thread:
         self.index, self.waits, self.sends, self.receives = index, None, None, None
         self.greenlet = greenlet(lambda: function(*arguments), hub)
 
-    def meet(self, what, value=None):
-        """Wait until all others of the block (or of the warp) come to the same point; what each has sent."""
-        self.waits, self.sends = what, value
+    def meet(self, what, value=None, together=None):
+        """Wait until all others of the block (or of the warp) come to the same point; what each has sent.
+
+        With ``together``, a function that makes of what the threads of a warp have sent what each gets.
+        """
+        self.waits, self.sends, self.together = what, value, together
         self.greenlet.parent.switch()
         return self.receives
 
@@ -142,6 +174,7 @@ class Machine:
         self.local = SimpleNamespace(array=lambda size, number: [math.nan] * size)
         self.skip_barrier = skip_barrier  # (file, line) of one to leave out
         self.external_stream = lambda handle: handle
+        self.tensor = Tensor(self)
 
     # what kernels call
     @property
@@ -174,6 +207,8 @@ class Machine:
 
     def run_block(self, function, arguments, threads):
         self.arrays = {}
+        self.paces = [self.random.choice((1, 0.1)) for _ in range(-(-threads // WARP))]  # warps run apart
+        self.tensor.start_block()
         hub = getcurrent()
         live = [Thread(function, arguments, index, hub) for index in range(threads)]
         ready = list(live)
@@ -192,13 +227,21 @@ class Machine:
         if live and all(thread.waits == "block" for thread in live):
             assert len(live) == threads, "some threads have left before a barrier"
             yield live
-        for _, warp in itertools.groupby(live, key=lambda thread: thread.index // WARP):
-            warp = list(warp)
-            if len(warp) == min(WARP, threads) and all(thread.waits == "warp" for thread in warp):
-                sent = {thread.index: thread.sends for thread in warp}
-                for thread in warp:
-                    thread.receives = sent
-                yield warp
+        warps = [list(warp) for _, warp in itertools.groupby(live, key=lambda thread: thread.index // WARP)]
+        warps = [
+            warp
+            for warp in warps
+            if len(warp) == min(WARP, threads) and all(thread.waits == "warp" for thread in warp)
+        ]
+        for warp in [w for w in warps if self.random.random() < self.paces[w[0].index // WARP]] or warps:
+            assert len({thread.together for thread in warp}) == 1, "a warp meets in different instructions"
+            if warp[0].together is None:
+                received = [{thread.index: thread.sends for thread in warp}] * len(warp)
+            else:
+                received = warp[0].together([thread.sends for thread in warp])
+            for thread, mine in zip(warp, received, strict=True):
+                thread.receives = mine
+            yield warp
 
 
 class Buffer:
@@ -250,22 +293,38 @@ class DeviceArray:
 
 
 @contextmanager
-def emulated(monkeypatch, *, wide=64, narrow=64, chunk=32, blocks=4, seed=0, skip_barrier=None):
-    """Emulate a GPU with blocks so small that tiny inputs span several."""
+def emulated(
+    monkeypatch, *, wide=64, narrow=64, chunk=32, blocks=4, tiling=(32, 32), step=20, wheels=(1,), seed=0,
+    skip_barrier=None,
+):  # fmt: skip
+    """Emulate a GPU with blocks so small that tiny inputs span several.
+
+    Of the wheel kernels, ``tiling`` is their own where it is None, and ``step`` what a tile is said to cost:
+    so little that tiny inputs are regrouped, for one of ``wheels``.
+    """
     machine = Machine(seed, skip_barrier)
     intrinsics = Intrinsics(machine.memory)
-    makers = (
+    caches = (
+        choice.choose_wheel,
         rows.make_rows, forward.make_forward, backward.make_backward_queries, backward.make_backward_keys,
+        fragments.make_fragments, wheel_forward.make_wheel_forward,
+        wheel_backward.make_wheel_queries, wheel_backward.make_wheel_keys,
     )  # fmt: skip
     with monkeypatch.context() as patch:
         patch.setattr(support, "problem", lambda: None)
         patch.setattr(support, "current_device", lambda: 0)
-        for module in (rows, walk, forward, backward, plan, call, memory):
+        for module in (
+            rows, walk, forward, backward, plan, call, memory, fragments, wheel_forward, wheel_backward,
+            wheel_plan,
+        ):  # fmt: skip
             patch.setattr(module, "cuda", machine)
             for name, value in (
                 ("numba", TYPES),
                 ("ptx", intrinsics),
+                ("tensor", machine.tensor),
+                ("exp2", intrinsics.exp2),
                 ("row_address", intrinsics.row_address),
+                ("scalar_access", intrinsics.scalar_access),
                 ("device_function", lambda function: function),
                 ("compiled", lambda threads, blocks: machine.kernel),
             ):
@@ -273,19 +332,28 @@ def emulated(monkeypatch, *, wide=64, narrow=64, chunk=32, blocks=4, seed=0, ski
                     patch.setattr(module, name, value)
         for name in ("place", "address", "lower_bound"):
             function = getattr(walk, name).py_func
-            for module in (walk, forward, backward):
+            for module in (walk, forward, backward, wheel_forward, wheel_backward):
                 if hasattr(module, name):
                     patch.setattr(module, name, function)
         for name, value in (("WIDE", wide), ("NARROW", narrow), ("CHUNK", chunk), ("BLOCKS", blocks)):
             patch.setattr(plan, name, value)
-        for maker in makers:
-            maker.cache_clear()
+        if tiling is not None:
+            patch.setattr(wheel, "tiling", lambda head_dim: wheel.Tiling(*tiling))
+        for name, value in (
+            ("WHEELS", wheels), ("HEAD_DIMS", (32, 64, 128)), ("STEP", dict.fromkeys((32, 64, 128), step)),
+        ):  # fmt: skip
+            patch.setattr(choice, name, value)
+        patch.setattr(wheel_plan, "HEAD_DIMS", choice.HEAD_DIMS)
+        for cache in caches:
+            cache.cache_clear()
         plan._plans.clear()
         repeats._known.clear()
+        wheel_plan._plans.clear()
         try:
             yield machine
         finally:
-            for maker in makers:
-                maker.cache_clear()
+            for cache in caches:
+                cache.cache_clear()
             plan._plans.clear()
             repeats._known.clear()
+            wheel_plan._plans.clear()

@@ -15,19 +15,31 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("numba_cuda")
-from numba import cuda, float32, float64, int64
+from numba import cuda, float32, float64, int64, uint32
 from numba import types as numba_types
+from sass import main_loop
 
-from primeattn.kernels.gpu import plan, rows
+from primeattn.kernels.gpu import fragments, plan, rows
 from primeattn.kernels.gpu.backward import make_backward_keys, make_backward_queries
 from primeattn.kernels.gpu.forward import make_forward
+from primeattn.kernels.gpu.wheel_backward import make_wheel_keys, make_wheel_queries
+from primeattn.kernels.gpu.wheel_forward import make_wheel_forward
+from primeattn.kernels.wheel import tiling
 
 KERNELS = {
     "forward": (make_forward, 5),
     "queries": (make_backward_queries, 9),
     "keys": (make_backward_keys, 7),
 }
-TABLES = numba_types.Array(int64, 1, "C")
+WHEEL_KERNELS = {
+    # Maker, integers before and after the tables; by head_dim: products and loads of matrices, and, at most,
+    # registers, bytes spilled and instructions of the loop over tiles (sm_90).
+    "forward": (make_wheel_forward, 5, 1, {64: (64, 32, 128, 0, 505), 128: (64, 32, 168, 0, 415)}),
+    "queries": (make_wheel_queries, 9, 1, {64: (96, 48, 168, 0, 495), 128: (96, 48, 255, 0, 365)}),
+    # Rows of 128 are 192 registers of fragments and sums; their loop over 16 columns is not unrolled.
+    "keys": (make_wheel_keys, 7, 2, {64: (128, 64, 168, 0, 670), 128: (64, 32, 255, 128, 255)}),
+}
+TABLES, STRINGS = numba_types.Array(int64, 1, "C"), numba_types.Array(uint32, 1, "C")
 
 
 def find_ptxas():
@@ -44,19 +56,26 @@ if PTXAS is None:
 
 
 def compile_kernel(name, layout, capability, tmp_path, monkeypatch):
-    """PTX, and what ptxas says of it."""
+    """PTX of a gather kernel, and what ptxas says of it."""
+    make, addresses = KERNELS[name]
+    threads = plan.threads_of(plan.Layout(*layout))
+    number = float64 if layout[0] == "float64" else float32
+    signature = (int64,) * addresses + (TABLES, number)
+    ptx, report = compiled(make, (*layout, threads, plan.CHUNK), signature, capability, tmp_path, monkeypatch)
+    return ptx, report, threads
+
+
+def compiled(make, shape, signature, capability, tmp_path, monkeypatch):
+    """PTX of ``make(*shape)``, and what ptxas says of it; the code is in ``tmp_path / "kernel.cubin"``."""
     from numba.cuda import dispatcher
 
     device = types.SimpleNamespace(compute_capability=capability)
     monkeypatch.setattr(dispatcher, "get_current_device", lambda: device)  # device functions ask for one
-    make, addresses = KERNELS[name]
-    threads = plan.threads_of(plan.Layout(*layout))
-    for maker in (rows.make_rows, make):
+    for maker in (rows.make_rows, fragments.make_fragments, make):
         maker.cache_clear()  # or device functions compiled for the other capability would be taken
-    kernel = make(*layout, threads, plan.CHUNK)
-    number = float64 if layout[0] == "float64" else float32
-    signature = (int64,) * addresses + (TABLES, number)
-    ptx, _ = cuda.compile_ptx(kernel.py_func, signature, cc=capability, launch_bounds=(threads, 1))
+    kernel = make(*shape)
+    bounds = kernel.targetoptions["launch_bounds"]
+    ptx, _ = cuda.compile_ptx(kernel.py_func, signature, cc=capability, launch_bounds=bounds)
     source = tmp_path / "kernel.ptx"
     source.write_text(ptx)
     command = [
@@ -69,7 +88,7 @@ def compile_kernel(name, layout, capability, tmp_path, monkeypatch):
     ]
     done = subprocess.run([os.fspath(part) for part in command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return ptx, done.stdout + done.stderr, threads
+    return ptx, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (9, 0)], ids="sm_{0[0]}{0[1]}".format)
@@ -117,3 +136,32 @@ def test_chains_of_the_benchmark_are_multiply_adds(tmp_path):
     ptx, _ = cuda.compile_ptx(fma_chains, signature, cc=(9, 0))
     assert ptx.count("fma.rn.f32") % CHAINS == 0 and "fma.rn.f32" in ptx
     assert ".f64" not in ptx and "mul.f32" not in ptx and ".local" not in ptx
+
+
+@pytest.mark.parametrize(
+    ("storage", "head_dim", "capability"),
+    [("bfloat16", 64, (8, 0)), ("bfloat16", 64, (9, 0)), ("float16", 128, (9, 0))],
+    ids=lambda part: str(part).replace(", ", "."),
+)
+@pytest.mark.parametrize("name", WHEEL_KERNELS)
+def test_wheel_kernels(name, storage, head_dim, capability, tmp_path, monkeypatch):
+    make, before, after, design = WHEEL_KERNELS[name]
+    products, loads, registers, spilled, instructions = design[head_dim]
+    rows, columns = tiling(head_dim)
+    signature = (int64,) * before + (TABLES, STRINGS) + (int64,) * after + (float32,)
+    ptx, report = compiled(
+        make, (storage, head_dim, rows // 16, columns), signature, capability, tmp_path, monkeypatch
+    )
+    assert int(re.search(r"(\d+) bytes spill stores", report)[1]) <= spilled
+    assert int(re.search(r"Used (\d+) registers", report)[1]) <= registers
+    assert int(re.search(r"(\d+) bytes smem", report)[1]) <= 48 * 1024
+    assert ".f64" not in ptx and not re.search(r"^\s*(@\S+ )?(atom|red)\.", ptx, re.MULTILINE)
+    kind = {"bfloat16": "bf16", "float16": "f16"}[storage]
+    assert ptx.count(f"mma.sync.aligned.m16n8k16.row.col.f32.{kind}.{kind}.f32") == products
+    assert ptx.count("ldmatrix.sync.aligned.m8n8.x4") == loads
+    assert ptx.count("cp.async.cg.shared.global") == 4 * columns * head_dim // 8 // (2 * rows)
+    if capability == (9, 0):
+        loop = main_loop((tmp_path / "kernel.cubin").read_bytes())
+        print(name, storage, head_dim, dict(loop))
+        assert (loop["mma"], loop["ldmatrix"]) == (products, loads)
+        assert loop["all"] <= instructions

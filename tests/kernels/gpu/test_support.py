@@ -63,7 +63,7 @@ def test_a_gpu_is_described(on):
     on(machine())
     assert support.available() and support.require() is None
     assert support.describe()["device"] == "NVIDIA H200, compute capability 9.0"
-    assert support.describe()["kernels"] == "gather"
+    assert support.describe()["kernels"] == "gather, wheel"
 
 
 def test_the_simulator_is_no_gpu():

@@ -1,0 +1,369 @@
+"""The backward wheel kernels: dq by blocks of queries; dk and dv by blocks of keys. No atomics.
+
+P = exp(s - lse);  dP = dout·v;  dS = P * (dP - delta), delta = rowsum(dout * out) - dlse
+dq = scale * dS k;  dk = scale * dSᵀ q;  dv = Pᵀ dout
+
+Both go about as the forward does (see :mod:`primeattn.kernels.gpu.wheel_forward`): pairs that belong to no
+tile are met one by one first. Keys that are global tokens for some head are left to the gather kernel, as all
+queries meet them.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numba
+from numba import cuda
+
+from primeattn.kernels.gpu import tensor
+from primeattn.kernels.gpu.fragments import TILE, WHEEL_HEAD, make_fragments
+from primeattn.kernels.gpu.ptx import exp2, row_address, scalar_access
+from primeattn.kernels.gpu.support import compiled, device_function
+from primeattn.kernels.gpu.walk import FIELDS, SEQUENCE, address, lower_bound
+
+__all__ = ["make_wheel_keys", "make_wheel_queries"]
+
+STATS_BYTES = 8  # of a query: lse in units of log2(e), delta
+
+
+def _make_meet_key(fragments):
+    """Device function that adds to dq what one key gives each of a thread's two queries."""
+    dot, scale_add = fragments.dot, fragments.scale_add
+
+    @device_function
+    def meet(context, j0, j1):
+        """Keys of rows j0 and j1; where one is negative there is none, and the query's own is read."""
+        words, douts, acc, stats, k, k_stride, v, v_stride, i0, i1, scale = context
+        for half in range(2):
+            j, i = (j1, i1) if half else (j0, i0)
+            row = numba.int32(j if j >= 0 else i)
+            at = row_address(k, row, k_stride)
+            p = exp2(scale * dot(words, half, at) - stats[half])
+            ds = p * (dot(douts, half, row_address(v, row, v_stride)) - stats[2 + half])
+            scale_add(acc, half, numba.float32(1), ds if j >= 0 else numba.float32(0), at)
+
+    return meet
+
+
+def _make_attend_keys(fragments, storage, columns):
+    """Device function that adds to dq what a tile of keys gives."""
+    product, accumulate, pack = fragments.product, fragments.accumulate, tensor.make_pack(storage)
+    parts = columns // 32
+
+    @device_function
+    def attend(words, douts, acc, stats, mask, scale, keys, keys_transposed, values):
+        ds = cuda.local.array(8, numba.float32)
+        for part in range(columns // 16):
+            s, dp = product(words, keys, part), product(douts, values, part)
+            for n in range(2):
+                bit = columns - 1 - 16 * part - 8 * n
+                for half in range(2):
+                    bits = mask[half * parts + bit // 32]
+                    for e in range(2):
+                        i = 4 * n + 2 * half + e
+                        d = exp2(s[i] * scale - stats[half]) * (dp[i] - stats[2 + half])
+                        ds[i] = d if bits & numba.uint32(1 << bit % 32 - e) else numba.float32(0)
+            a0, a1, a2, a3 = pack(ds[0], ds[1]), pack(ds[2], ds[3]), pack(ds[4], ds[5]), pack(ds[6], ds[7])
+            accumulate(acc, a0, a1, a2, a3, keys_transposed, part)
+
+    return attend
+
+
+@lru_cache
+def make_wheel_queries(storage, head_dim, warps, columns):
+    """Kernel of dq; it also writes what the kernel of dk and dv needs to know of each query.
+
+    ``kernel[(blocks, heads), 32 * warps](dq, stats, dout, q, k, v, out, lse, dlse, plan, bits, wheel,
+    scale)``: as in the forward; ``stats`` has two numbers per query, ``dlse`` may be 0 for none.
+    """
+    fragments = make_fragments(storage, head_dim, warps, columns)
+    load, store, fetch, dot = fragments.load, fragments.store, fragments.fetch, fragments.dot
+    read_window, window, keep = fragments.read_window, fragments.window, fragments.keep
+    number_before, place_queries, buffer = fragments.number_before, fragments.place_queries, fragments.buffer
+    lane_place, lane_place_transposed = fragments.place, fragments.place_transposed
+    meet, attend = _make_meet_key(fragments), _make_attend_keys(fragments, storage, columns)
+    copy_words = 4 * buffer // 4 + 4
+    size, numbers, raw_words, mask_words = fragments.size, head_dim // 2, columns // 32 + 2, columns // 16
+    wait_copies, shared_address = tensor.wait_copies, tensor.shared_address
+    load_number, store_number = scalar_access("float32")
+    log2e, ln2 = math.log2(math.e), math.log(2)
+
+    def wheel_queries(dq, stats, dout, q, k, v, out, lse, dlse, plan, bits, wheel, scale):
+        thread, head = cuda.threadIdx.x, cuda.blockIdx.y
+        warp, lane = thread >> 5, thread & 31
+        g, c = lane >> 2, lane & 3
+        tile = plan[FIELDS.query_tiles] + len(TILE) * cuda.blockIdx.x
+        residue, first = plan[tile + TILE.residue], plan[tile + TILE.first]
+        sequence, batch, q_row, before, last, x0, x1 = place_queries(plan, wheel, 16 * warp + g)
+        i0, i1 = min(max(x0, before), last), min(max(x1, before), last)
+        entry = plan[FIELDS.heads] + len(WHEEL_HEAD) * head
+        k_start, k_row = plan[sequence + SEQUENCE.k_start], plan[sequence + SEQUENCE.k_row]
+        leading = max(plan[entry + WHEEL_HEAD.columns] - k_start, 0)
+        key_head = plan[entry + WHEEL_HEAD.key_head]
+        k = address(plan, k, FIELDS.k, batch, key_head, k_row, 0)
+        v = address(plan, v, FIELDS.v, batch, key_head, k_row, 0)
+        k_stride, v_stride = numba.int32(plan[FIELDS.k + 2]), numba.int32(plan[FIELDS.v + 2])
+
+        words = cuda.local.array(size, numba.uint32)
+        douts = cuda.local.array(size, numba.uint32)
+        acc = cuda.local.array(numbers, numba.float32)
+        known = cuda.local.array(4, numba.float32)  # lse, delta: of row g at 0 and 2
+        for half in range(2):
+            i, x = (i1, x1) if half else (i0, x0)
+            row = q_row + i
+            load(words, half, address(plan, q, FIELDS.q, batch, head, row, 0) + 4 * c)
+            load(douts, half, address(plan, dout, FIELDS.dout, batch, head, row, 0) + 4 * c)
+            delta = dot(douts, half, address(plan, out, FIELDS.out, batch, head, row, 0) + 4 * c)
+            if dlse != 0:
+                delta -= load_number(address(plan, dlse, FIELDS.dlse, batch, head, row, 0))
+            at = address(plan, lse, FIELDS.lse, batch, head, row, 0)
+            known[half], known[2 + half] = numba.float32(log2e) * load_number(at), delta
+            if i == x and c == 0:
+                at = address(plan, stats, FIELDS.stats, batch, head, row, 0)
+                store_number(at, known[half])
+                store_number(at + STATS_BYTES // 2, delta)
+        for i in range(numbers):
+            acc[i] = numba.float32(0)
+
+        latest = min(residue + (first + 16 * warps - 1) * wheel, last)
+        context = (words, douts, acc, known, k + 4 * c, k_stride, v + 4 * c, v_stride, i0, i1, scale)
+        for j in range(min(leading, latest + 1)):
+            meet(context, j if j <= i0 else -1, j if j <= i1 else -1)
+        begin = plan[entry + WHEEL_HEAD.begin]
+        for i in range(lower_bound(plan, begin, plan[entry + WHEEL_HEAD.count], latest + 1)):
+            j0, j1 = i0 - plan[begin + i], i1 - plan[begin + i]
+            meet(context, j0 if j0 >= leading else -1, j1 if j1 >= leading else -1)
+
+        place = shared_address(cuda.shared.array(copy_words, numba.uint32))
+        keys, transposed = lane_place(place, lane), lane_place_transposed(place, lane)
+        table = plan[entry + WHEEL_HEAD.steps] + 2 * residue
+        steps, origin = plan[table], numba.int32(first * wheel)
+        count = numba.int32(lower_bound(plan, steps, plan[table + 1], (origin + 1) << 32))
+        wheel, leading = numba.int32(wheel), numba.int32(leading)
+        raw = cuda.local.array(raw_words, numba.uint32)
+        mask = cuda.local.array(mask_words, numba.uint32)
+        lag = numba.int32(16 * warp + g - 2 * c)  # of this thread's window
+        stage, start, bit = numba.int32(0), numba.int32(0), numba.int32(0)
+        step, following = plan[steps], numba.uint32(steps + 1)
+        if count > 0:
+            start, bit = numba.int32(origin - (step >> 32)), numba.int32(step + lag)
+            fetch(place, k, k_stride, v, v_stride, start, wheel, 0, last, thread)
+        step = plan[following]
+        for left in range(count, 0, -1):
+            read_window(raw, bits, bit >> 5)
+            wait_copies()
+            cuda.syncthreads()  # this tile has arrived, and all have done with the one before
+            window(mask, raw, lag)
+            if start < leading:
+                keep(mask, 0, columns + 2 * c - number_before(start, wheel, leading))
+            stage = numba.int32(2 * buffer - stage)
+            if left > 1:
+                bit = numba.int32(step + lag)
+                start = numba.int32(origin - (step >> 32))
+                fetch(place + stage, k, k_stride, v, v_stride, start, wheel, 0, last, thread)
+                following = numba.uint32(following + 1)
+                step = plan[following]
+            here = numba.int32(2 * buffer - stage)
+            attend(
+                words, douts, acc, known, mask, scale,
+                numba.int32(keys + here), numba.int32(transposed + here), numba.int32(keys + buffer + here),
+            )  # fmt: skip
+
+        _, batch, q_row, before, last, x0, x1 = place_queries(plan, wheel, 16 * warp + g)
+        for half in range(2):
+            x = x1 if half else x0
+            if before <= x <= last:
+                at = address(plan, dq, FIELDS.dq, batch, head, q_row + x, 0) + 4 * c
+                store(acc, half, scale * numba.float32(ln2), at)
+
+    # With 12 warps to count with, registers are 168; rows of 128 need more, of the 255 that 8 may have.
+    return compiled(48 * warps if head_dim <= 64 else 32 * warps, 1)(wheel_queries)
+
+
+def _make_meet_query(fragments):
+    """Device function that adds to dk and dv what one query gives each of a thread's two keys."""
+    dot, scale_add = fragments.dot, fragments.scale_add
+    load_number, _ = scalar_access("float32")
+
+    @device_function
+    def meet(context, own, i0, i1):
+        """Queries at positions i0 and i1; where one is negative there is none, and ``own`` is read."""
+        words, values, dk, dv, q, q_stride, dout, dout_stride, stats, stats_stride, scale = context
+        for half in range(2):
+            i = i1 if half else i0
+            row = numba.int32(i if i >= 0 else own)
+            known = row_address(stats, row, stats_stride)
+            query, dout_row = row_address(q, row, q_stride), row_address(dout, row, dout_stride)
+            p = exp2(scale * dot(words, half, query) - load_number(known))
+            ds = p * (dot(values, half, dout_row) - load_number(known + STATS_BYTES // 2))
+            none = numba.float32(0)
+            scale_add(dk, half, numba.float32(1), ds if i >= 0 else none, query)
+            scale_add(dv, half, numba.float32(1), p if i >= 0 else none, dout_row)
+
+    return meet
+
+
+def _make_attend_queries(fragments, storage, columns):
+    """Device function that adds to dk and dv what a tile of queries gives."""
+    product, accumulate, pack = fragments.product, fragments.accumulate, tensor.make_pack(storage)
+    parts, load_shared_numbers = columns // 32, tensor.load_shared_numbers
+
+    @device_function
+    def attend(words, values, dk, dv, mask, scale, queries, transposed, douts, douts_transposed, stats):
+        p = cuda.local.array(8, numba.float32)
+        ds = cuda.local.array(8, numba.float32)
+        none = numba.float32(0)
+        for part in range(columns // 16):
+            s, dp = product(words, queries, part), product(values, douts, part)
+            for n in range(2):
+                bit = 16 * part + 8 * n
+                known = load_shared_numbers(numba.int32(stats + bit * STATS_BYTES))
+                for half in range(2):
+                    bits = mask[(1 - half) * parts + bit // 32]
+                    for e in range(2):
+                        i, one = 4 * n + 2 * half + e, numba.uint32(1 << bit % 32 + e)
+                        weight = exp2(s[i] * scale - known[2 * e])
+                        p[i] = weight if bits & one else none
+                        ds[i] = weight * (dp[i] - known[2 * e + 1]) if bits & one else none
+            a0, a1, a2, a3 = pack(p[0], p[1]), pack(p[2], p[3]), pack(p[4], p[5]), pack(p[6], p[7])
+            accumulate(dv, a0, a1, a2, a3, douts_transposed, part)
+            a0, a1, a2, a3 = pack(ds[0], ds[1]), pack(ds[2], ds[3]), pack(ds[4], ds[5]), pack(ds[6], ds[7])
+            accumulate(dk, a0, a1, a2, a3, transposed, part)
+
+    return attend
+
+
+@lru_cache
+def make_wheel_keys(storage, head_dim, warps, columns):
+    """Kernel of dk and dv, which sums over the query heads that share a key head.
+
+    ``kernel[(blocks, key heads), 32 * warps](dk, dv, stats, dout, q, k, v, plan, bits, wheel, global_tokens,
+    scale)``. Keys before position ``global_tokens`` are not written.
+    """
+    fragments = make_fragments(storage, head_dim, warps, columns)
+    load, store, fetch, buffer = fragments.load, fragments.store, fragments.fetch, fragments.buffer
+    read_window, window, keep = fragments.read_window, fragments.window, fragments.keep
+    number_before, place_keys = fragments.number_before, fragments.place_keys
+    lane_place, lane_place_transposed = fragments.place, fragments.place_transposed
+    meet, attend = _make_meet_query(fragments), _make_attend_queries(fragments, storage, columns)
+    stage_bytes = 2 * buffer + columns * STATS_BYTES
+    copy_words = 2 * stage_bytes // 4 + 4
+    size, numbers, raw_words, mask_words = fragments.size, head_dim // 2, columns // 32 + 2, columns // 16
+    wait_copies, shared_address = tensor.wait_copies, tensor.shared_address
+    copy_pair_async = tensor.copy_pair_async
+    ln2 = math.log(2)
+
+    @device_function
+    def fetch_all(place, rows, start, wheel, before, last, thread):
+        q, q_stride, dout, dout_stride, stats, stats_stride = rows
+        fetch(place, q, q_stride, dout, dout_stride, start, wheel, before, last, thread)
+        if thread < columns:
+            row = numba.int32(min(max(start + thread * wheel, before), last))
+            at = numba.int32(place + 2 * buffer + thread * STATS_BYTES)
+            copy_pair_async(at, row_address(stats, row, stats_stride))
+
+    def wheel_keys(dk, dv, stats, dout, q, k, v, plan, bits, wheel, global_tokens, scale):
+        thread, key_head = cuda.threadIdx.x, cuda.blockIdx.y
+        warp, lane = thread >> 5, thread & 31
+        g, c = lane >> 2, lane & 3
+        tile = plan[FIELDS.key_tiles] + len(TILE) * cuda.blockIdx.x
+        residue, first = plan[tile + TILE.residue], plan[tile + TILE.first]
+        sequence, batch, k_row, end, x0, x1 = place_keys(plan, wheel, 16 * warp + g)
+        j0, j1 = min(x0, numba.int32(end - 1)), min(x1, numba.int32(end - 1))
+
+        words = cuda.local.array(size, numba.uint32)
+        values = cuda.local.array(size, numba.uint32)
+        dk_acc = cuda.local.array(numbers, numba.float32)
+        dv_acc = cuda.local.array(numbers, numba.float32)
+        for half in range(2):
+            row = k_row + (j1 if half else j0)
+            load(words, half, address(plan, k, FIELDS.k, batch, key_head, row, 0) + 4 * c)
+            load(values, half, address(plan, v, FIELDS.v, batch, key_head, row, 0) + 4 * c)
+        for i in range(numbers):
+            dk_acc[i], dv_acc[i] = numba.float32(0), numba.float32(0)
+
+        place = shared_address(cuda.shared.array(copy_words, numba.uint32))
+        queries, transposed = lane_place(place, lane), lane_place_transposed(place, lane)
+        raw = cuda.local.array(raw_words, numba.uint32)
+        mask = cuda.local.array(mask_words, numba.uint32)
+        lag = numba.int32(23 - 16 * warp - g + 2 * c)  # of this thread's window
+        origin, modulus = numba.int32(first * wheel), numba.int32(wheel)
+        for head in range(key_head * plan[FIELDS.group], (key_head + 1) * plan[FIELDS.group]):
+            # What only one head needs is read again for each, not kept in registers that the tiles need.
+            sequence, batch, _, end, x0, x1 = place_keys(plan, wheel, 16 * warp + g)
+            j0, j1 = min(x0, numba.int32(end - 1)), min(x1, numba.int32(end - 1))
+            before = numba.int32(plan[sequence + SEQUENCE.q_start] - plan[sequence + SEQUENCE.k_start])
+            last = numba.int32(before + plan[sequence + SEQUENCE.n_q] - 1)
+            q_row, own = plan[sequence + SEQUENCE.q_row] - before, min(max(j0, before), last)
+            entry = plan[FIELDS.heads] + len(WHEEL_HEAD) * head
+            q_head = address(plan, q, FIELDS.q, batch, head, q_row, 0)
+            dout_head = address(plan, dout, FIELDS.dout, batch, head, q_row, 0)
+            stats_head = address(plan, stats, FIELDS.stats, batch, head, q_row, 0)
+            q_stride, dout_stride = numba.int32(plan[FIELDS.q + 2]), numba.int32(plan[FIELDS.dout + 2])
+            stats_stride = numba.int32(plan[FIELDS.stats + 2])
+            rows = (q_head, q_stride, dout_head, dout_stride, stats_head, stats_stride)
+            context = (
+                words, values, dk_acc, dv_acc,
+                q_head + 4 * c, q_stride, dout_head + 4 * c, dout_stride, stats_head, stats_stride, scale,
+            )  # fmt: skip
+            begin = plan[entry + WHEEL_HEAD.begin]
+            for i in range(plan[entry + WHEEL_HEAD.count]):
+                i0, i1 = j0 + plan[begin + i], j1 + plan[begin + i]
+                meet(
+                    context,
+                    own,
+                    i0 if before <= i0 and i0 <= last else -1,
+                    i1 if before <= i1 and i1 <= last else -1,
+                )
+
+            table = plan[entry + WHEEL_HEAD.key_steps] + 2 * residue
+            steps = plan[table]
+            # Tiles that begin at the last query or before, and end at the first or behind.
+            skipped = lower_bound(
+                plan, steps, plan[table + 1], (before - origin - (columns - 1) * modulus) << 32
+            )
+            count = numba.int32(
+                lower_bound(plan, steps, plan[table + 1], (last - origin + 1) << 32) - skipped
+            )
+            stage, start, bit = numba.int32(0), numba.int32(0), numba.int32(0)
+            following = numba.uint32(steps + skipped)
+            step = plan[following]
+            cuda.syncthreads()  # all have done with the tiles of the head before
+            if count > 0:
+                start, bit = numba.int32(origin + (step >> 32)), numba.int32(step + lag)
+                fetch_all(place, rows, start, modulus, before, last, thread)
+            for left in range(count, 0, -1):
+                read_window(raw, bits, bit >> 5)
+                wait_copies()
+                cuda.syncthreads()  # this tile has arrived, and all have done with the one before
+                window(mask, raw, lag)
+                if start < before or numba.int32(start + (columns - 1) * modulus) > last:
+                    low = number_before(start, modulus, before)
+                    high = number_before(start, modulus, numba.int32(last + 1))
+                    keep(mask, low - 2 * c, high - 2 * c)
+                stage = numba.int32(stage_bytes - stage)
+                if left > 1:
+                    following = numba.uint32(following + 1)
+                    step = plan[following]
+                    bit, start = numba.int32(step + lag), numba.int32(origin + (step >> 32))
+                    fetch_all(numba.int32(place + stage), rows, start, modulus, before, last, thread)
+                here = numba.int32(stage_bytes - stage)
+                attend(
+                    words, values, dk_acc, dv_acc, mask, scale,
+                    numba.int32(queries + here), numba.int32(transposed + here),
+                    numba.int32(queries + buffer + here), numba.int32(transposed + buffer + here),
+                    numba.int32(place + 2 * buffer + here + 2 * c * STATS_BYTES),
+                )  # fmt: skip
+
+        sequence, batch, k_row, end, x0, x1 = place_keys(plan, wheel, 16 * warp + g)
+        low = global_tokens - plan[sequence + SEQUENCE.k_start]
+        for half in range(2):
+            x = x1 if half else x0
+            if low <= x < end:
+                at = address(plan, dk, FIELDS.dk, batch, key_head, k_row + x, 0) + 4 * c
+                store(dk_acc, half, scale * numba.float32(ln2), at)
+                at = address(plan, dv, FIELDS.dv, batch, key_head, k_row + x, 0) + 4 * c
+                store(dv_acc, half, numba.float32(1), at)
+
+    return compiled(48 * warps if head_dim <= 64 else 32 * warps, 1)(wheel_keys)

@@ -1,0 +1,246 @@
+"""The wheel kernels, run as Python by the emulator, against the dense float64 reference."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from emulator import DeviceArray, emulated
+
+import primeattn as pa
+from primeattn.kernels import choice, reference, wheel
+from primeattn.kernels.gpu import wheel_backward, wheel_forward
+
+PRIMES = pa.Pattern("primes", window=2, global_tokens=2)
+RANDOM = pa.Pattern(np.flatnonzero(np.random.default_rng(5).random(300) < 0.3) + 1, window=1, global_tokens=1)
+
+
+class Bfloat16(DeviceArray):
+    def __init__(self, machine, array):
+        super().__init__(machine, array)
+        self.dtype = "torch.bfloat16"
+
+
+def bits_of(array):
+    """bfloat16 bits of float32, cut, and the numbers they stand for."""
+    bits = (np.asarray(array, np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    return bits, numbers_of(bits)
+
+
+def numbers_of(bits):
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def relative(got, expected):
+    return np.max(np.abs(got - expected), initial=0) / np.abs(expected).max()
+
+
+def inputs(rng, heads, kv_heads, n_q, n_k, head_dim, batch=1):
+    q, dout = rng.standard_normal((2, batch, heads, n_q, head_dim)).astype(np.float16)
+    k, v = rng.standard_normal((2, batch, kv_heads, n_k, head_dim)).astype(np.float16)
+    return q, k, v, dout
+
+
+CASES = {
+    # (heads, kv_heads, n_q, n_k, head_dim, batch), pattern, wheel, options
+    "primes 2": ((1, 1, 131, 131, 32), PRIMES, 2, {}),
+    "primes 6, grouped": ((2, 1, 101, 101, 32), PRIMES, 6, {"scale": 0.3}),
+    "primes 30": ((1, 1, 75, 75, 32), PRIMES, 30, {}),
+    "squares 6": ((1, 1, 97, 97, 64), pa.Pattern("squares", window=3, global_tokens=5), 6, {}),
+    "random 2": ((1, 1, 83, 83, 32, 2), RANDOM, 2, {}),
+    "natural order": ((1, 1, 70, 70, 32), pa.Pattern("mian_chowla"), 1, {}),
+    "a pattern per head": ((4, 2, 49, 49, 32), [PRIMES, RANDOM, pa.Pattern("squares"), PRIMES], 2, {}),
+    "all pairs are global": ((1, 1, 37, 37, 32), pa.Pattern("primes", global_tokens=99), 2, {}),
+    "one token": ((1, 1, 1, 1, 32, 2), PRIMES, 6, {}),
+    "chunk of a prefill": ((1, 1, 40, 95, 32), PRIMES, 2, {"q_start": 60, "k_start": 5}),
+    "decoding": ((2, 1, 1, 80, 32, 2), PRIMES, 2, {"q_start": np.array([79, 33])}),
+    "packed": ((1, 1, 110, 110, 32), PRIMES, 2, {"cu_seqlens": [0, 1, 70, 70, 102, 110]}),
+}
+
+STEPS = {"primes 6, grouped": 100, "primes 30": 12, "squares 6": 50}  # at which some classes are rare
+
+
+def run(q, k, v, dout, pattern, dlse=None, **options):
+    """out, lse, dq, dk, dv of NumPy arrays."""
+    options |= {"device": "cuda", "kernel": "wheel"}
+    out, lse = pa.attention(q, k, v, pattern, **options)
+    gradients = [np.full_like(a, np.nan) for a in (q, k, v)]
+    pa.sparse_index_kernel_backward(*gradients, dout, q, k, v, out, lse, pattern, dlse=dlse, **options)
+    return [out, lse, *gradients]
+
+
+def oracle(q, k, v, dout, pattern, dlse=None, **options):
+    q, k, v, dout = (a.astype(np.float64) for a in (q, k, v, dout))
+    out, lse = reference.forward(q, k, v, pattern, **options)
+    return [out, lse, *reference.backward(dout, q, k, v, out, lse, pattern, dlse=dlse, **options)]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_matches_the_reference(name, rng, monkeypatch):
+    shape, pattern, modulus, options = CASES[name]
+    arrays = inputs(rng, *shape)
+    dlse = rng.standard_normal(arrays[0].shape[:3]).astype(np.float32)
+    with emulated(monkeypatch, wheels=(modulus,), step=STEPS.get(name, 20)) as machine:
+        got = run(*arrays, pattern, dlse, **options)
+        assert {"wheel_forward", "wheel_queries"} <= {launch[0] for launch in machine.launches}
+    expected = oracle(*arrays, pattern, dlse, **options)
+    assert np.max(np.abs(got[1] - expected[1])) < 2e-6
+    for a, b in zip(got, expected, strict=True):
+        assert relative(a, b) < 2**-10
+
+
+def test_the_cases_have_offsets_of_both_kinds(monkeypatch):
+    for name, step in STEPS.items():
+        (_, _, _, n, *_), pattern, modulus, _ = CASES[name]
+        with emulated(monkeypatch, step=step):
+            division = choice.divide(pattern, n, modulus, 32)
+        assert division.met.max() > pattern.window and len(division.regrouped) >= 6
+
+
+@pytest.mark.parametrize(("head_dim", "n"), [(64, 150), (128, 90)])
+def test_blocks_of_full_size_in_bfloat16(head_dim, n, rng, monkeypatch):
+    bits, exact = bits_of(rng.standard_normal((4, 1, 1, n, head_dim)))
+    with emulated(monkeypatch, tiling=None, wheels=(2,)) as machine:
+        q, k, v, dout = (Bfloat16(machine, a) for a in bits)
+        out, dq, dk, dv = (Bfloat16(machine, np.zeros(bits.shape[1:], np.uint16)) for _ in range(4))
+        lse = DeviceArray(machine, np.zeros((1, 1, n), np.float32))
+        pa.sparse_index_kernel(out, lse, q, k, v, PRIMES, kernel="wheel")
+        pa.sparse_index_kernel_backward(dq, dk, dv, dout, q, k, v, out, lse, PRIMES, kernel="wheel")
+        launches = ["wheel_forward", "wheel_queries", "wheel_keys"]
+        assert machine.launches[:3] == [(name, 2, 1, 256, 0) for name in launches]
+        assert [launch[:3] for launch in machine.launches[3:]] == [("backward_keys", 2, 1)]  # global tokens
+    expected = oracle(*exact, PRIMES)
+    expected.pop(1)
+    for array, reference_array in zip((out, dq, dk, dv), expected, strict=True):
+        assert relative(numbers_of(array.array), reference_array) < 2**-8
+
+
+def test_scores_that_rise_by_more_than_the_slack(rng, monkeypatch):
+    """Sums are scaled anew while tiles are met, for some rows of a warp and not for others."""
+    q, k, v, _ = inputs(rng, 1, 1, 100, 100, 32)
+    k *= 1 + 40 * (np.arange(100) % 17 == 0)[:, None]
+    with emulated(monkeypatch):
+        out, lse = pa.attention(q, k, v, PRIMES, device="cuda", kernel="wheel")
+    expected = reference.forward(*(a.astype(np.float64) for a in (q, k, v)), PRIMES)
+    assert relative(out, expected[0]) < 2**-10
+    assert np.max(np.abs(lse - expected[1])) < 1e-4
+
+
+def test_what_a_window_gives_is_not_rounded_twice(rng, monkeypatch):
+    """Where the nearest keys have nearly all weight, as in trained models, out is rounded once."""
+    q, k, v, _ = inputs(rng, 1, 1, 80, 80, 32)
+    q = k = 4 * k / np.linalg.norm(k.astype(float), axis=-1, keepdims=True)
+    q, k = 4 * q.astype(np.float16), k.astype(np.float16)
+    with emulated(monkeypatch):
+        out, _ = pa.attention(q, k, v, PRIMES, device="cuda", kernel="wheel", scale=1.0)
+    expected, _ = reference.forward(*(a.astype(np.float64) for a in (q, k, v)), PRIMES, scale=1.0)
+    spacing = np.spacing(np.maximum(np.abs(expected), 2**-6).astype(np.float16)).astype(float)
+    assert np.max(np.abs(out - expected) / spacing) < 0.52
+
+
+def test_nan_in_a_key_stays_in_the_rows_that_attend_it(rng, monkeypatch):
+    q, k, v, _ = inputs(rng, 1, 1, 70, 70, 32)
+    k[0, 0, 30], q[0, 0, 7] = np.nan, np.nan
+    with emulated(monkeypatch, wheels=(2,)):
+        out, lse = pa.attention(q, k, v, PRIMES, device="cuda", kernel="wheel")
+    met = PRIMES.to_dense(70)[:, 30]
+    met[7] = True
+    assert np.array_equal(np.isnan(lse[0, 0]), met) and np.array_equal(np.isnan(out[0, 0]).all(axis=1), met)
+    assert np.array_equal(np.isnan(out[0, 0]).any(axis=1), met)
+
+
+def test_repeats_bit_for_bit_in_any_order_of_threads(rng, monkeypatch):
+    q, k, v, dout = inputs(rng, 2, 1, 75, 75, 32)
+    results = []
+    for seed in range(2):
+        with emulated(monkeypatch, wheels=(2,), seed=seed):
+            results.append(run(q, k, v, dout, PRIMES))
+    for a, b in zip(*results, strict=True):
+        assert np.array_equal(a, b)
+
+
+BARRIERS = [
+    (module.__file__, number)
+    for module in (wheel_forward, wheel_backward)
+    for number, line in enumerate(Path(module.__file__).read_text().splitlines(), 1)
+    if "cuda.syncthreads()" in line
+]
+
+
+@pytest.mark.parametrize("barrier", BARRIERS, ids=lambda barrier: f"{Path(barrier[0]).stem}:{barrier[1]}")
+def test_no_barrier_can_be_left_out(barrier, rng, monkeypatch):
+    """In some order of threads the result is wrong without it; in any order it is right with it."""
+    arrays = inputs(rng, 2, 1, 90, 90, 32)
+    expected = oracle(*arrays, PRIMES)
+
+    def is_right(seed, skip_barrier):
+        with emulated(monkeypatch, seed=seed, skip_barrier=skip_barrier):
+            got = run(*arrays, PRIMES)
+        return all(relative(a, b) < 2**-9 for a, b in zip(got, expected, strict=True))
+
+    assert is_right(0, None)
+    assert not all(is_right(seed, barrier) for seed in range(10))
+
+
+def test_copies_must_be_waited_for(rng, monkeypatch):
+    q, k, v, _ = inputs(rng, 1, 1, 90, 90, 32)
+    with emulated(monkeypatch) as machine:
+        machine.tensor.wait_copies = lambda: None
+        with pytest.raises(AssertionError, match="a block ended before its copies arrived"):
+            pa.attention(q, k, v, PRIMES, device="cuda", kernel="wheel")
+
+
+@pytest.mark.parametrize(
+    ("words", "change", "options"),
+    [
+        ("float16 and bfloat16, got float32", lambda a: a.astype(np.float32), {}),
+        ("head_dim 32 and 64 and 128, got 40", lambda a: np.zeros((1, 1, 20, 40), np.float16), {}),
+        ("a scale above 0, got -1.0", lambda a: a, {"scale": -1}),
+        (
+            r"queries whose own keys are among the keys, got others \(q_start, k_start\)",
+            lambda a: a,
+            {"q_start": 1},
+        ),
+    ],
+)
+def test_what_it_does_not_serve_is_refused_or_gathered(words, change, options, rng, monkeypatch):
+    q, k, v = (change(a) for a in inputs(rng, 1, 1, 20, 20, 32)[:3])
+    with emulated(monkeypatch) as machine:
+        with pytest.raises(ValueError, match=f"^kernel: 'wheel' serves {words}$"):
+            pa.attention(q, k, v, PRIMES, device="cuda", kernel="wheel", **options)
+        pa.attention(q, k, v, PRIMES, device="cuda", **options)
+        assert [launch[0] for launch in machine.launches] == ["forward"]
+
+
+def test_rows_off_the_16_byte_grid_are_refused(rng, monkeypatch):
+    wide = rng.standard_normal((1, 1, 20, 33)).astype(np.float16)
+    with emulated(monkeypatch) as machine:
+        q, out = (
+            DeviceArray(machine, wide[..., 1:]),
+            DeviceArray(machine, np.zeros((1, 1, 20, 32), np.float16)),
+        )
+        with pytest.raises(
+            ValueError, match="'wheel' serves rows that begin at multiples of 16 bytes, got others"
+        ):
+            pa.sparse_index_kernel(out, None, q, q, q, PRIMES, kernel="wheel")
+
+
+def test_the_cheaper_kernel_is_chosen(rng, monkeypatch):
+    q, k, v, _ = inputs(rng, 1, 1, 70, 70, 32)
+    for step, expected in ((0, "wheel_forward"), (10**9, "forward")):
+        with emulated(monkeypatch, step=step) as machine:
+            pa.attention(q, k, v, PRIMES, device="cuda")
+            assert [launch[0] for launch in machine.launches] == [expected]
+    with emulated(monkeypatch, step=0) as machine:
+        pa.attention(q, k, v, PRIMES, device="cuda", kernel="gather")
+        assert [launch[0] for launch in machine.launches] == ["forward"]
+
+
+def test_plans_are_kept_and_lse_may_be_none(rng, monkeypatch):
+    q, k, v, _ = inputs(rng, 1, 1, 20, 20, 32)
+    with emulated(monkeypatch):
+        pa.sparse_index_kernel(np.empty_like(q), None, q, k, v, PRIMES, device="cuda", kernel="wheel")
+        built = []
+        monkeypatch.setattr(wheel, "steps", lambda *a, f=wheel.steps, **k: built.append(1) or f(*a, **k))
+        for _ in range(2):
+            pa.attention(q, k, v, PRIMES, device="cuda", kernel="wheel")
+    assert len(built) == 1  # the first had no lse, and so another layout

@@ -1,0 +1,72 @@
+"""The choice between GPU kernels, and what is said of it."""
+
+import json
+
+import pytest
+
+import primeattn as pa
+from primeattn.kernels import choice, wheel
+
+PRIMES = pa.Pattern("primes", window=5, global_tokens=2)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "n", "head_dim", "kernel", "best"),
+    [
+        (PRIMES, 4096, 64, "wheel", 6),
+        (PRIMES, 65536, 64, "wheel", 30),
+        (PRIMES, 65536, 128, "wheel", 30),
+        (pa.Pattern("squares", window=3), 65536, 64, "wheel", 48),
+        (pa.Pattern("mian_chowla", window=3), 65536, 64, "gather", None),
+        (pa.Pattern(None, window=3), 4096, 64, "gather", None),
+        (PRIMES, 1, 64, "gather", None),
+    ],
+)
+def test_predicted_choices(pattern, n, head_dim, kernel, best):
+    explained = pa.kernels.explain_kernel(pattern, n, head_dim)
+    assert (explained.kernel, explained.wheel) == (kernel, best)
+    assert choice.choose_wheel((pattern,), n, head_dim) == best
+    costs = {(row["kernel"], row["wheel"]): row["instructions"] for row in explained.table}
+    assert costs[kernel, best] == min(costs.values())
+    assert str(explained).startswith(kernel) and json.dumps(explained.table)
+
+
+def test_forced_it_is_the_best_wheel():
+    assert choice.choose_wheel((pa.Pattern("mian_chowla"),), 4096, 64) is None
+    assert choice.choose_wheel((pa.Pattern("mian_chowla"),), 4096, 64, forced=True) in choice.WHEELS
+
+
+def test_tiles_are_about_those_of_the_analysis():
+    """Tiles of 128 × 64 here, squares there; and here nothing of the window."""
+    for name, n, modulus in (("primes", 16384, 6), ("primes", 65536, 30), ("squares", 65536, 144)):
+        pattern = pa.Pattern(name, window=5)
+        division = choice.divide(pattern, n, modulus)
+        share = pa.analysis.wheel_fraction(pattern, n, modulus)
+        regrouped = pa.Pattern(division.regrouped, window=0)
+        least = pa.analysis.wheel_fraction(regrouped, n, modulus, block=64)
+        area = division.tiles * 16 * wheel.tiling(64).columns / (n * (n + 1) / 2)
+        assert least <= share and least * 0.98 < area < least * 1.45
+
+
+def test_what_the_wheel_does_not_serve_is_said():
+    for head_dim, dtype in ((64, "float32"), (40, "bfloat16")):
+        explained = pa.kernels.explain_kernel(PRIMES, 4096, head_dim, dtype)
+        assert explained.kernel == "gather" and len(explained.table) == 1
+        assert explained.reason == (
+            "gather: the wheel kernel serves float16 and bfloat16 with head_dim 64 and 128, "
+            f"not {dtype} with {head_dim}"
+        )
+
+
+@pytest.mark.parametrize(
+    ("error", "match", "arguments"),
+    [
+        (TypeError, "pattern: expected a Pattern, got 'primes'", ("primes", 10)),
+        (ValueError, "n: expected an integer >= 1, got 0", (PRIMES, 0)),
+        (TypeError, "head_dim: expected an integer", (PRIMES, 10, 64.0)),
+        (ValueError, "dtype: expected one of 'float16', .*, got 'int8'", (PRIMES, 10, 64, "int8")),
+    ],
+)
+def test_bad_arguments(error, match, arguments):
+    with pytest.raises(error, match=match):
+        pa.kernels.explain_kernel(*arguments)
