@@ -190,7 +190,7 @@ def _strided(kernel, storage):
 
 
 def _nan(kernel, storage):
-    """Of a NaN come NaN in the rows that attend it, and nowhere else."""
+    """Of a NaN come NaN in the rows that attend it and, but for kernels of whole tiles, nowhere else."""
     case = CASES["gradient of lse"]
     q, k, v, dout, dlse = case.draw(storage)
     for array, part in ((k, 0.2), (v, 0.1), (q, 0.5)):
@@ -198,8 +198,9 @@ def _nan(kernel, storage):
     got = compute(kernel, case, q, k, v, dout, dlse)
     with np.errstate(invalid="ignore"):
         expected = case.expected(q, k, v, dout, dlse)
-    same = [np.array_equal(np.isnan(numbers(a)), np.isnan(b)) for a, b in zip(got, expected, strict=True)]
-    yield finding("NaN", ok=all(same))
+    ok = np.equal if kernel == SERVES_ALL else np.greater_equal
+    pairs = zip(got, expected, strict=True)
+    yield finding("NaN", ok=all(ok(np.isnan(numbers(a)), np.isnan(b)).all() for a, b in pairs))
 
 
 def repeats(kernel):
