@@ -1,4 +1,4 @@
-"""What regrouping tokens by residue modulo 6 lets tiled hardware skip: no prime above 3 divides 6.
+"""What regrouping tokens by residue modulo 30 lets tiled hardware skip: no prime above 5 divides 30.
 
 python examples/wheel.py [OUTPUT]
 """
@@ -7,5 +7,5 @@ from _save import save
 
 import primeattn as pa
 
-axes = pa.plot.wheel(pa.Pattern("primes", window=3), 384, wheel=6)
+axes = pa.plot.wheel(pa.Pattern("primes", window=5), 960, wheel=30)
 save(axes[0].figure, __file__)
