@@ -104,13 +104,18 @@ def sparse_index_kernel(
     """
     given = {"out": out, "q": q, "k": k, "v": v} | ({} if lse is None else {"lse": lse})
     options = pattern, scale, q_start, k_start, cu_seqlens
-    call = recognize("forward", given, options, device, stream, kernel, workspace)
+    _call("forward", _forward, given, options, device, stream, kernel, workspace)
+    return out, lse
+
+
+def _call(which, run, given, options, device, stream, kernel, workspace):
+    """Repeat what is known for such a call, or else ``run`` it where it belongs, and learn."""
+    call = recognize(which, given, options, device, stream, kernel, workspace)
     if call is None or not call.repeat():
         place, arrays = decide(given, device, stream, kernel)
-        launch = _forward(place, arrays, *options, workspace)
+        launch = run(place, arrays, *options, workspace)
         if call is not None:
             call.learn(launch, arrays)
-    return out, lse
 
 
 def _forward(place, arrays, *options):
@@ -193,12 +198,7 @@ def sparse_index_kernel_backward(
     given = {"dq": dq, "dk": dk, "dv": dv, "dout": dout, "q": q, "k": k, "v": v, "out": out, "lse": lse}
     given = given if dlse is None else given | {"dlse": dlse}
     options = pattern, scale, q_start, k_start, cu_seqlens
-    call = recognize("backward", given, options, device, stream, kernel, workspace)
-    if call is None or not call.repeat():
-        place, arrays = decide(given, device, stream, kernel)
-        launch = _backward(place, arrays, *options, workspace)
-        if call is not None:
-            call.learn(launch, arrays)
+    _call("backward", _backward, given, options, device, stream, kernel, workspace)
     return dq, dk, dv
 
 

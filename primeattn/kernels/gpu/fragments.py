@@ -17,7 +17,7 @@ from numba import cuda
 from primeattn.kernels.gpu import tensor
 from primeattn.kernels.gpu.ptx import row_address
 from primeattn.kernels.gpu.support import device_function
-from primeattn.kernels.gpu.walk import FIELDS, HEAD, SEQUENCE
+from primeattn.kernels.gpu.walk import FIELDS, HEAD, SEQUENCE, address
 
 __all__ = ["TILE", "WARP", "WHEEL_HEAD", "Fragments", "make_fragments"]
 
@@ -37,6 +37,9 @@ class Fragments(NamedTuple):
     # (plan, wheel, row) -> sequence, batch, row of position 0, positions of the first and the last query and
     # of rows ``row`` and ``row + 8`` of the block
     place_queries: Any
+    # (plan, k, v, sequence, head) -> entry of the head, number of leading keys, addresses of its keys and
+    # values, their strides
+    keys_of_head: Any
     place_keys: Any  # -> sequence, batch, row of position 0, number of keys, the same two positions
     load: Any  # (words, half, address): a row from global memory, at ``address`` + 4 c
     dot: Any  # (words, half, address) -> the product with such a row, in the four threads that share it
@@ -76,6 +79,18 @@ def make_fragments(storage, head_dim, warps, columns) -> Fragments:
         return (
             sequence, plan[sequence + SEQUENCE.batch], plan[sequence + SEQUENCE.q_row] - before, before, last,
             numba.int32(x), numba.int32(x + 8 * wheel),
+        )  # fmt: skip
+
+    @device_function
+    def keys_of_head(plan, k, v, sequence, head):
+        entry, batch = plan[FIELDS.heads] + len(WHEEL_HEAD) * head, plan[sequence + SEQUENCE.batch]
+        k_start, k_row = plan[sequence + SEQUENCE.k_start], plan[sequence + SEQUENCE.k_row]
+        key_head = plan[entry + WHEEL_HEAD.key_head]
+        return (
+            entry, max(plan[entry + WHEEL_HEAD.columns] - k_start, 0),
+            address(plan, k, FIELDS.k, batch, key_head, k_row, 0),
+            address(plan, v, FIELDS.v, batch, key_head, k_row, 0),
+            numba.int32(plan[FIELDS.k + 2]), numba.int32(plan[FIELDS.v + 2]),
         )  # fmt: skip
 
     @device_function
@@ -200,6 +215,6 @@ def make_fragments(storage, head_dim, warps, columns) -> Fragments:
             )
 
     return Fragments(
-        4 * depth, buffer, place_queries, place_keys, load, dot, scale_add, store, fetch, read_window, window,
-        keep, number_before, lane_place, lane_place_transposed, product, accumulate,
+        4 * depth, buffer, place_queries, keys_of_head, place_keys, load, dot, scale_add, store, fetch,
+        read_window, window, keep, number_before, lane_place, lane_place_transposed, product, accumulate,
     )  # fmt: skip

@@ -81,6 +81,7 @@ def make_wheel_queries(storage, head_dim, warps, columns):
     load, store, fetch, dot = fragments.load, fragments.store, fragments.fetch, fragments.dot
     read_window, window, keep = fragments.read_window, fragments.window, fragments.keep
     number_before, place_queries, buffer = fragments.number_before, fragments.place_queries, fragments.buffer
+    keys_of_head = fragments.keys_of_head
     lane_place, lane_place_transposed = fragments.place, fragments.place_transposed
     meet, attend = _make_meet_key(fragments), _make_attend_keys(fragments, storage, columns)
     copy_words = 4 * buffer // 4 + 4
@@ -97,13 +98,7 @@ def make_wheel_queries(storage, head_dim, warps, columns):
         residue, first = plan[tile + TILE.residue], plan[tile + TILE.first]
         sequence, batch, q_row, before, last, x0, x1 = place_queries(plan, wheel, 16 * warp + g)
         i0, i1 = min(max(x0, before), last), min(max(x1, before), last)
-        entry = plan[FIELDS.heads] + len(WHEEL_HEAD) * head
-        k_start, k_row = plan[sequence + SEQUENCE.k_start], plan[sequence + SEQUENCE.k_row]
-        leading = max(plan[entry + WHEEL_HEAD.columns] - k_start, 0)
-        key_head = plan[entry + WHEEL_HEAD.key_head]
-        k = address(plan, k, FIELDS.k, batch, key_head, k_row, 0)
-        v = address(plan, v, FIELDS.v, batch, key_head, k_row, 0)
-        k_stride, v_stride = numba.int32(plan[FIELDS.k + 2]), numba.int32(plan[FIELDS.v + 2])
+        entry, leading, k, v, k_stride, v_stride = keys_of_head(plan, k, v, sequence, head)
 
         words = cuda.local.array(size, numba.uint32)
         douts = cuda.local.array(size, numba.uint32)

@@ -20,7 +20,7 @@ from primeattn.kernels.gpu import tensor
 from primeattn.kernels.gpu.fragments import TILE, WARP, WHEEL_HEAD, make_fragments
 from primeattn.kernels.gpu.ptx import exp2, row_address, scalar_access
 from primeattn.kernels.gpu.support import compiled, device_function
-from primeattn.kernels.gpu.walk import FIELDS, SEQUENCE, address, lower_bound
+from primeattn.kernels.gpu.walk import FIELDS, address, lower_bound
 
 __all__ = ["make_wheel_forward"]
 
@@ -114,7 +114,7 @@ def make_wheel_forward(storage, head_dim, warps, columns):
     meet, attend = _make_meet(fragments), _make_attend(fragments, storage, head_dim, columns)
     copy_words = 4 * buffer // 4 + 4  # two pairs of tiles, and what rounding up may take
     size, numbers, raw_words, mask_words = fragments.size, head_dim // 2, columns // 32 + 2, columns // 16
-    place_queries = fragments.place_queries
+    place_queries, keys_of_head = fragments.place_queries, fragments.keys_of_head
     wait_copies, shared_address = tensor.wait_copies, tensor.shared_address
     _, store_number = scalar_access("float32")
     ln2 = math.log(2)
@@ -127,13 +127,7 @@ def make_wheel_forward(storage, head_dim, warps, columns):
         residue, first = plan[tile + TILE.residue], plan[tile + TILE.first]
         sequence, batch, q_row, before, last, x0, x1 = place_queries(plan, wheel, 16 * warp + g)
         i0, i1 = min(max(x0, before), last), min(max(x1, before), last)
-        entry = plan[FIELDS.heads] + len(WHEEL_HEAD) * head
-        k_start, k_row = plan[sequence + SEQUENCE.k_start], plan[sequence + SEQUENCE.k_row]
-        leading = max(plan[entry + WHEEL_HEAD.columns] - k_start, 0)
-        key_head = plan[entry + WHEEL_HEAD.key_head]
-        k = address(plan, k, FIELDS.k, batch, key_head, k_row, 0)
-        v = address(plan, v, FIELDS.v, batch, key_head, k_row, 0)
-        k_stride, v_stride = numba.int32(plan[FIELDS.k + 2]), numba.int32(plan[FIELDS.v + 2])
+        entry, leading, k, v, k_stride, v_stride = keys_of_head(plan, k, v, sequence, head)
 
         # This thread's two queries; rows that are no query repeat another and are not stored.
         words = cuda.local.array(size, numba.uint32)

@@ -332,7 +332,7 @@ def emulated(
                     patch.setattr(module, name, value)
         for name in ("place", "address", "lower_bound"):
             function = getattr(walk, name).py_func
-            for module in (walk, forward, backward, wheel_forward, wheel_backward):
+            for module in (walk, forward, backward, fragments, wheel_forward, wheel_backward):
                 if hasattr(module, name):
                     patch.setattr(module, name, function)
         for name, value in (("WIDE", wide), ("NARROW", narrow), ("CHUNK", chunk), ("BLOCKS", blocks)):
