@@ -64,14 +64,24 @@ class Plan:
     work: float  # multiply-adds of one product over all pairs, at most
 
 
-def block_rows(n_q: int, reads: int) -> int:
-    """Rows of a block whose last row reads ``reads`` keys (a multiple of GROUP; measured, not derived).
+def block_rows(n_q: int, reads: int, rows: int) -> int:
+    """Rows of a block whose last row reads ``reads`` keys, in a call of ``rows`` (whole groups; measured).
 
-    A block has to be long enough to reuse rows while they are in cache, and short enough for balance. Where
-    offsets are far apart, only long blocks let one offset reuse the rows of the next.
+    Every block reads all of its keys again, from memory where the sequence is long: long blocks share that
+    out over more queries. Where offsets are far apart, they also let one offset reuse the rows of the next.
+    Sequences of a few blocks waste their ragged ends, and calls of a few blocks leave threads without work.
     """
-    rows = 64 if n_q <= 2048 else 512 if 32 * reads < n_q else 128
-    return min(rows, -(-max(n_q, 1) // GROUP) * GROUP)
+    most = 1024 if 32 * reads < n_q else 512
+    return _whole_groups(min(max(min(n_q // 4, rows // 64), 128), most), n_q)
+
+
+def fused_block_rows(n_q: int) -> int:
+    """Rows of a block of the backward in one pass (measured): long beside the span of a group of slots."""
+    return _whole_groups(min(max(n_q // 8, 128), 1024), n_q)
+
+
+def _whole_groups(rows, n_q):
+    return min(rows // GROUP, -(-max(n_q, 1) // GROUP)) * GROUP
 
 
 _plans: OrderedDict = OrderedDict()
@@ -84,12 +94,6 @@ def fuses(n_q: int, reads: int, key_heads: int) -> bool:
     takes a whole key head of a sequence at a time, two passes share out blocks of rows.
     """
     return key_heads >= 8 and 16 * reads >= n_q
-
-
-def fused_block_rows(n_q: int) -> int:
-    """Rows of a block of the backward in one pass (measured): long beside the span of a group of slots."""
-    rows = 64 if n_q <= 256 else 128 if n_q <= 1024 else 256 if n_q <= 4096 else 512
-    return min(rows, -(-max(n_q, 1) // GROUP) * GROUP)
 
 
 def make_plan(patterns, kv_heads, sequences, head_dim, itemsize, backward=False) -> Plan:
@@ -116,7 +120,8 @@ def _build(patterns, kv_heads, sequences, head_dim, itemsize, backward) -> Plan:
     reads = [runs[w].size + pattern.global_tokens for w, pattern in zip(which, patterns, strict=True)]
     n_q = int(sequences["n_q"].max(initial=0))
     fused = backward and fuses(n_q, max(reads), count * kv_heads)
-    block = fused_block_rows(n_q) if fused else block_rows(n_q, max(reads))
+    rows = heads * int(sequences["n_q"].sum())
+    block = fused_block_rows(n_q) if fused else block_rows(n_q, max(reads), rows)
 
     # Heads that share a key head and agree on G share two panels: the keys from G on, and those before.
     shares = [(h // (heads // kv_heads), pattern.global_tokens) for h, pattern in enumerate(patterns)]
