@@ -12,10 +12,19 @@ j + d: dk and dv come from the bricks that the forward is made of.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from primeattn.kernels.jit import cached_njit
-from primeattn.kernels.packing import copy_row, draw, pack, write_row, zero_rows
+from primeattn.kernels.jit import cached_njit, part_njit
+from primeattn.kernels.packing import (
+    TASKS,
+    WORKERS,
+    copy_row,
+    draw,
+    pack_keys,
+    pack_queries,
+    wait,
+    write_row,
+    zero_rows,
+)
 from primeattn.kernels.simd import GROUP, LINE, view
 from primeattn.kernels.slots import SLOTS, key_tile, make_slots, query_tile
 from primeattn.kernels.tiles import (
@@ -39,7 +48,7 @@ def scratch_bytes(block: int, lines: int, size: int, gather: bool) -> int:
     return 3 * block * lines * LINE + tile + rest
 
 
-@njit
+@part_njit
 def _gather(like, job, sequence, panel, step, slots, groups, head, n, keys, values):
     """Copy the rows that a tile needs, and make its slots mean the copies, side by side for moving slots.
 
@@ -61,7 +70,7 @@ def _gather(like, job, sequence, panel, step, slots, groups, head, n, keys, valu
         slots.rows[u] = u * job.block
 
 
-@njit
+@part_njit
 def _forward_block(like, scale, job, tables, task, slots, own, scratch):
     """out and lse of one block of queries."""
     sequence, route = tables.sequences[task.sequence], tables.routes[task.sequence, task.head]
@@ -81,7 +90,7 @@ def _forward_block(like, scale, job, tables, task, slots, own, scratch):
     for r in range(n):
         row = sequence.q_row + task.first + r
         copy_row(like, job, job.q + b * job.q_batch + h * job.q_head + row * job.q_row, q, r, scale)
-    t = 0
+    t = ZERO
     while True:
         groups, step = query_tile(slots, offsets, t, sequence.q_start + task.first, n, moving, fixed)
         if groups == 0:
@@ -96,16 +105,16 @@ def _forward_block(like, scale, job, tables, task, slots, own, scratch):
         t += 1
     for r in range(n):
         row = sequence.q_row + task.first + r
-        factor = 1 / sums[r] if sums[r] != 0 else sums[r]
+        factor = like / sums[r] if sums[r] != 0 else sums[r]
         write_row(
             like, job, out, r, job.out + b * job.out_batch + h * job.out_head + row * job.out_row, factor
         )
         if job.lse != 0:
-            lse = view(job.lse + b * job.lse_batch + h * job.lse_head + row * job.lse_row, 1, like)
+            lse = view(job.lse + b * job.lse_batch + h * job.lse_head + row * job.lse_row, ZERO + 1, like)
             lse[0] = maxima[r] + np.log(sums[r])
 
 
-@njit
+@part_njit
 def _backward_query_block(like, scale, job, tables, task, slots, own, scratch):
     """dq of one block of queries: P = exp(s - lse), dS = P * (dP - delta), dq = scale * dS k."""
     sequence, route = tables.sequences[task.sequence], tables.routes[task.sequence, task.head]
@@ -118,7 +127,7 @@ def _backward_query_block(like, scale, job, tables, task, slots, own, scratch):
     at = tables.query_panels[route.queries].row + task.first
     minus_lse, minus_delta = job.minus_lse + at * job.size, job.minus_delta + at * job.size
     zero_rows(like, job, dq, ZERO, n)
-    t = 0
+    t = ZERO
     while True:
         groups, step = query_tile(slots, offsets, t, sequence.q_start + task.first, n, moving, fixed)
         if groups == 0:
@@ -135,7 +144,7 @@ def _backward_query_block(like, scale, job, tables, task, slots, own, scratch):
         write_row(like, job, dq, r, job.dq + b * job.dq_batch + h * job.dq_head + row * job.dq_row, scale)
 
 
-@njit
+@part_njit
 def _backward_key_block(like, job, tables, task, slots, own, scratch):
     """dk and dv of one block of keys, over all query heads that read it: dv = Pᵀ dout, dk = dSᵀ (scale q)."""
     sequence = tables.sequences[task.sequence]
@@ -159,7 +168,7 @@ def _backward_key_block(like, job, tables, task, slots, own, scratch):
             if n <= 0:
                 continue
             at = panel.row + first - panel.first
-            t = 0
+            t = ZERO
             while True:
                 groups, step = key_tile(slots, offsets, t, first, n, asking, moving)
                 if groups == 0:
@@ -187,7 +196,7 @@ def _backward_key_block(like, job, tables, task, slots, own, scratch):
         write_row(like, job, dv, r, job.dv + b * job.dv_batch + h * job.dv_head + row * job.dv_row, like)
 
 
-@njit
+@part_njit
 def _split(job, scratch):
     """Two blocks of rows and the addresses of two tiles of scores, in a worker's scratch."""
     rows = job.block * job.lines * LINE
@@ -202,11 +211,12 @@ def forward(like, scale, jobs, tables):
     job = jobs[0]
     tasks = tables.query_tasks
     if not job.gather:
-        pack(like, scale, job, tables, False)
+        pack_keys(like, job, tables)
+        wait(job, tables.key_pieces.size)
     slots, own = make_slots(like), make_slots(like)
-    scratch = job.scratch + draw(job, 3) * job.scratch_bytes
+    scratch = job.scratch + draw(job, WORKERS) * job.scratch_bytes
     while True:
-        t = draw(job, 2)
+        t = draw(job, TASKS)
         if t >= tasks.size:
             break
         _forward_block(like, scale, job, tables, tasks[t], slots, own, scratch)
@@ -216,12 +226,13 @@ def forward(like, scale, jobs, tables):
 def backward(like, scale, jobs, tables):
     """Fill dq, dk and dv; ``like`` is 1 in the working dtype, as is the scale."""
     job = jobs[0]
-    pack(like, scale, job, tables, True)
+    pack_queries(like, scale, job, tables, pack_keys(like, job, tables))
+    wait(job, tables.key_pieces.size + tables.query_pieces.size)
     slots, own = make_slots(like), make_slots(like)
-    scratch = job.scratch + draw(job, 3) * job.scratch_bytes
+    scratch = job.scratch + draw(job, WORKERS) * job.scratch_bytes
     key_tasks, query_tasks = tables.key_tasks, tables.query_tasks
     while True:
-        t = draw(job, 2)
+        t = draw(job, TASKS)
         if t >= key_tasks.size + query_tasks.size:
             break
         if t < key_tasks.size:

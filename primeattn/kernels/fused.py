@@ -14,10 +14,19 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
-from primeattn.kernels.jit import cached_njit
-from primeattn.kernels.packing import copy_row, draw, pack, query_numbers, write_row, zero_rows
+from primeattn.kernels.jit import cached_njit, part_njit
+from primeattn.kernels.packing import (
+    TASKS,
+    WORKERS,
+    copy_row,
+    draw,
+    pack_keys,
+    query_numbers,
+    wait,
+    write_row,
+    zero_rows,
+)
 from primeattn.kernels.simd import GROUP, LINE, transpose8, view
 from primeattn.kernels.slots import SLOTS, Slots, make_slots, query_tile
 from primeattn.kernels.tiles import (
@@ -60,7 +69,7 @@ def scratch_bytes(block: int, lines: int, size: int, n_k: int) -> int:
     return rows * lines * LINE + tiles + -(-numbers * size // LINE) * LINE
 
 
-@njit
+@part_njit
 def _split(job, scratch, n_k):
     block, row = job.block, job.lines * LINE
     padded, keys, span = 3 * block + GROUP, n_k + 2 * block + GROUP, 3 * block + 2 * GROUP
@@ -90,7 +99,7 @@ def _split(job, scratch, n_k):
     )
 
 
-@njit
+@part_njit
 def _load_block(like, scale, job, sequence, head, first, n, own):
     """Copy a block of queries into scratch: scale * q, dout, -lse and dlse - rowsum(dout * out)."""
     block, b, h = job.block, sequence.batch, head
@@ -107,7 +116,7 @@ def _load_block(like, scale, job, sequence, head, first, n, own):
     zero_rows(like, job, own.dout, block + n, block - n)
 
 
-@njit
+@part_njit
 def _turn(like, job, s, own, n):
     """columns[u, block + r] = s[r, u] for the n rows of a group, zeros behind them."""
     row, target = GROUP * job.size, own.columns + job.block * job.size
@@ -118,7 +127,7 @@ def _turn(like, job, s, own, n):
         view(target + (u * own.span + n) * job.size, job.block - n, like)[:] = 0
 
 
-@njit
+@part_njit
 def _add_run(like, job, slots, u0, u1, own, shifted, x, shift, y, n):
     """x[shift + c] += sum over slots u0..u1 of weight[c - rows[u]] * y[c - rows[u]], for all key rows c."""
     low, count = slots.rows[u1], slots.rows[u0] - slots.rows[u1] + n
@@ -136,7 +145,7 @@ def _add_run(like, job, slots, u0, u1, own, shifted, x, shift, y, n):
     axpy_group(like, job, x, low + shift, y, shifted.rows, ZERO, ZERO + 1, own.weights, ZERO, count)
 
 
-@njit
+@part_njit
 def _add_fixed(like, job, slots, own, shifted, x, shift, y):
     """x[shift + rows[u]] += sum over the rows r that see slot u of weight[r] * y[r].
 
@@ -153,7 +162,7 @@ def _add_fixed(like, job, slots, own, shifted, x, shift, y):
             add_rows(like, job, x, slots.rows[u] + shift, x, ZERO, ZERO + 1)
 
 
-@njit
+@part_njit
 def _add_group(like, job, slots, g, step, own, shifted, x, shift, y, n):
     """Add to x what the weights of one group, turned into columns, give it."""
     first = g * GROUP
@@ -161,7 +170,7 @@ def _add_group(like, job, slots, g, step, own, shifted, x, shift, y, n):
     if step == 0:
         _add_fixed(like, job, group, own, shifted, x, shift, y)
         return
-    u = 0
+    u = ZERO
     while u < GROUP and group.low[u] < group.high[u]:  # what fills up the last group exists for no row
         end = u
         while end + 1 < GROUP and group.low[end + 1] < group.high[end + 1]:
@@ -172,7 +181,7 @@ def _add_group(like, job, slots, g, step, own, shifted, x, shift, y, n):
         u = end + 1
 
 
-@njit
+@part_njit
 def _backward_key_head(like, scale, job, tables, index, kv_head, slots, shifted, scratch):
     """dk and dv of a sequence and key head, and dq of the query heads that read it."""
     sequence = tables.sequences[index]
@@ -192,7 +201,7 @@ def _backward_key_head(like, scale, job, tables, index, kv_head, slots, shifted,
             n = min(job.block, sequence.n_q - first)
             _load_block(like, scale, job, sequence, head, first, n, own)
             zero_rows(like, job, own.dq, ZERO, n)
-            t = 0
+            t = ZERO
             while True:
                 groups, step = query_tile(slots, offsets, t, sequence.q_start + first, n, moving, fixed)
                 if groups == 0:
@@ -225,12 +234,13 @@ def _backward_key_head(like, scale, job, tables, index, kv_head, slots, shifted,
 def backward(like, scale, jobs, tables):
     """Fill dq, dk and dv; ``like`` is 1 in the working dtype, as is the scale."""
     job = jobs[0]
-    pack(like, scale, job, tables, False)
+    pack_keys(like, job, tables)
+    wait(job, tables.key_pieces.size)
     slots, shifted = make_slots(like), make_slots(like)
-    scratch = job.scratch + draw(job, 3) * job.scratch_bytes
+    scratch = job.scratch + draw(job, WORKERS) * job.scratch_bytes
     kv_heads = tables.routes.shape[1] // job.group
     while True:
-        t = draw(job, 2)
+        t = draw(job, TASKS)
         if t >= tables.sequences.size * kv_heads:
             break
         _backward_key_head(like, scale, job, tables, t // kv_heads, t % kv_heads, slots, shifted, scratch)

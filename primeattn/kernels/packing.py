@@ -8,22 +8,24 @@ by piece, before any of them computes.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from primeattn.kernels.jit import part_njit
 from primeattn.kernels.simd import LINE, atomic_add, view
-from primeattn.kernels.tiles import Packed, chunk_address, chunk_lines
+from primeattn.kernels.tiles import ZERO, Packed, chunk_address, chunk_lines
 
 ARRAYS = ("q", "k", "v", "out", "lse", "dout", "dlse", "dq", "dk", "dv")
 _NUMBERS = (
     *("head_dim", "size", "lines"),  # columns of a row, bytes of a number, cache lines of a packed row
     *("group", "block"),  # query heads of a key head, most rows of a block
     "gather",  # 1: copy the rows a tile needs, 0: pack all rows first
-    "counters",  # address of four int64: pieces drawn, pieces packed, tasks drawn, workers
+    "counters",  # address of four int64, see below
     *("keys", "values", "key_rows"),  # packed k and v
     *("queries", "douts", "query_rows"),  # packed scale * q, and dout
     *("minus_lse", "minus_delta"),  # -lse and dlse - rowsum(dout * out), by packed query
     *("scratch", "scratch_bytes"),  # of the first worker; of each
 )
+PIECES, PACKED, TASKS, WORKERS = (np.int64(i) for i in range(4))  # counters: drawn, packed, drawn, at work
+
 # One call in numbers: addresses and strides in bytes, then the rest. Kernels take addresses so that neither
 # layout nor read-only flags of the arrays lead to another compilation.
 JOB = np.dtype(
@@ -32,11 +34,11 @@ JOB = np.dtype(
 )
 
 
-@njit
+@part_njit
 def copy_row(like, job, source, packed, row, factor):
     """Pack ``factor`` times the head_dim numbers at an address, and zeros behind them."""
     end = source + job.head_dim * job.size
-    done = 0
+    done = ZERO
     while done < job.lines:
         width = chunk_lines(job.lines, done)
         target = view(chunk_address(packed, done, width, row), width * LINE // job.size, like)
@@ -50,11 +52,11 @@ def copy_row(like, job, source, packed, row, factor):
         done += width
 
 
-@njit
+@part_njit
 def write_row(like, job, packed, row, target, factor):
     """Write ``factor`` times the first head_dim numbers of a packed row to an address."""
     end = target + job.head_dim * job.size
-    done = 0
+    done = ZERO
     while done < job.lines:
         width = chunk_lines(job.lines, done)
         given = min(width * LINE, end - target) // job.size
@@ -66,16 +68,16 @@ def write_row(like, job, packed, row, target, factor):
         done += width
 
 
-@njit
+@part_njit
 def zero_rows(like, job, packed, row, count):
-    done = 0
+    done = ZERO
     while done < job.lines:
         width = chunk_lines(job.lines, done)
         view(chunk_address(packed, done, width, row), count * width * LINE // job.size, like)[:] = 0
         done += width
 
 
-@njit
+@part_njit
 def _pack_keys(like, job, sequences, panels, piece):
     panel = panels[piece.panel]
     sequence = sequences[panel.sequence]
@@ -91,21 +93,23 @@ def _pack_keys(like, job, sequences, panels, piece):
         copy_row(like, job, v + i * job.v_row, values, row + i, like)
 
 
-@njit
+@part_njit
 def query_numbers(like, job, b, h, r):
     """-lse and dlse - rowsum(dout * out) of a query; a row without keys (lse = -inf) is to have p = 0."""
-    lse = view(job.lse + b * job.lse_batch + h * job.lse_head + r * job.lse_row, 1, like)[0]
+    lse = view(job.lse + b * job.lse_batch + h * job.lse_head + r * job.lse_row, ZERO + 1, like)[0]
     dout = view(job.dout + b * job.dout_batch + h * job.dout_head + r * job.dout_row, job.head_dim, like)
     out = view(job.out + b * job.out_batch + h * job.out_head + r * job.out_row, job.head_dim, like)
     minus_delta = like - like
     for c in range(job.head_dim):
         minus_delta -= dout[c] * out[c]
     if job.dlse != 0:
-        minus_delta += view(job.dlse + b * job.dlse_batch + h * job.dlse_head + r * job.dlse_row, 1, like)[0]
+        minus_delta += view(
+            job.dlse + b * job.dlse_batch + h * job.dlse_head + r * job.dlse_row, ZERO + 1, like
+        )[0]
     return (-lse if lse > -np.inf or lse != lse else lse), minus_delta
 
 
-@njit
+@part_njit
 def _pack_queries(like, scale, job, sequences, panels, piece):
     """Pack scale * q and dout, and per query -lse and dlse - rowsum(dout * out)."""
     panel = panels[piece.panel]
@@ -127,26 +131,35 @@ def _pack_queries(like, scale, job, sequences, panels, piece):
         minus_lse[row + i], minus_delta[row + i] = query_numbers(like, job, b, h, r)
 
 
-@njit
+@part_njit
 def draw(job, counter):
     """The next number of one of the counters that the workers of a call share."""
-    return atomic_add(job.counters + 8 * counter, 1)
+    return atomic_add(job.counters + 8 * counter, ZERO + 1)
 
 
-@njit
-def pack(like, scale, job, tables, with_queries):
-    """Pack the keys, and the queries if asked for, with the other workers; return when all is packed."""
-    key_pieces, query_pieces = tables.key_pieces, tables.query_pieces
-    pieces = key_pieces.size + (query_pieces.size if with_queries else 0)
+@part_njit
+def pack_keys(like, job, tables):
+    """Pack keys, together with the other workers, until none are left; return the number drawn then."""
     while True:
-        p = draw(job, 0)
-        if p >= pieces:
-            break
-        if p < key_pieces.size:
-            _pack_keys(like, job, tables.sequences, tables.key_panels, key_pieces[p])
-        else:
-            piece = query_pieces[p - key_pieces.size]
-            _pack_queries(like, scale, job, tables.sequences, tables.query_panels, piece)
-        atomic_add(job.counters + 8, 1)
-    while atomic_add(job.counters + 8, 0) < pieces:
-        pass  # what others have drawn they are working on
+        p = draw(job, PIECES)
+        if p >= tables.key_pieces.size:
+            return p
+        _pack_keys(like, job, tables.sequences, tables.key_panels, tables.key_pieces[p])
+        draw(job, PACKED)
+
+
+@part_njit
+def pack_queries(like, scale, job, tables, p):
+    """Pack queries from number ``p`` on, which ``pack_keys`` has returned."""
+    while p - tables.key_pieces.size < tables.query_pieces.size:
+        piece = tables.query_pieces[p - tables.key_pieces.size]
+        _pack_queries(like, scale, job, tables.sequences, tables.query_panels, piece)
+        draw(job, PACKED)
+        p = draw(job, PIECES)
+
+
+@part_njit
+def wait(job, pieces):
+    """Return when all is packed; what other workers have drawn they are working on."""
+    while atomic_add(job.counters + 8 * PACKED, ZERO) < pieces:
+        pass

@@ -17,9 +17,11 @@ from contextlib import contextmanager
 import numpy as np
 from llvmlite import ir
 from llvmlite.binding import get_host_cpu_features
-from numba import carray, njit, types
+from numba import carray, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from primeattn.kernels.jit import part_njit
 
 GROUP = 8  # scores computed at once
 LINE = 64  # bytes of a cache line, the unit of a row's width
@@ -360,7 +362,7 @@ def _pointer(typingctx, address, like):
     return types.CPointer(like)(address, like), codegen
 
 
-@njit
+@part_njit
 def view(address, size, like):
     """1-D array of ``size`` numbers of the dtype of ``like`` at ``address``; it owns nothing."""
     return carray(_pointer(address, like), size)

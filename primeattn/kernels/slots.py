@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from primeattn.kernels.jit import part_njit
 from primeattn.kernels.simd import GROUP
 
 SLOTS = 128  # most slots of a tile: its scores are rescaled once
@@ -21,14 +21,14 @@ class Slots(NamedTuple):
     start: np.ndarray  # GROUP numbers: what the scores of a group begin with
 
 
-@njit
+@part_njit
 def make_slots(like):
     """Room for the slots of one tile, and numbers of the dtype of ``like``."""
     rows, low, high = np.empty(SLOTS, np.int64), np.empty(SLOTS, np.int64), np.empty(SLOTS, np.int64)
     return Slots(rows, low, high, np.full(GROUP, like))
 
 
-@njit
+@part_njit
 def _offset_slots(slots, offsets, begin, count, sign, base, panel_row, panel_count, n):
     """Slots for ``offsets[begin : begin + count]``: row r meets number base + r + sign * offset of a panel.
 
@@ -47,7 +47,7 @@ def _offset_slots(slots, offsets, begin, count, sign, base, panel_row, panel_cou
     return groups
 
 
-@njit
+@part_njit
 def _fixed_slots(slots, panel_row, first, count, n, reach, sign):
     """Slots for ``count`` fixed rows of a panel from number ``first`` on, for the rows on their causal side.
 
@@ -66,7 +66,7 @@ def _fixed_slots(slots, panel_row, first, count, n, reach, sign):
     return groups
 
 
-@njit
+@part_njit
 def _below(offsets, limit):
     """How many of the sorted ``offsets`` are below ``limit``."""
     low, high = 0, offsets.size
@@ -79,7 +79,7 @@ def _below(offsets, limit):
     return low
 
 
-@njit
+@part_njit
 def query_tile(slots, offsets, t, position, n, moving, fixed):
     """Slots of tile t of the n queries from ``position`` on: (groups, step), no groups past the last tile.
 
@@ -99,7 +99,7 @@ def query_tile(slots, offsets, t, position, n, moving, fixed):
     return _fixed_slots(slots, fixed.row, first, max(count, 0), n, reach, 1), 0
 
 
-@njit
+@part_njit
 def key_tile(slots, offsets, t, position, n, asking, moving):
     """Slots of tile t of the n keys from ``position`` on: the queries that read them, (groups, step).
 

@@ -15,8 +15,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from primeattn.kernels.jit import part_njit
 from primeattn.kernels.simd import GROUP, LINE, axpy8, dot8, exp_times, row_exp, row_max, transpose8, view
 
 ZERO = np.int64(0)  # in calls: literal numbers would have the function compiled once more for each
@@ -29,20 +29,20 @@ class Packed(NamedTuple):
     rows: int
 
 
-@njit
+@part_njit
 def chunk_lines(lines, done):
     """Width of the chunk that starts after ``done`` of ``lines`` cache lines: 4, 2 or 1."""
     left = lines - done
     return 4 if left >= 4 else (2 if left >= 2 else 1)
 
 
-@njit
+@part_njit
 def chunk_address(packed, done, width, row):
     """Address of a row's chunk of ``width`` lines that starts after ``done`` lines."""
     return packed.address + (done * packed.rows + width * row) * LINE
 
 
-@njit
+@part_njit
 def _sources(packed, done, width, rows, first, shift):
     """Addresses of the chunks of eight packed rows, ``shift`` rows on."""
     return (
@@ -57,19 +57,19 @@ def _sources(packed, done, width, rows, first, shift):
     )
 
 
-@njit
+@part_njit
 def group_bytes(job):
     """Distance of a tile's groups; the extra line keeps a row's groups out of one set of the cache."""
     return job.block * GROUP * job.size + LINE
 
 
-@njit
+@part_njit
 def tile_group(job, s, g):
     """Address of group g of a tile."""
     return s + g * group_bytes(job)
 
 
-@njit
+@part_njit
 def seen_rows(slots, g, n):
     """The first row that any slot of a group exists for, and the one after the last."""
     low, high = n, 0
@@ -79,7 +79,7 @@ def seen_rows(slots, g, n):
     return low, high
 
 
-@njit
+@part_njit
 def dots(like, job, x, x_row, y, slots, groups, step, s, n, absent):
     """s[g, r, u] = x[x_row + r] · y[slot u of row r], where slots of the group exist for the row.
 
@@ -90,7 +90,7 @@ def dots(like, job, x, x_row, y, slots, groups, step, s, n, absent):
         target = tile_group(job, s, g)
         for u in range(GROUP):
             slots.start[u] = 0 if slots.low[g * GROUP + u] < slots.high[g * GROUP + u] else absent
-        done = 0
+        done = ZERO
         while done < job.lines:
             width = chunk_lines(job.lines, done)
             ys = _sources(y, done, width, slots.rows, g * GROUP, step * low)
@@ -108,11 +108,11 @@ def dots(like, job, x, x_row, y, slots, groups, step, s, n, absent):
             done += width
 
 
-@njit
+@part_njit
 def axpy_group(like, job, x, x_row, y, rows, first, step, weights, low, high):
     """x[x_row + r] += sum over u of weights[r, u] * y[rows[first + u] + step * r], for low <= r < high."""
     weights += low * GROUP * job.size
-    done = 0
+    done = ZERO
     while done < job.lines:
         width = chunk_lines(job.lines, done)
         ys = _sources(y, done, width, rows, first, step * low)
@@ -126,7 +126,7 @@ def axpy_group(like, job, x, x_row, y, rows, first, step, weights, low, high):
         done += width
 
 
-@njit
+@part_njit
 def axpys(like, job, x, x_row, y, slots, own, groups, step, s, n):
     """x[x_row + r] += sum over slots u of s[g, r, u] * y[slot u of row r].
 
@@ -149,10 +149,10 @@ def axpys(like, job, x, x_row, y, slots, own, groups, step, s, n):
         axpy_group(like, job, x, x_row, y, slots.rows, first, step, weights, whole, high)
 
 
-@njit
+@part_njit
 def add_rows(like, job, x, x_row, y, y_row, n):
     """x[x_row + r] += y[y_row + r], and y = 0."""
-    done = 0
+    done = ZERO
     while done < job.lines:
         width = chunk_lines(job.lines, done)
         size = n * width * LINE // job.size
@@ -164,7 +164,7 @@ def add_rows(like, job, x, x_row, y, y_row, n):
         done += width
 
 
-@njit
+@part_njit
 def hide(like, job, slots, groups, s, n, value):
     """s = ``value`` where a slot does not exist for a row, but for slots that exist for none."""
     for g in range(groups):
@@ -182,9 +182,9 @@ def hide(like, job, slots, groups, s, n, value):
                     scores[r * GROUP + u] = value
 
 
-@njit
+@part_njit
 def _scale_row(like, job, x, row, factor):
-    done = 0
+    done = ZERO
     while done < job.lines:
         width = chunk_lines(job.lines, done)
         numbers = view(chunk_address(x, done, width, row), width * LINE // job.size, like)
@@ -193,7 +193,7 @@ def _scale_row(like, job, x, row, factor):
         done += width
 
 
-@njit
+@part_njit
 def softmax(like, job, out, maxima, sums, s, groups, n):
     """One step of the online softmax: s <- exp(s - m) with the running maxima m; sums and out follow them.
 
@@ -213,14 +213,14 @@ def softmax(like, job, out, maxima, sums, s, groups, n):
     row_exp(like, s, stride, groups, np.int64(new.ctypes.data), np.int64(sums.ctypes.data), n)
 
 
-@njit
+@part_njit
 def exp_product(like, job, s, t, groups, n, a, b, step):
     """s <- exp(s + a), t <- exp(s + a) * (t + b) with one number per row at a and b, ``step`` bytes apart."""
     for g in range(groups):
         exp_times(like, tile_group(job, s, g), tile_group(job, t, g), n, a, b, step)
 
 
-@njit
+@part_njit
 def fill_by_slot(like, job, numbers, slots, groups, step, s, n):
     """s[g, r, u] = the number, by packed row, of slot u of row r; up to the next multiple of eight rows."""
     for g in range(groups):
