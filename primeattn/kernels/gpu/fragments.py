@@ -67,6 +67,7 @@ def make_fragments(storage, head_dim, warps, columns) -> Fragments:
     mma, pack, unpack = tensor.make_mma(storage), tensor.make_pack(storage), tensor.make_unpack(storage)
     load_matrices, load_transposed = tensor.load_matrices, tensor.load_matrices_transposed
     load_word, store_word, funnel = tensor.load_word, tensor.store_word, tensor.funnel
+    load_again = tensor.reload_word if head_dim > 64 else load_word  # kept, wide rows do not fit
     copy_async = tensor.copy_async
 
     @device_function
@@ -125,7 +126,7 @@ def make_fragments(storage, head_dim, warps, columns) -> Fragments:
     @device_function
     def scale_add(acc, half, ratio, factor, address):
         for n in range(width):
-            y0, y1 = unpack(load_word(address + 16 * n))
+            y0, y1 = unpack(load_again(address + 16 * n))
             acc[4 * n + 2 * half] = ratio * acc[4 * n + 2 * half] + factor * y0
             acc[4 * n + 2 * half + 1] = ratio * acc[4 * n + 2 * half + 1] + factor * y1
 

@@ -27,6 +27,7 @@ __all__ = [
     "make_pack",
     "make_unpack",
     "maximum",
+    "reload_word",
     "shared_address",
     "store_word",
     "wait_copies",
@@ -188,6 +189,17 @@ def load_word(typingctx, address):
 
     def codegen(context, builder, signature, arguments):
         return read(builder, arguments[0], _I32, 4)
+
+    return types.uint32(types.int64), codegen
+
+
+@intrinsic
+def reload_word(typingctx, address):
+    """Return 4 bytes of global memory, read again even where they have been read, to save registers."""
+
+    def codegen(context, builder, signature, arguments):
+        text = "ld.global.u32 $0, [$1];"
+        return _asm(builder, _I32, [_I64], text, "=r,l", arguments, effect=True)
 
     return types.uint32(types.int64), codegen
 

@@ -172,7 +172,8 @@ def make_wheel_queries(storage, head_dim, warps, columns):
                 at = address(plan, dq, FIELDS.dq, batch, head, q_row + x, 0) + 4 * c
                 store(acc, half, scale * numba.float32(ln2), at)
 
-    # With 12 warps to count with, registers are 168; rows of 128 need more, of the 255 that 8 may have.
+    # With 12 warps to count with, registers are 168. Rows of 128 take 128 for fragments and sums alone, and
+    # 192 for dk and dv; 255 is what 8 warps may have.
     return compiled(48 * warps if head_dim <= 64 else 32 * warps, 1)(wheel_queries)
 
 
@@ -215,7 +216,9 @@ def _make_attend_queries(fragments, storage, columns):
                 bit = 16 * part + 8 * n
                 known = load_shared_numbers(numba.int32(stats + bit * STATS_BYTES))
                 for half in range(2):
-                    bits = mask[(1 - half) * parts + bit // 32]
+                    bits = mask[
+                        (1 - half) * parts + (bit // 32 if parts > 1 else 0)
+                    ]  # the loop is not unrolled
                     for e in range(2):
                         i, one = 4 * n + 2 * half + e, numba.uint32(1 << bit % 32 + e)
                         weight = exp2(s[i] * scale - known[2 * e])

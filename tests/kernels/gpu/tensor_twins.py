@@ -147,5 +147,7 @@ class Tensor:
     def load_word(self, address):
         return int(self.memory.words(address, "word", 1)[0])
 
+    reload_word = load_word
+
     def store_word(self, address, value):
         self.memory.words(address, "word", 1)[0] = value

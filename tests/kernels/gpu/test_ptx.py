@@ -33,11 +33,11 @@ KERNELS = {
 }
 WHEEL_KERNELS = {
     # Maker, integers before and after the tables; by head_dim: products and loads of matrices, and, at most,
-    # registers, bytes spilled and instructions of the loop over tiles (sm_90).
-    "forward": (make_wheel_forward, 5, 1, {64: (64, 32, 128, 0, 505), 128: (64, 32, 168, 0, 415)}),
-    "queries": (make_wheel_queries, 9, 1, {64: (96, 48, 168, 0, 495), 128: (96, 48, 255, 0, 365)}),
+    # registers and instructions of the loop over tiles (sm_90).
+    "forward": (make_wheel_forward, 5, 1, {64: (64, 32, 128, 505), 128: (64, 32, 168, 415)}),
+    "queries": (make_wheel_queries, 9, 1, {64: (96, 48, 168, 495), 128: (96, 48, 255, 365)}),
     # Rows of 128 are 192 registers of fragments and sums; their loop over 16 columns is not unrolled.
-    "keys": (make_wheel_keys, 7, 2, {64: (128, 64, 168, 0, 670), 128: (64, 32, 255, 128, 255)}),
+    "keys": (make_wheel_keys, 7, 2, {64: (128, 64, 168, 670), 128: (64, 32, 255, 225)}),
 }
 TABLES, STRINGS = numba_types.Array(int64, 1, "C"), numba_types.Array(uint32, 1, "C")
 
@@ -146,13 +146,13 @@ def test_chains_of_the_benchmark_are_multiply_adds(tmp_path):
 @pytest.mark.parametrize("name", WHEEL_KERNELS)
 def test_wheel_kernels(name, storage, head_dim, capability, tmp_path, monkeypatch):
     make, before, after, design = WHEEL_KERNELS[name]
-    products, loads, registers, spilled, instructions = design[head_dim]
+    products, loads, registers, instructions = design[head_dim]
     rows, columns = tiling(head_dim)
     signature = (int64,) * before + (TABLES, STRINGS) + (int64,) * after + (float32,)
     ptx, report = compiled(
         make, (storage, head_dim, rows // 16, columns), signature, capability, tmp_path, monkeypatch
     )
-    assert int(re.search(r"(\d+) bytes spill stores", report)[1]) <= spilled
+    assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in report
     assert int(re.search(r"Used (\d+) registers", report)[1]) <= registers
     assert int(re.search(r"(\d+) bytes smem", report)[1]) <= 48 * 1024
     assert ".f64" not in ptx and not re.search(r"^\s*(@\S+ )?(atom|red)\.", ptx, re.MULTILINE)
