@@ -50,6 +50,11 @@ class _Emitter:
     def at(self, address, offset=0):
         return self.b.add(address, I64(offset)) if offset else address
 
+    def at_rows(self, address, rows, lines):
+        """Addresses of rows of ``lines`` cache lines, whose numbers are a tuple."""
+        width = I64(lines * LINE)
+        return [self.b.add(address, self.b.mul(r, width)) for r in cgutils.unpack_tuple(self.b, rows)]
+
     def load(self, kind, address, offset=0):
         pointer = self.b.inttoptr(self.at(address, offset), kind.as_pointer())
         return self.b.load(pointer, align=self.size)
@@ -125,13 +130,13 @@ class _Emitter:
         return self.b.select(self.b.fcmp_ordered(">", y, x), y, x)
 
     def sums(self, vectors):
-        """Lane sums of eight vectors as one group, by a tree of pairwise transpose-and-add.
+        """Lane sums of eight vectors, or of two, as one, by a tree of pairwise transpose-and-add.
 
         A vector that holds ``k`` different sums holds them in runs of k lanes; joining two such vectors adds
         alternate runs of both and leaves runs of 2k. Vectors shorter than a group are laid end to end once
         they hold nothing else.
         """
-        k = 1
+        k, count = 1, len(vectors)
         while len(vectors) > 1:
             n = vectors[0].type.count
             if k >= n:
@@ -148,7 +153,7 @@ class _Emitter:
             vectors = [self.b.fadd(self.shuffle(x, y, even), self.shuffle(x, y, odd)) for x, y in pairs]
             k *= 2
         result = vectors[0]
-        while result.type.count > GROUP:
+        while result.type.count > count:
             result = self.b.fadd(*self.halves(result))
         return result
 
@@ -183,10 +188,11 @@ def _literal(lines):
 
 
 @intrinsic
-def dot8(typingctx, lines, like, x, ys, y_step, old, old_step, s, n):
-    """s[r, u] = old[r, u] + x[r] · ys[u, r] for n rows r and u = 0..7.
+def dot8(typingctx, lines, like, x, y, rows, y_step, old, old_step, s, n):
+    """s[r, u] = old[r, u] + x[r] · y[rows[u], r] for n rows r and eight ``rows``; two, and the rest is old.
 
-    Rows of x are ``lines`` cache lines apart, those of the ys ``y_step`` bytes, groups of old ``old_step``.
+    Rows of x and rows[u] of y are ``lines`` cache lines wide, and x[r] lie one after the other; y[rows[u], r]
+    are ``y_step`` bytes apart, groups of old ``old_step``.
     """
     n_lines = _literal(lines)
     if n_lines is None:
@@ -194,8 +200,8 @@ def dot8(typingctx, lines, like, x, ys, y_step, old, old_step, s, n):
 
     def codegen(context, builder, sig, args):
         emit = _Emitter(builder, like)
-        x, ys, y_step, old, old_step, s, n = args[2:]
-        ys = cgutils.unpack_tuple(builder, ys)
+        x, y, rows, y_step, old, old_step, s, n = args[2:]
+        ys = emit.at_rows(y, rows, n_lines)
         with emit.rows(
             n, (x, n_lines * LINE), (I64(0), y_step), (old, old_step), (s, GROUP * emit.size)
         ) as row:
@@ -212,23 +218,27 @@ def dot8(typingctx, lines, like, x, ys, y_step, old, old_step, s, n):
                 else:
                     pairs = zip(y_parts, totals, strict=True)
                     totals = [emit.fma(x_part, y_part, total) for y_part, total in pairs]
-            emit.store(builder.fadd(emit.sums(totals), emit.load(emit.group, old)), s)
+            sums = emit.sums(totals)
+            if len(ys) < GROUP:
+                lanes = [*range(len(ys)), *[len(ys)] * (GROUP - len(ys))]  # zeros behind the sums
+                sums = emit.shuffle(sums, emit.const(0.0, sums.type), lanes)
+            emit.store(builder.fadd(sums, emit.load(emit.group, old)), s)
         return context.get_dummy_value()
 
-    return types.void(lines, like, x, ys, y_step, old, old_step, s, n), codegen
+    return types.void(lines, like, x, y, rows, y_step, old, old_step, s, n), codegen
 
 
 @intrinsic
-def axpy8(typingctx, lines, like, x, ys, y_step, s, n):
-    """x[r] += sum over u of s[r, u] * ys[u, r] for n rows r and u = 0..7; distances as in ``dot8``."""
+def axpy8(typingctx, lines, like, x, y, rows, y_step, s, n):
+    """x[r] += sum over u of s[r, u] * y[rows[u], r] for n rows r; all else as in ``dot8``."""
     n_lines = _literal(lines)
     if n_lines is None:
         return None
 
     def codegen(context, builder, sig, args):
         emit = _Emitter(builder, like)
-        x, ys, y_step, s, n = args[2:]
-        ys = cgutils.unpack_tuple(builder, ys)
+        x, y, rows, y_step, s, n = args[2:]
+        ys = emit.at_rows(y, rows, n_lines)
         steps = range(0, n_lines * LINE, VECTOR)
         with emit.rows(n, (x, n_lines * LINE), (I64(0), y_step), (s, GROUP * emit.size)) as (x, offset, s):
             xs = [emit.load(emit.vector, x, step) for step in steps]
@@ -243,7 +253,7 @@ def axpy8(typingctx, lines, like, x, ys, y_step, s, n):
                 emit.store(part, x, step)
         return context.get_dummy_value()
 
-    return types.void(lines, like, x, ys, y_step, s, n), codegen
+    return types.void(lines, like, x, y, rows, y_step, s, n), codegen
 
 
 @intrinsic

@@ -43,18 +43,23 @@ def chunk_address(packed, done, width, row):
 
 
 @part_njit
-def _sources(packed, done, width, rows, first, shift):
-    """Addresses of the chunks of eight packed rows, ``shift`` rows on."""
+def _eight(rows, first):
     return (
-        chunk_address(packed, done, width, rows[first] + shift),
-        chunk_address(packed, done, width, rows[first + 1] + shift),
-        chunk_address(packed, done, width, rows[first + 2] + shift),
-        chunk_address(packed, done, width, rows[first + 3] + shift),
-        chunk_address(packed, done, width, rows[first + 4] + shift),
-        chunk_address(packed, done, width, rows[first + 5] + shift),
-        chunk_address(packed, done, width, rows[first + 6] + shift),
-        chunk_address(packed, done, width, rows[first + 7] + shift),
+        rows[first],
+        rows[first + 1],
+        rows[first + 2],
+        rows[first + 3],
+        rows[first + 4],
+        rows[first + 5],
+        rows[first + 6],
+        rows[first + 7],
     )
+
+
+@part_njit
+def _few(slots, g, step):
+    """Whether a group has at most two slots, fixed ones: of global columns there are often but a few."""
+    return step == 0 and slots.low[g * GROUP + 2] >= slots.high[g * GROUP + 2]
 
 
 @part_njit
@@ -80,6 +85,26 @@ def seen_rows(slots, g, n):
 
 
 @part_njit
+def _dot_group(like, job, x, x_row, y, rows, step, target, low, high, start):
+    """Scores of a group for low <= r < high, added to the eight numbers at ``start``, or to what is there."""
+    done = ZERO
+    while done < job.lines:
+        width = chunk_lines(job.lines, done)
+        ys, row = chunk_address(y, done, width, step * low), width * LINE
+        xs, count = chunk_address(x, done, width, x_row + low), high - low
+        new = target + low * GROUP * job.size
+        begun = done > 0 or start == 0
+        old, stride = (new, GROUP * job.size) if begun else (start, ZERO)
+        if width == 4:
+            dot8(4, like, xs, ys, rows, step * row, old, stride, new, count)
+        elif width == 2:
+            dot8(2, like, xs, ys, rows, step * row, old, stride, new, count)
+        else:
+            dot8(1, like, xs, ys, rows, step * row, old, stride, new, count)
+        done += width
+
+
+@part_njit
 def dots(like, job, x, x_row, y, slots, groups, step, s, n, absent):
     """s[g, r, u] = x[x_row + r] · y[slot u of row r], where slots of the group exist for the row.
 
@@ -90,39 +115,35 @@ def dots(like, job, x, x_row, y, slots, groups, step, s, n, absent):
         target = tile_group(job, s, g)
         for u in range(GROUP):
             slots.start[u] = 0 if slots.low[g * GROUP + u] < slots.high[g * GROUP + u] else absent
-        done = ZERO
-        while done < job.lines:
-            width = chunk_lines(job.lines, done)
-            ys = _sources(y, done, width, slots.rows, g * GROUP, step * low)
-            xs = chunk_address(x, done, width, x_row + low)
-            begun, row = done > 0 or absent != absent, width * LINE
-            stride = GROUP * job.size if begun else 0
-            old = target + low * stride if begun else np.int64(slots.start.ctypes.data)
-            new, count = target + low * GROUP * job.size, high - low
-            if width == 4:
-                dot8(4, like, xs, ys, step * row, old, stride, new, count)
-            elif width == 2:
-                dot8(2, like, xs, ys, step * row, old, stride, new, count)
-            else:
-                dot8(1, like, xs, ys, step * row, old, stride, new, count)
-            done += width
+        start = ZERO if absent != absent else np.int64(slots.start.ctypes.data)
+        rows, first = slots.rows, g * GROUP
+        if _few(slots, g, step):
+            two = rows[first], rows[first + 1]
+            _dot_group(like, job, x, x_row, y, two, step, target, low, high, start)
+        else:
+            _dot_group(like, job, x, x_row, y, _eight(rows, first), step, target, low, high, start)
 
 
 @part_njit
 def axpy_group(like, job, x, x_row, y, rows, first, step, weights, low, high):
     """x[x_row + r] += sum over u of weights[r, u] * y[rows[first + u] + step * r], for low <= r < high."""
+    _axpy_group(like, job, x, x_row, y, _eight(rows, first), step, weights, low, high)
+
+
+@part_njit
+def _axpy_group(like, job, x, x_row, y, rows, step, weights, low, high):
     weights += low * GROUP * job.size
     done = ZERO
     while done < job.lines:
         width = chunk_lines(job.lines, done)
-        ys = _sources(y, done, width, rows, first, step * low)
-        xs, row = chunk_address(x, done, width, x_row + low), width * LINE
+        ys, row = chunk_address(y, done, width, step * low), width * LINE
+        xs, count = chunk_address(x, done, width, x_row + low), high - low
         if width == 4:
-            axpy8(4, like, xs, ys, step * row, weights, high - low)
+            axpy8(4, like, xs, ys, rows, step * row, weights, count)
         elif width == 2:
-            axpy8(2, like, xs, ys, step * row, weights, high - low)
+            axpy8(2, like, xs, ys, rows, step * row, weights, count)
         else:
-            axpy8(1, like, xs, ys, step * row, weights, high - low)
+            axpy8(1, like, xs, ys, rows, step * row, weights, count)
         done += width
 
 
@@ -146,7 +167,11 @@ def axpys(like, job, x, x_row, y, slots, own, groups, step, s, n):
                 own.rows[u] = slots.rows[first + u] if seen else 0
             at = weights + r * GROUP * job.size
             axpy_group(like, job, x, x_row + r, y, own.rows, ZERO, ZERO, at, ZERO, ZERO + 1)
-        axpy_group(like, job, x, x_row, y, slots.rows, first, step, weights, whole, high)
+        if _few(slots, g, step):
+            two = slots.rows[first], slots.rows[first + 1]
+            _axpy_group(like, job, x, x_row, y, two, step, weights, whole, high)
+        else:
+            axpy_group(like, job, x, x_row, y, slots.rows, first, step, weights, whole, high)
 
 
 @part_njit

@@ -24,38 +24,18 @@ def _row(like, s, stride, groups, numbers):
 
 
 @njit
-def _dot(like, width, x, y, stride, old, s):
-    ys = (
-        y,
-        y + stride,
-        y + 2 * stride,
-        y + 3 * stride,
-        y + 4 * stride,
-        y + 5 * stride,
-        y + 6 * stride,
-        y + 7 * stride,
-    )
+def _dot(like, width, x, y, rows, old, s):
     if width == 4:
-        dot8(4, like, x, ys, 0, old, 0, s, 1)
+        dot8(4, like, x, y, rows, 0, old, 0, s, 1)
     elif width == 2:
-        dot8(2, like, x, ys, 0, old, 0, s, 1)
+        dot8(2, like, x, y, rows, 0, old, 0, s, 1)
     else:
-        dot8(1, like, x, ys, 0, old, 0, s, 1)
+        dot8(1, like, x, y, rows, 0, old, 0, s, 1)
 
 
 @njit
-def _axpy(like, x, y, stride, s):
-    ys = (
-        y,
-        y + stride,
-        y + 2 * stride,
-        y + 3 * stride,
-        y + 4 * stride,
-        y + 5 * stride,
-        y + 6 * stride,
-        y + 7 * stride,
-    )
-    axpy8(2, like, x, ys, 0, s, 1)
+def _axpy(like, x, y, rows, s):
+    axpy8(2, like, x, y, rows, 0, s, 1)
 
 
 @njit
@@ -127,25 +107,29 @@ def test_row_maximum_passes_over_nan_and_row_sum_does_not(dtype, rng):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("lines", [1, 2, 4])
-def test_dot_and_axpy(dtype, lines, rng, dot=_dot, axpy=_axpy):
+@pytest.mark.parametrize("rows", [(3, 7, 1, 0, 5, 6, 2, 4), (5, 2)])
+def test_dot_and_axpy(dtype, lines, rows, rng, dot=_dot, axpy=_axpy):
     n = lines * 64 // np.dtype(dtype).itemsize
     x, y = rng.standard_normal(n).astype(dtype), rng.standard_normal((8, n)).astype(dtype)
     old, s = rng.standard_normal(8).astype(dtype), np.full(8, np.nan, dtype)
     old[3] = -np.inf
-    dot(dtype(0), lines, x.ctypes.data, y.ctypes.data, y.strides[0], old.ctypes.data, s.ctypes.data)
-    np.testing.assert_allclose(s, old + y @ x, rtol=1e-4, atol=1e-5)
+    dot(dtype(0), lines, x.ctypes.data, y.ctypes.data, rows, old.ctypes.data, s.ctypes.data)
+    expected, met = old.copy(), y[list(rows)]
+    expected[: len(rows)] += met @ x
+    np.testing.assert_allclose(s, expected, rtol=1e-4, atol=1e-5)
     s[3] = 1
     if lines == 2:
-        expected = x + s @ y
-        axpy(dtype(0), x.ctypes.data, y.ctypes.data, y.strides[0], s.ctypes.data)
+        expected = x + s[: len(rows)] @ met
+        axpy(dtype(0), x.ctypes.data, y.ctypes.data, rows, s.ctypes.data)
         np.testing.assert_allclose(x, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("vector", [32, 64])
-def test_dot_with_vector_registers_of_any_machine(vector, dtype, rng, monkeypatch):
+@pytest.mark.parametrize("rows", [range(8), range(2)])
+def test_dot_with_vector_registers_of_any_machine(vector, rows, dtype, rng, monkeypatch):
     monkeypatch.setattr(simd, "VECTOR", vector)
-    test_dot_and_axpy(dtype, 2, rng, dot=njit(_dot.py_func), axpy=njit(_axpy.py_func))
+    test_dot_and_axpy(dtype, 2, tuple(rows), rng, dot=njit(_dot.py_func), axpy=njit(_axpy.py_func))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
