@@ -71,7 +71,7 @@ def block_rows(n_q: int, reads: int, rows: int) -> int:
     out over more queries. Where offsets are far apart, they also let one offset reuse the rows of the next.
     Sequences of a few blocks waste their ragged ends, and calls of a few blocks leave threads without work.
     """
-    most = max(n_q // 64, 512) if 32 * reads < n_q else 512
+    most = min(max(n_q // 64, 512), 1024) if 32 * reads < n_q else 512
     return _whole_groups(min(max(min(n_q // 4, rows // 64), 128), most), n_q)
 
 

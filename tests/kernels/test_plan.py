@@ -74,7 +74,7 @@ def test_plans_are_kept():
 @pytest.mark.parametrize("heads", [1, 64])
 def test_block_rows_are_whole_groups(n, reads, heads):
     for rows in (block_rows(n, reads, heads * n), fused_block_rows(n)):
-        assert rows % 8 == 0 and 8 <= rows <= max(1024, n // 64) and rows < n + 8 + 8 * (n == 0)
+        assert rows % 8 == 0 and 8 <= rows <= 1024 and rows < n + 8 + 8 * (n == 0)
 
 
 def test_blocks_are_long_where_that_leaves_enough_of_them():
