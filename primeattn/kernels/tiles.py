@@ -44,6 +44,7 @@ def chunk_address(packed, done, width, row):
 
 @part_njit
 def _eight(rows, first):
+    """A group's row numbers as a tuple: its length says how many products are computed."""
     return (
         rows[first],
         rows[first + 1],

@@ -215,10 +215,9 @@ def _make_attend_queries(fragments, storage, columns):
             for n in range(2):
                 bit = 16 * part + 8 * n
                 known = load_shared_numbers(numba.int32(stats + bit * STATS_BYTES))
+                word = bit // 32 if parts > 1 else 0  # a constant, even where the loop is not unrolled
                 for half in range(2):
-                    bits = mask[
-                        (1 - half) * parts + (bit // 32 if parts > 1 else 0)
-                    ]  # the loop is not unrolled
+                    bits = mask[(1 - half) * parts + word]
                     for e in range(2):
                         i, one = 4 * n + 2 * half + e, numba.uint32(1 << bit % 32 + e)
                         weight = exp2(s[i] * scale - known[2 * e])

@@ -45,7 +45,7 @@ CASES = {
     "primes 2": ((1, 1, 131, 131, 32), PRIMES, 2, {}),
     "primes 6, grouped": ((2, 1, 101, 101, 32), PRIMES, 6, {"scale": 0.3}),
     "primes 30": ((1, 1, 75, 75, 32), PRIMES, 30, {}),
-    "squares 6": ((1, 1, 97, 97, 32), pa.Pattern("squares", window=3, global_tokens=5), 6, {}),
+    "squares 6": ((1, 1, 97, 97, 64), pa.Pattern("squares", window=3, global_tokens=5), 6, {}),
     "random 2": ((1, 1, 83, 83, 32, 2), RANDOM, 2, {}),
     "natural order": ((1, 1, 70, 70, 32), pa.Pattern("mian_chowla"), 1, {}),
     "a pattern per head": ((4, 2, 49, 49, 32), [PRIMES, RANDOM, pa.Pattern("squares"), PRIMES], 2, {}),
