@@ -46,6 +46,8 @@ class _Emitter:
         self.group = ir.VectorType(self.element, GROUP)
         self.lanes = VECTOR // self.size
         self.vector = ir.VectorType(self.element, self.lanes)
+        self.together = max(self.lanes // GROUP, 1)  # rows whose groups fill a register
+        self.groups = ir.VectorType(self.element, self.together * GROUP)
 
     def at(self, address, offset=0):
         return self.b.add(address, I64(offset)) if offset else address
@@ -114,6 +116,23 @@ class _Emitter:
         self.b.position_at_end(after)
         return result
 
+    def row_groups(self, n, *moving):
+        """A loop as ``rows``, but over ``together`` rows at once: where n is odd, there may be one more."""
+        times = self.b.sdiv(self.b.add(n, I64(self.together - 1)), I64(self.together))
+        steps = [I64(step) if isinstance(step, int) else step for _, step in moving]
+        wide = [self.b.mul(step, I64(self.together)) for step in steps]
+        return self.rows(times, *((address, step) for (address, _), step in zip(moving, wide, strict=True)))
+
+    def spread(self, address, step):
+        """Numbers of rows taken together, ``step`` bytes apart, each in all lanes of its row's group."""
+        at = [self.b.add(address, self.b.mul(step, I64(i))) for i in range(self.together)]
+        vectors = [self.splat(self.load(self.element, a), self.group) for a in at]
+        return vectors[0] if self.together == 1 else self.shuffle(*vectors, list(range(2 * GROUP)))
+
+    def by_row(self, x):
+        """The groups of rows taken together."""
+        return [x] if self.together == 1 else self.halves(x)
+
     def halves(self, x):
         half = x.type.count // 2
         low = self.shuffle(x, x, list(range(half)))
@@ -168,19 +187,21 @@ class _Emitter:
         b = self.b
         mantissa, bias, degree = (52, 1023, 13) if self.double else (23, 127, 7)
         ln2, ln2_rest = LN2_DOUBLE if self.double else LN2_SINGLE
-        magic = self.const(1.5 * 2**mantissa + bias)
-        low, high = self.const(-bias * math.log(2)), self.const(709.0 if self.double else 88.0)
+        magic = self.const(1.5 * 2**mantissa + bias, x.type)
+        low = self.const(-bias * math.log(2), x.type)
+        high = self.const(709.0 if self.double else 88.0, x.type)
         x = b.select(b.fcmp_ordered("<", x, low), low, x)
         x = b.select(b.fcmp_ordered(">", x, high), high, x)
-        shifted = self.fma(x, self.const(1 / math.log(2)), magic)
+        shifted = self.fma(x, self.const(1 / math.log(2), x.type), magic)
         n = b.fsub(shifted, magic)
-        r = self.fma(n, self.const(-ln2_rest), self.fma(n, self.const(-ln2), x))
-        e = self.const(1 / math.factorial(degree))
+        r = self.fma(n, self.const(-ln2, x.type), x)
+        r = self.fma(n, self.const(-ln2_rest, x.type), r)
+        e = self.const(1 / math.factorial(degree), x.type)
         for k in range(degree - 1, -1, -1):
-            e = self.fma(e, r, self.const(1 / math.factorial(k)))
-        integer = ir.VectorType(I64 if self.double else I32, GROUP)
+            e = self.fma(e, r, self.const(1 / math.factorial(k), x.type))
+        integer = ir.VectorType(I64 if self.double else I32, x.type.count)
         power = b.shl(b.bitcast(shifted, integer), self.const(mantissa, integer))
-        return b.fmul(e, b.bitcast(power, self.group))
+        return b.fmul(e, b.bitcast(power, x.type))
 
 
 def _literal(lines):
@@ -260,20 +281,25 @@ def axpy8(typingctx, lines, like, x, y, rows, y_step, s, n):
 def row_max(typingctx, like, s, stride, groups, best, n):
     """best[r] = the largest of best[r] and of ``groups`` groups s[g, r], ``stride`` bytes apart, for n rows.
 
-    NaN is passed over.
+    NaN is passed over. Rows are taken ``together``, so that there may be one more than n, here and below.
     """
 
     def codegen(context, builder, sig, args):
         emit = _Emitter(builder, like)
         _, s, stride, groups, best, n = args
-        with emit.rows(n, (s, GROUP * emit.size), (best, emit.size)) as (s, best):
-            start = emit.splat(emit.load(emit.element, best), emit.group)
-            result = emit.fold(
-                s, stride, groups, start, lambda at, most: emit.maximum(emit.load(emit.group, at), most)
-            )
-            while result.type.count > 1:
-                result = emit.maximum(*emit.halves(result))
-            emit.store(builder.extract_element(result, I32(0)), best)
+
+        def largest(at, so_far):
+            return emit.maximum(so_far, emit.load(emit.groups, at))
+
+        def reduce(group):
+            while group.type.count > 1:
+                group = emit.maximum(*emit.halves(group))
+            return builder.extract_element(group, I32(0))
+
+        with emit.row_groups(n, (s, GROUP * emit.size), (best, emit.size)) as (s, best):
+            found = emit.fold(s, stride, groups, emit.spread(best, I64(emit.size)), largest)
+            for i, group in enumerate(emit.by_row(found)):
+                emit.store(reduce(group), best, i * emit.size)
         return context.get_dummy_value()
 
     return types.void(like, s, stride, groups, best, n), codegen
@@ -288,45 +314,41 @@ def row_exp(typingctx, like, s, stride, groups, shift, total, n):
         _, s, stride, groups, shift, total, n = args
 
         def add(at, so_far):
-            p = emit.exp(builder.fsub(emit.load(emit.group, at), shift_of_row))
+            p = emit.exp(builder.fsub(emit.load(emit.groups, at), shifts))
             emit.store(p, at)
             return builder.fadd(so_far, p)
 
         moving = (s, GROUP * emit.size), (shift, emit.size), (total, emit.size)
-        with emit.rows(n, *moving) as (s, shift, total):
-            shift_of_row = emit.splat(emit.load(emit.element, shift), emit.group)
-            summed = emit.total(emit.fold(s, stride, groups, emit.const(0.0), add))
-            emit.store(builder.fadd(emit.load(emit.element, total), summed), total)
+        with emit.row_groups(n, *moving) as (s, shift, total):
+            shifts = emit.spread(shift, I64(emit.size))
+            summed = emit.fold(s, stride, groups, emit.const(0.0, emit.groups), add)
+            for i, group in enumerate(emit.by_row(summed)):
+                so_far = emit.load(emit.element, total, i * emit.size)
+                emit.store(builder.fadd(so_far, emit.total(group)), total, i * emit.size)
         return context.get_dummy_value()
 
     return types.void(like, s, stride, groups, shift, total, n), codegen
 
 
 @intrinsic
-def exp_times(typingctx, like, s, t, groups, a, b, step):
-    """s <- exp(s + a) and t <- exp(s + a) * (t + b) in place, over ``groups`` consecutive groups.
+def exp_times(typingctx, like, s, t, a, b, step, n):
+    """s[r] <- exp(s[r] + a[r]) and t[r] <- exp(s[r] + a[r]) * (t[r] + b[r]) in place, for n rows of a group.
 
-    a and b are addresses of one number per group, ``step`` bytes apart.
+    Numbers a[r] and b[r] are ``step`` bytes apart.
     """
 
     def codegen(context, builder, sig, args):
         emit = _Emitter(builder, like)
-        _, s, t, groups, a, b, step = args
-        with cgutils.for_range(builder, groups) as loop:
-            offset = builder.mul(loop.index, I64(GROUP * emit.size))
-            s_address, t_address = builder.add(s, offset), builder.add(t, offset)
-            place = builder.mul(loop.index, step)
-            shift, summand = (
-                emit.splat(emit.load(emit.element, builder.add(number, place)), emit.group)
-                for number in (a, b)
-            )
-            p = emit.exp(builder.fadd(emit.load(emit.group, s_address), shift))
-            emit.store(p, s_address)
-            product = builder.fmul(p, builder.fadd(emit.load(emit.group, t_address), summand))
-            emit.store(product, t_address)
+        _, s, t, a, b, step, n = args
+        row = GROUP * emit.size
+        with emit.row_groups(n, (s, row), (t, row), (a, step), (b, step)) as (s, t, a, b):
+            p = emit.exp(builder.fadd(emit.load(emit.groups, s), emit.spread(a, step)))
+            emit.store(p, s)
+            factor = builder.fadd(emit.load(emit.groups, t), emit.spread(b, step))
+            emit.store(builder.fmul(p, factor), t)
         return context.get_dummy_value()
 
-    return types.void(like, s, t, groups, a, b, step), codegen
+    return types.void(like, s, t, a, b, step, n), codegen
 
 
 @intrinsic

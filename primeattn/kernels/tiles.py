@@ -243,7 +243,7 @@ def softmax(like, job, out, maxima, sums, s, groups, n):
 def exp_product(like, job, s, t, groups, n, a, b, step):
     """s <- exp(s + a), t <- exp(s + a) * (t + b) with one number per row at a and b, ``step`` bytes apart."""
     for g in range(groups):
-        exp_times(like, tile_group(job, s, g), tile_group(job, t, g), n, a, b, step)
+        exp_times(like, tile_group(job, s, g), tile_group(job, t, g), a, b, step, n)
 
 
 @part_njit

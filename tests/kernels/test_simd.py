@@ -11,16 +11,14 @@ DTYPES = [np.float32, np.float64]
 
 
 @njit
-def _exp(like, s, t, groups, a, b, step):
-    exp_times(like, s, t, groups, a, b, step)
+def _exp(like, s, t, a, b, step, n):
+    exp_times(like, s, t, a, b, step, n)
 
 
 @njit
-def _row(like, s, stride, groups, numbers):
-    """numbers: maximum, shift and total, one behind the other."""
-    row_max(like, s, stride, groups, numbers.ctypes.data, 1)
-    row_exp(like, s, stride, groups, numbers[1:].ctypes.data, numbers[2:].ctypes.data, 1)
-    return numbers[0], numbers[2]
+def _softmax(like, s, stride, groups, best, shift, total, n):
+    row_max(like, s, stride, groups, best, n)
+    row_exp(like, s, stride, groups, shift, total, n)
 
 
 @njit
@@ -59,10 +57,13 @@ def _add(address, value):
 
 
 def exp_of(x):
-    s, t, zero = x.copy(), np.full_like(x, 2), np.zeros(1, x.dtype)
-    _exp(zero[0], s.ctypes.data, t.ctypes.data, x.size // GROUP, zero.ctypes.data, zero.ctypes.data, 0)
-    np.testing.assert_array_equal(t, 2 * s)
-    return s
+    rows = -(-x.size // GROUP)
+    s, zero = np.zeros((rows + 1, GROUP), x.dtype), np.zeros(1, x.dtype)  # one row more may be touched
+    s.reshape(-1)[: x.size] = x
+    t = np.full_like(s, 2)
+    _exp(zero[0], s.ctypes.data, t.ctypes.data, zero.ctypes.data, zero.ctypes.data, 0, rows)
+    np.testing.assert_array_equal(t[:rows], 2 * s[:rows])
+    return s.reshape(-1)[: x.size]
 
 
 @pytest.mark.parametrize(("dtype", "low", "high"), [(np.float32, -87, 88), (np.float64, -708, 709)])
@@ -83,26 +84,41 @@ def test_exp_at_the_edges(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_exp_times_with_numbers_per_row(dtype, rng):
-    s, t = rng.standard_normal((2, 5, GROUP)).astype(dtype)
-    a, b = rng.standard_normal((2, 5)).astype(dtype)
+@pytest.mark.parametrize("vector", [32, 64])
+@pytest.mark.parametrize("n", [1, 4, 5])
+def test_exp_times_with_numbers_per_row(n, vector, dtype, rng, monkeypatch):
+    monkeypatch.setattr(simd, "VECTOR", vector)
+    s, t = rng.standard_normal((2, n + 1, GROUP)).astype(dtype)
+    a, b = rng.standard_normal((2, n + 1)).astype(dtype)
     p, product = np.exp(s + a[:, None]), np.exp(s + a[:, None]) * (t + b[:, None])
-    _exp(dtype(1), s.ctypes.data, t.ctypes.data, 5, a.ctypes.data, b.ctypes.data, a.itemsize)
-    np.testing.assert_allclose(s, p, rtol=1e-6)
-    np.testing.assert_allclose(t, product, rtol=1e-5, atol=1e-6)
+    addresses = (x.ctypes.data for x in (s, t, a, b))
+    njit(_exp.py_func)(dtype(1), *addresses, a.itemsize, n)
+    np.testing.assert_allclose(s[:n], p[:n], rtol=1e-6)
+    np.testing.assert_allclose(t[:n], product[:n], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_row_maximum_passes_over_nan_and_row_sum_does_not(dtype, rng):
-    s = rng.standard_normal((5, 3, GROUP)).astype(dtype)
-    best, total = _row(dtype(0), s[0, 1:].ctypes.data, s.strides[0], 5, np.array([-1, -1, 0], dtype))
-    # _row turns the scores into their exponentials
-    np.testing.assert_allclose(total, s[:, 1].sum(), rtol=1e-6)
-    np.testing.assert_allclose(best, np.log(s[:, 1].max()) - 1, rtol=1e-5)
-    s[2, 1, 3] = np.nan
-    best, total = _row(dtype(0), s[0, 1:].ctypes.data, s.strides[0], 5, np.array([-100, -100, 0], dtype))
-    assert best == np.nanmax(np.log(s[:, 1])) or best > 0
-    assert np.isnan(total)
+@pytest.mark.parametrize("vector", [32, 64])
+@pytest.mark.parametrize("n", [1, 4, 5])
+def test_row_maximum_passes_over_nan_and_row_sum_does_not(n, vector, dtype, rng, monkeypatch):
+    monkeypatch.setattr(simd, "VECTOR", vector)
+    softmax = njit(_softmax.py_func)
+    scores = rng.standard_normal((3, n + 1, GROUP)).astype(dtype)
+    scores[:, 0] -= 10
+    for row, found in ((-1, False), (n - 1, True)):
+        s = scores.copy()
+        if found:
+            s[2, row, 3] = np.nan
+        best, shift, total = np.full(n + 1, -5, dtype), *rng.standard_normal((2, n + 1)).astype(dtype)
+        largest = np.maximum(np.nanmax(s, axis=(0, 2)), -5)
+        powers = np.exp(s - shift[:, None])
+        sums = total + powers.sum(axis=(0, 2))
+        addresses = (x.ctypes.data for x in (best, shift, total))
+        softmax(dtype(1), s.ctypes.data, s.strides[0], 3, *addresses, n)
+        np.testing.assert_array_equal(best[:n], largest[:n])
+        np.testing.assert_allclose(s[:, :n], powers[:, :n], rtol=1e-6)
+        np.testing.assert_allclose(total[:n], sums[:n], rtol=1e-5)
+        assert np.isnan(total[row]) == found
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
