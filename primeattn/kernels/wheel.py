@@ -20,9 +20,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["GUARD", "Steps", "Tiling", "live_tiles", "steps", "strings", "tiles", "tiling"]
+__all__ = ["GUARD", "ONE_WARP", "Steps", "Tiling", "live_tiles", "steps", "strings", "tiles", "tiling"]
 
 WORD = 32
+ONE_WARP = 64  # widest rows of which one warp has registers for the backward
 GUARD = 159  # bits of a string before distance 0: windows begin before it; one less than whole words
 
 
@@ -41,9 +42,10 @@ class Steps(NamedTuple):
     packed: np.ndarray
 
 
-def tiling(head_dim) -> Tiling:
+def tiling(head_dim, backward=False) -> Tiling:
     """Tiling of rows of ``head_dim``: two pairs of tiles fill less than 48 KiB of shared memory."""
-    return Tiling(128, 64 if head_dim <= 64 else 32)
+    wide = head_dim > ONE_WARP
+    return Tiling(96 if backward and wide else 128, 32 if wide else 64)
 
 
 def class_length(n, wheel) -> int:

@@ -19,8 +19,10 @@ from primeattn.kernels.gpu.forward import make_forward
 from primeattn.kernels.gpu.ptx import VECTOR_BYTES
 from primeattn.kernels.gpu.rows import make_rows
 from primeattn.kernels.gpu.wheel_backward import make_wheel_keys, make_wheel_queries
+from primeattn.kernels.gpu.wheel_backward_wide import make_wide_keys, make_wide_queries
 from primeattn.kernels.gpu.wheel_forward import make_wheel_forward
 from primeattn.kernels.gpu.wheel_plan import choose, make_wheel_plan
+from primeattn.kernels.wheel import ONE_WARP
 
 __all__ = ["Launch", "backward", "forward"]
 
@@ -64,8 +66,8 @@ def forward(out, lse, q, k, v, options):
             threads, rest = plan.threads, (plan.tables, scale)
         else:
             plan = make_wheel_plan(*shape, wheel, stream)
-            kernel = make_wheel_forward(layout.storage, layout.head_dim, plan.warps, plan.columns)
-            threads, rest = 32 * plan.warps, (plan.tables, plan.strings, wheel, scale)
+            kernel = make_wheel_forward(layout.storage, layout.head_dim, plan.groups, plan.columns)
+            threads, rest = 32 * plan.groups, (plan.tables, plan.strings, wheel, scale)
         if plan.query_tiles:
             kernels.append((kernel[(plan.query_tiles, q.shape[1]), threads, stream], FORWARD, rest))
         launch = Launch(tuple(kernels), 0)
@@ -96,11 +98,13 @@ def backward(dq, dk, dv, dout, q, k, v, out, lse, dlse, options):
             add(kernel, plan.query_tiles, heads, plan.threads, BACKWARD_QUERIES, plan.tables)
         else:
             plan = make_wheel_plan(*shape, wheel, stream, with_keys=True)
-            threads, rows = 32 * plan.warps, (layout.storage, layout.head_dim, plan.warps, plan.columns)
+            rows, threads = (layout.storage, layout.head_dim, plan.groups, plan.columns), 32 * plan.groups
             rest, columns = (plan.tables, plan.strings, wheel), max(p.global_tokens for p in options.patterns)
-            kernel = make_wheel_queries(*rows)
-            add(kernel, plan.query_tiles, heads, threads, BACKWARD_QUERIES, *rest)
-            add(make_wheel_keys(*rows), plan.key_tiles, kv_heads, threads, BACKWARD_KEYS, *rest, columns)
+            make_queries, make_keys = make_wheel_queries, make_wheel_keys
+            if layout.head_dim > ONE_WARP:
+                make_queries, make_keys, threads = make_wide_queries, make_wide_keys, 2 * threads
+            add(make_queries(*rows), plan.query_tiles, heads, threads, BACKWARD_QUERIES, *rest)
+            add(make_keys(*rows), plan.key_tiles, kv_heads, threads, BACKWARD_KEYS, *rest, columns)
             plan = planning.make_plan(*shape, stream, keys="columns")  # which all queries meet
         kernel = make_backward_keys(*layout, plan.threads, planning.CHUNK)
         add(kernel, plan.key_tiles, kv_heads, plan.threads, BACKWARD_KEYS, plan.tables)

@@ -43,6 +43,7 @@ class Fragments(NamedTuple):
     place_keys: Any  # -> sequence, batch, row of position 0, number of keys, the same two positions
     load: Any  # (words, half, address): a row from global memory, at ``address`` + 4 c
     dot: Any  # (words, half, address) -> the product with such a row, in the four threads that share it
+    dot_rows: Any  # (address, address) -> that of two such rows, neither of which is in registers
     scale_add: Any  # (acc, half, ratio, factor, address): acc = ratio * acc + factor * the row there
     store: Any  # (acc, half, factor, address): factor * acc to such a row, rounded once
     fetch: Any  # (place, array, stride, other, other_stride, start, wheel, low, high, thread): two tiles
@@ -57,12 +58,20 @@ class Fragments(NamedTuple):
 
 
 @lru_cache
-def make_fragments(storage, head_dim, warps, columns) -> Fragments:
-    """Fragments of rows of ``head_dim`` elements of ``storage``, and tiles of ``columns`` rows."""
+def make_fragments(storage, head_dim, warps, columns, summed=None) -> Fragments:
+    """Fragments of rows of ``head_dim`` elements of ``storage``, and tiles of ``columns`` rows.
+
+    Sums have ``summed`` columns, by default as many as rows have.
+    """
     depth, width = head_dim // 16, head_dim // 8  # products along the elements: as A, and as B
+    sum_width = (summed or head_dim) // 8
     pitch, chunks = 2 * head_dim + 16, head_dim // 8  # of 16 bytes
     chunk_bits = chunks.bit_length() - 1
-    threads, buffer, parts = 32 * warps, columns * pitch, columns // BITS
+    at_once, buffer, parts = (
+        32 * warps // chunks,
+        columns * pitch,
+        columns // BITS,
+    )  # rows that a block copies
     bits = columns.bit_length()
     mma, pack, unpack = tensor.make_mma(storage), tensor.make_pack(storage), tensor.make_unpack(storage)
     load_matrices, load_transposed = tensor.load_matrices, tensor.load_matrices_transposed
@@ -112,6 +121,12 @@ def make_fragments(storage, head_dim, warps, columns) -> Fragments:
             words[4 * d + 2 + half] = load_word(address + 32 * d + 16)
 
     @device_function
+    def over_row(total):
+        total += cuda.shfl_xor_sync(WARP, total, 1)
+        total += cuda.shfl_xor_sync(WARP, total, 2)
+        return total
+
+    @device_function
     def dot(words, half, address):
         total = numba.float32(0)
         for n in range(width):
@@ -119,20 +134,28 @@ def make_fragments(storage, head_dim, warps, columns) -> Fragments:
             y0, y1 = unpack(load_word(address + 16 * n))
             total += x0 * y0
             total += x1 * y1
-        total += cuda.shfl_xor_sync(WARP, total, 1)
-        total += cuda.shfl_xor_sync(WARP, total, 2)
-        return total
+        return over_row(total)
+
+    @device_function
+    def dot_rows(x, y):
+        total = numba.float32(0)
+        for n in range(width):
+            x0, x1 = unpack(load_word(x + 16 * n))
+            y0, y1 = unpack(load_word(y + 16 * n))
+            total += x0 * y0
+            total += x1 * y1
+        return over_row(total)
 
     @device_function
     def scale_add(acc, half, ratio, factor, address):
-        for n in range(width):
+        for n in range(sum_width):
             y0, y1 = unpack(load_again(address + 16 * n))
             acc[4 * n + 2 * half] = ratio * acc[4 * n + 2 * half] + factor * y0
             acc[4 * n + 2 * half + 1] = ratio * acc[4 * n + 2 * half + 1] + factor * y1
 
     @device_function
     def store(acc, half, factor, address):
-        for n in range(width):
+        for n in range(sum_width):
             low, high = factor * acc[4 * n + 2 * half], factor * acc[4 * n + 2 * half + 1]
             store_word(address + 16 * n, pack(low, high))
 
@@ -143,12 +166,13 @@ def make_fragments(storage, head_dim, warps, columns) -> Fragments:
         row, chunk = thread >> chunk_bits, (thread & (chunks - 1)) * 16
         place += row * pitch + chunk
         start = numba.int32(start + row * wheel)
-        step = numba.int32(threads // chunks * wheel)
-        for i in range(columns * chunks // threads):
-            source = min(max(numba.int32(start + i * step), numba.int32(low)), numba.int32(high))
-            at = numba.int32(place + i * (threads // chunks) * pitch)
-            copy_async(at, row_address(array + chunk, source, stride))
-            copy_async(numba.int32(at + buffer), row_address(other + chunk, source, other_stride))
+        step = numba.int32(at_once * wheel)
+        for i in range(-(-columns // at_once)):
+            if columns % at_once == 0 or row + i * at_once < columns:
+                source = min(max(numba.int32(start + i * step), numba.int32(low)), numba.int32(high))
+                at = numba.int32(place + i * at_once * pitch)
+                copy_async(at, row_address(array + chunk, source, stride))
+                copy_async(numba.int32(at + buffer), row_address(other + chunk, source, other_stride))
 
     @device_function
     def read_window(raw, strings, at):
@@ -205,7 +229,7 @@ def make_fragments(storage, head_dim, warps, columns) -> Fragments:
 
     @device_function
     def accumulate(acc, a0, a1, a2, a3, place, part):
-        for n in range(width // 2):
+        for n in range(sum_width // 2):
             b = load_transposed(numba.int32(place + 16 * part * pitch + 32 * n))
             f = 8 * n
             acc[f], acc[f + 1], acc[f + 2], acc[f + 3] = mma(
@@ -216,6 +240,7 @@ def make_fragments(storage, head_dim, warps, columns) -> Fragments:
             )
 
     return Fragments(
-        4 * depth, buffer, place_queries, keys_of_head, place_keys, load, dot, scale_add, store, fetch,
-        read_window, window, keep, number_before, lane_place, lane_place_transposed, product, accumulate,
+        4 * depth, buffer, place_queries, keys_of_head, place_keys, load, dot, dot_rows, scale_add, store,
+        fetch, read_window, window, keep, number_before, lane_place, lane_place_transposed, product,
+        accumulate,
     )  # fmt: skip

@@ -22,6 +22,7 @@ __all__ = [
     "load_matrices",
     "load_matrices_transposed",
     "load_shared_numbers",
+    "load_shared_words",
     "load_word",
     "make_mma",
     "make_pack",
@@ -29,6 +30,8 @@ __all__ = [
     "maximum",
     "reload_word",
     "shared_address",
+    "store_shared_numbers",
+    "store_shared_words",
     "store_word",
     "wait_copies",
 ]
@@ -105,8 +108,26 @@ load_matrices = _make_load(
 load_matrices_transposed = _make_load(
     "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {$0,$1,$2,$3}, [$4];", _I32, types.uint32
 )
-# Four float32 in a row, at a multiple of 16 bytes.
+
+
+def _make_store(text, kind, number):
+    @intrinsic
+    def store(typingctx, shared, x0, x1, x2, x3):
+        def codegen(context, builder, signature, arguments):
+            constraints = f"r,{','.join(['f' if kind is _F32 else 'r'] * 4)},~{{memory}}"
+            _asm(builder, _VOID, [_I32] + [kind] * 4, text, constraints, arguments, effect=True)
+            return context.get_dummy_value()
+
+        return types.void(types.int32, *[number] * 4), codegen
+
+    return store
+
+
+# Four words, or float32, in a row, from and to a multiple of 16 bytes.
+load_shared_words = _make_load("ld.shared.v4.u32 {$0,$1,$2,$3}, [$4];", _I32, types.uint32)
 load_shared_numbers = _make_load("ld.shared.v4.f32 {$0,$1,$2,$3}, [$4];", _F32, types.float32)
+store_shared_words = _make_store("st.shared.v4.u32 [$0], {$1,$2,$3,$4};", _I32, types.uint32)
+store_shared_numbers = _make_store("st.shared.v4.f32 [$0], {$1,$2,$3,$4};", _F32, types.float32)
 
 
 def make_mma(storage):

@@ -21,10 +21,9 @@ from primeattn.kernels.gpu.fragments import TILE, WHEEL_HEAD, make_fragments
 from primeattn.kernels.gpu.ptx import exp2, row_address, scalar_access
 from primeattn.kernels.gpu.support import compiled, device_function
 from primeattn.kernels.gpu.walk import FIELDS, SEQUENCE, address, lower_bound
+from primeattn.kernels.gpu.wheel_walk import STATS_BYTES, make_walk_keys, make_walk_queries
 
 __all__ = ["make_wheel_keys", "make_wheel_queries"]
-
-STATS_BYTES = 8  # of a query: lse in units of log2(e), delta
 
 
 def _make_meet_key(fragments):
@@ -52,7 +51,10 @@ def _make_attend_keys(fragments, storage, columns):
     parts = columns // 32
 
     @device_function
-    def attend(words, douts, acc, stats, mask, scale, keys, keys_transposed, values):
+    def attend(context, mask, here):
+        words, douts, acc, stats, scale, keys, transposed, values = context
+        keys, values = numba.int32(keys + here), numba.int32(values + here)
+        transposed = numba.int32(transposed + here)
         ds = cuda.local.array(8, numba.float32)
         for part in range(columns // 16):
             s, dp = product(words, keys, part), product(douts, values, part)
@@ -65,7 +67,7 @@ def _make_attend_keys(fragments, storage, columns):
                         d = exp2(s[i] * scale - stats[half]) * (dp[i] - stats[2 + half])
                         ds[i] = d if bits & numba.uint32(1 << bit % 32 - e) else numba.float32(0)
             a0, a1, a2, a3 = pack(ds[0], ds[1]), pack(ds[2], ds[3]), pack(ds[4], ds[5]), pack(ds[6], ds[7])
-            accumulate(acc, a0, a1, a2, a3, keys_transposed, part)
+            accumulate(acc, a0, a1, a2, a3, transposed, part)
 
     return attend
 
@@ -78,15 +80,13 @@ def make_wheel_queries(storage, head_dim, warps, columns):
     scale)``: as in the forward; ``stats`` has two numbers per query, ``dlse`` may be 0 for none.
     """
     fragments = make_fragments(storage, head_dim, warps, columns)
-    load, store, fetch, dot = fragments.load, fragments.store, fragments.fetch, fragments.dot
-    read_window, window, keep = fragments.read_window, fragments.window, fragments.keep
-    number_before, place_queries, buffer = fragments.number_before, fragments.place_queries, fragments.buffer
-    keys_of_head = fragments.keys_of_head
+    load, store, dot, buffer = fragments.load, fragments.store, fragments.dot, fragments.buffer
+    place_queries, keys_of_head = fragments.place_queries, fragments.keys_of_head
     lane_place, lane_place_transposed = fragments.place, fragments.place_transposed
-    meet, attend = _make_meet_key(fragments), _make_attend_keys(fragments, storage, columns)
+    meet = _make_meet_key(fragments)
+    walk = make_walk_keys(fragments, columns, _make_attend_keys(fragments, storage, columns))
     copy_words = 4 * buffer // 4 + 4
-    size, numbers, raw_words, mask_words = fragments.size, head_dim // 2, columns // 32 + 2, columns // 16
-    wait_copies, shared_address = tensor.wait_copies, tensor.shared_address
+    size, numbers, shared_address = fragments.size, head_dim // 2, tensor.shared_address
     load_number, store_number = scalar_access("float32")
     log2e, ln2 = math.log2(math.e), math.log(2)
 
@@ -132,38 +132,10 @@ def make_wheel_queries(storage, head_dim, warps, columns):
 
         place = shared_address(cuda.shared.array(copy_words, numba.uint32))
         keys, transposed = lane_place(place, lane), lane_place_transposed(place, lane)
-        table = plan[entry + WHEEL_HEAD.steps] + 2 * residue
-        steps, origin = plan[table], numba.int32(first * wheel)
-        count = numba.int32(lower_bound(plan, steps, plan[table + 1], (origin + 1) << 32))
-        wheel, leading = numba.int32(wheel), numba.int32(leading)
-        raw = cuda.local.array(raw_words, numba.uint32)
-        mask = cuda.local.array(mask_words, numba.uint32)
         lag = numba.int32(16 * warp + g - 2 * c)  # of this thread's window
-        stage, start, bit = numba.int32(0), numba.int32(0), numba.int32(0)
-        step, following = plan[steps], numba.uint32(steps + 1)
-        if count > 0:
-            start, bit = numba.int32(origin - (step >> 32)), numba.int32(step + lag)
-            fetch(place, k, k_stride, v, v_stride, start, wheel, 0, last, thread)
-        step = plan[following]
-        for left in range(count, 0, -1):
-            read_window(raw, bits, bit >> 5)
-            wait_copies()
-            cuda.syncthreads()  # this tile has arrived, and all have done with the one before
-            window(mask, raw, lag)
-            if start < leading:
-                keep(mask, 0, columns + 2 * c - number_before(start, wheel, leading))
-            stage = numba.int32(2 * buffer - stage)
-            if left > 1:
-                bit = numba.int32(step + lag)
-                start = numba.int32(origin - (step >> 32))
-                fetch(place + stage, k, k_stride, v, v_stride, start, wheel, 0, last, thread)
-                following = numba.uint32(following + 1)
-                step = plan[following]
-            here = numba.int32(2 * buffer - stage)
-            attend(
-                words, douts, acc, known, mask, scale,
-                numba.int32(keys + here), numba.int32(transposed + here), numba.int32(keys + buffer + here),
-            )  # fmt: skip
+        context = words, douts, acc, known, scale, keys, transposed, numba.int32(keys + buffer)
+        rows = k, k_stride, v, v_stride
+        walk(context, place, lag, rows, plan, bits, entry, residue, first, wheel, leading, last)
 
         _, batch, q_row, before, last, x0, x1 = place_queries(plan, wheel, 16 * warp + g)
         for half in range(2):
@@ -172,9 +144,7 @@ def make_wheel_queries(storage, head_dim, warps, columns):
                 at = address(plan, dq, FIELDS.dq, batch, head, q_row + x, 0) + 4 * c
                 store(acc, half, scale * numba.float32(ln2), at)
 
-    # With 12 warps to count with, registers are 168. Rows of 128 take 128 for fragments and sums alone, and
-    # 192 for dk and dv; 255 is what 8 warps may have.
-    return compiled(48 * warps if head_dim <= 64 else 32 * warps, 1)(wheel_queries)
+    return compiled(48 * warps, 1)(wheel_queries)  # with 12 warps to count with, registers are 168
 
 
 def _make_meet_query(fragments):
@@ -203,30 +173,31 @@ def _make_meet_query(fragments):
 def _make_attend_queries(fragments, storage, columns):
     """Device function that adds to dk and dv what a tile of queries gives."""
     product, accumulate, pack = fragments.product, fragments.accumulate, tensor.make_pack(storage)
-    parts, load_shared_numbers = columns // 32, tensor.load_shared_numbers
+    parts, buffer, load_shared_numbers = columns // 32, fragments.buffer, tensor.load_shared_numbers
 
     @device_function
-    def attend(words, values, dk, dv, mask, scale, queries, transposed, douts, douts_transposed, stats):
-        p = cuda.local.array(8, numba.float32)
-        ds = cuda.local.array(8, numba.float32)
+    def attend(context, mask, here):
+        words, values, dk, dv, scale, queries, transposed, stats = context
+        queries, transposed = numba.int32(queries + here), numba.int32(transposed + here)
+        douts, douts_transposed = numba.int32(queries + buffer), numba.int32(transposed + buffer)
+        stats = numba.int32(stats + here)
+        p = cuda.local.array(4, numba.uint32)
+        ds = cuda.local.array(4, numba.uint32)
         none = numba.float32(0)
         for part in range(columns // 16):
             s, dp = product(words, queries, part), product(values, douts, part)
             for n in range(2):
                 bit = 16 * part + 8 * n
-                known = load_shared_numbers(numba.int32(stats + bit * STATS_BYTES))
+                lse0, delta0, lse1, delta1 = load_shared_numbers(numba.int32(stats + bit * STATS_BYTES))
                 word = bit // 32 if parts > 1 else 0  # a constant, even where the loop is not unrolled
                 for half in range(2):
-                    bits = mask[(1 - half) * parts + word]
-                    for e in range(2):
-                        i, one = 4 * n + 2 * half + e, numba.uint32(1 << bit % 32 + e)
-                        weight = exp2(s[i] * scale - known[2 * e])
-                        p[i] = weight if bits & one else none
-                        ds[i] = weight * (dp[i] - known[2 * e + 1]) if bits & one else none
-            a0, a1, a2, a3 = pack(p[0], p[1]), pack(p[2], p[3]), pack(p[4], p[5]), pack(p[6], p[7])
-            accumulate(dv, a0, a1, a2, a3, douts_transposed, part)
-            a0, a1, a2, a3 = pack(ds[0], ds[1]), pack(ds[2], ds[3]), pack(ds[4], ds[5]), pack(ds[6], ds[7])
-            accumulate(dk, a0, a1, a2, a3, transposed, part)
+                    bits, i = mask[(1 - half) * parts + word], 4 * n + 2 * half
+                    p0 = exp2(s[i] * scale - lse0) if bits & numba.uint32(1 << bit % 32) else none
+                    p1 = exp2(s[i + 1] * scale - lse1) if bits & numba.uint32(2 << bit % 32) else none
+                    p[2 * n + half] = pack(p0, p1)
+                    ds[2 * n + half] = pack(p0 * (dp[i] - delta0), p1 * (dp[i + 1] - delta1))
+            accumulate(dv, p[0], p[1], p[2], p[3], douts_transposed, part)
+            accumulate(dk, ds[0], ds[1], ds[2], ds[3], transposed, part)
 
     return attend
 
@@ -239,26 +210,14 @@ def make_wheel_keys(storage, head_dim, warps, columns):
     scale)``. Keys before position ``global_tokens`` are not written.
     """
     fragments = make_fragments(storage, head_dim, warps, columns)
-    load, store, fetch, buffer = fragments.load, fragments.store, fragments.fetch, fragments.buffer
-    read_window, window, keep = fragments.read_window, fragments.window, fragments.keep
-    number_before, place_keys = fragments.number_before, fragments.place_keys
+    load, store, buffer = fragments.load, fragments.store, fragments.buffer
+    place_keys = fragments.place_keys
     lane_place, lane_place_transposed = fragments.place, fragments.place_transposed
-    meet, attend = _make_meet_query(fragments), _make_attend_queries(fragments, storage, columns)
-    stage_bytes = 2 * buffer + columns * STATS_BYTES
-    copy_words = 2 * stage_bytes // 4 + 4
-    size, numbers, raw_words, mask_words = fragments.size, head_dim // 2, columns // 32 + 2, columns // 16
-    wait_copies, shared_address = tensor.wait_copies, tensor.shared_address
-    copy_pair_async = tensor.copy_pair_async
+    meet = _make_meet_query(fragments)
+    walk = make_walk_queries(fragments, columns, _make_attend_queries(fragments, storage, columns))
+    copy_words = 2 * (2 * buffer + columns * STATS_BYTES) // 4 + 4
+    size, numbers, shared_address = fragments.size, head_dim // 2, tensor.shared_address
     ln2 = math.log(2)
-
-    @device_function
-    def fetch_all(place, rows, start, wheel, before, last, thread):
-        q, q_stride, dout, dout_stride, stats, stats_stride = rows
-        fetch(place, q, q_stride, dout, dout_stride, start, wheel, before, last, thread)
-        if thread < columns:
-            row = numba.int32(min(max(start + thread * wheel, before), last))
-            at = numba.int32(place + 2 * buffer + thread * STATS_BYTES)
-            copy_pair_async(at, row_address(stats, row, stats_stride))
 
     def wheel_keys(dk, dv, stats, dout, q, k, v, plan, bits, wheel, global_tokens, scale):
         thread, key_head = cuda.threadIdx.x, cuda.blockIdx.y
@@ -282,8 +241,6 @@ def make_wheel_keys(storage, head_dim, warps, columns):
 
         place = shared_address(cuda.shared.array(copy_words, numba.uint32))
         queries, transposed = lane_place(place, lane), lane_place_transposed(place, lane)
-        raw = cuda.local.array(raw_words, numba.uint32)
-        mask = cuda.local.array(mask_words, numba.uint32)
         lag = numba.int32(23 - 16 * warp - g + 2 * c)  # of this thread's window
         origin, modulus = numba.int32(first * wheel), numba.int32(wheel)
         for head in range(key_head * plan[FIELDS.group], (key_head + 1) * plan[FIELDS.group]):
@@ -314,44 +271,9 @@ def make_wheel_keys(storage, head_dim, warps, columns):
                     i1 if before <= i1 and i1 <= last else -1,
                 )
 
-            table = plan[entry + WHEEL_HEAD.key_steps] + 2 * residue
-            steps = plan[table]
-            # Tiles that begin at the last query or before, and end at the first or behind.
-            skipped = lower_bound(
-                plan, steps, plan[table + 1], (before - origin - (columns - 1) * modulus) << 32
-            )
-            count = numba.int32(
-                lower_bound(plan, steps, plan[table + 1], (last - origin + 1) << 32) - skipped
-            )
-            stage, start, bit = numba.int32(0), numba.int32(0), numba.int32(0)
-            following = numba.uint32(steps + skipped)
-            step = plan[following]
-            cuda.syncthreads()  # all have done with the tiles of the head before
-            if count > 0:
-                start, bit = numba.int32(origin + (step >> 32)), numba.int32(step + lag)
-                fetch_all(place, rows, start, modulus, before, last, thread)
-            for left in range(count, 0, -1):
-                read_window(raw, bits, bit >> 5)
-                wait_copies()
-                cuda.syncthreads()  # this tile has arrived, and all have done with the one before
-                window(mask, raw, lag)
-                if start < before or numba.int32(start + (columns - 1) * modulus) > last:
-                    low = number_before(start, modulus, before)
-                    high = number_before(start, modulus, numba.int32(last + 1))
-                    keep(mask, low - 2 * c, high - 2 * c)
-                stage = numba.int32(stage_bytes - stage)
-                if left > 1:
-                    following = numba.uint32(following + 1)
-                    step = plan[following]
-                    bit, start = numba.int32(step + lag), numba.int32(origin + (step >> 32))
-                    fetch_all(numba.int32(place + stage), rows, start, modulus, before, last, thread)
-                here = numba.int32(stage_bytes - stage)
-                attend(
-                    words, values, dk_acc, dv_acc, mask, scale,
-                    numba.int32(queries + here), numba.int32(transposed + here),
-                    numba.int32(queries + buffer + here), numba.int32(transposed + buffer + here),
-                    numba.int32(place + 2 * buffer + here + 2 * c * STATS_BYTES),
-                )  # fmt: skip
+            stats_place = numba.int32(place + 2 * buffer + 2 * c * STATS_BYTES)
+            context = words, values, dk_acc, dv_acc, scale, queries, transposed, stats_place
+            walk(context, place, lag, rows, plan, bits, entry, residue, origin, modulus, before, last)
 
         sequence, batch, k_row, end, x0, x1 = place_keys(plan, wheel, 16 * warp + g)
         low = global_tokens - plan[sequence + SEQUENCE.k_start]
@@ -363,4 +285,4 @@ def make_wheel_keys(storage, head_dim, warps, columns):
                 at = address(plan, dv, FIELDS.dv, batch, key_head, k_row + x, 0) + 4 * c
                 store(dv_acc, half, numba.float32(1), at)
 
-    return compiled(48 * warps if head_dim <= 64 else 32 * warps, 1)(wheel_keys)
+    return compiled(48 * warps, 1)(wheel_keys)

@@ -21,6 +21,7 @@ from primeattn.kernels.gpu.fragments import TILE, WARP, WHEEL_HEAD, make_fragmen
 from primeattn.kernels.gpu.ptx import exp2, row_address, scalar_access
 from primeattn.kernels.gpu.support import compiled, device_function
 from primeattn.kernels.gpu.walk import FIELDS, address, lower_bound
+from primeattn.kernels.gpu.wheel_walk import make_walk_keys
 
 __all__ = ["make_wheel_forward"]
 
@@ -59,10 +60,11 @@ def _make_attend(fragments, storage, head_dim, columns):
     maximum = tensor.maximum
 
     @device_function
-    def attend(words, acc, state, mask, scale, keys, values):
+    def attend(context, mask, here):
+        words, acc, state, scale, keys, values = context
         s = cuda.local.array(size, numba.float32)
         for part in range(columns // 16):
-            c = product(words, keys, part)
+            c = product(words, numba.int32(keys + here), part)
             for n in range(2):
                 bit = columns - 1 - 16 * part - 8 * n
                 upper, lower = mask[bit // 32], mask[parts + bit // 32]
@@ -93,7 +95,7 @@ def _make_attend(fragments, storage, head_dim, columns):
             e = 8 * part
             a0, a1 = pack(s[e], s[e + 1]), pack(s[e + 2], s[e + 3])
             a2, a3 = pack(s[e + 4], s[e + 5]), pack(s[e + 6], s[e + 7])
-            accumulate(acc, a0, a1, a2, a3, values, part)
+            accumulate(acc, a0, a1, a2, a3, numba.int32(values + here), part)
 
     return attend
 
@@ -107,15 +109,13 @@ def make_wheel_forward(storage, head_dim, warps, columns):
     for none.
     """
     fragments = make_fragments(storage, head_dim, warps, columns)
-    load, store, fetch, buffer = fragments.load, fragments.store, fragments.fetch, fragments.buffer
-    read_window, window, keep = fragments.read_window, fragments.window, fragments.keep
-    number_before = fragments.number_before
-    lane_place, lane_place_transposed = fragments.place, fragments.place_transposed
-    meet, attend = _make_meet(fragments), _make_attend(fragments, storage, head_dim, columns)
-    copy_words = 4 * buffer // 4 + 4  # two pairs of tiles, and what rounding up may take
-    size, numbers, raw_words, mask_words = fragments.size, head_dim // 2, columns // 32 + 2, columns // 16
+    load, store, buffer = fragments.load, fragments.store, fragments.buffer
     place_queries, keys_of_head = fragments.place_queries, fragments.keys_of_head
-    wait_copies, shared_address = tensor.wait_copies, tensor.shared_address
+    lane_place, lane_place_transposed = fragments.place, fragments.place_transposed
+    meet = _make_meet(fragments)
+    walk = make_walk_keys(fragments, columns, _make_attend(fragments, storage, head_dim, columns))
+    copy_words = 4 * buffer // 4 + 4  # two pairs of tiles, and what rounding up may take
+    size, numbers, shared_address = fragments.size, head_dim // 2, tensor.shared_address
     _, store_number = scalar_access("float32")
     ln2 = math.log(2)
 
@@ -151,37 +151,10 @@ def make_wheel_forward(storage, head_dim, warps, columns):
 
         place = shared_address(cuda.shared.array(copy_words, numba.uint32))
         keys, values = lane_place(place, lane), lane_place_transposed(place + buffer, lane)
-        table = plan[entry + WHEEL_HEAD.steps] + 2 * residue
-        steps, origin = plan[table], numba.int32(first * wheel)
-        count = numba.int32(
-            lower_bound(plan, steps, plan[table + 1], (origin + 1) << 32)
-        )  # tiles from row 0 on
-        wheel, leading = numba.int32(wheel), numba.int32(leading)
-        raw = cuda.local.array(raw_words, numba.uint32)
-        mask = cuda.local.array(mask_words, numba.uint32)
         lag = numba.int32(16 * warp + g - 2 * c)  # of this thread's window
-        stage, start, bit = numba.int32(0), numba.int32(0), numba.int32(0)
-        step, following = plan[steps], numba.uint32(steps + 1)
-        if count > 0:
-            start, bit = numba.int32(origin - (step >> 32)), numba.int32(step + lag)
-            fetch(place, k, k_stride, v, v_stride, start, wheel, 0, last, thread)
-        step = plan[following]  # of the next tile; the table goes on after the last
-        for left in range(count, 0, -1):
-            read_window(raw, bits, bit >> 5)
-            wait_copies()
-            cuda.syncthreads()  # this tile has arrived, and all have done with the one before
-            window(mask, raw, lag)
-            if start < leading:  # the first columns are global tokens, which have been met
-                keep(mask, 0, columns + 2 * c - number_before(start, wheel, leading))
-            stage = numba.int32(2 * buffer - stage)
-            if left > 1:
-                bit = numba.int32(step + lag)
-                start = numba.int32(origin - (step >> 32))
-                fetch(place + stage, k, k_stride, v, v_stride, start, wheel, 0, last, thread)
-                following = numba.uint32(following + 1)
-                step = plan[following]
-            here = numba.int32(2 * buffer - stage)
-            attend(words, acc, state, mask, scale, numba.int32(keys + here), numba.int32(values + here))
+        context = words, acc, state, scale, keys, values
+        rows = k, k_stride, v, v_stride
+        walk(context, place, lag, rows, plan, bits, entry, residue, first, wheel, leading, last)
 
         # Where the queries are is read again, not kept in registers that the loop needs.
         _, batch, q_row, before, last, x0, x1 = place_queries(plan, wheel, 16 * warp + g)

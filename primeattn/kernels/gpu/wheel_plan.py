@@ -18,12 +18,15 @@ __all__ = ["WheelPlan", "choose", "make_wheel_plan"]
 
 
 class WheelPlan(NamedTuple):
-    """Tables on the device and launch shapes; ``key_tiles`` is 0 for a forward."""
+    """Tables on the device and launch shapes; ``key_tiles`` is 0 for a forward.
+
+    ``groups`` are of the 16 rows that a warp holds, in a block.
+    """
 
     tables: object
     strings: object
     wheel: int
-    warps: int
+    groups: int
     columns: int
     query_tiles: int
     key_tiles: int
@@ -87,7 +90,7 @@ def make_wheel_plan(
 
 
 def _build(patterns, kv_heads, sequences, strides, layout, wheel, stream, with_keys) -> WheelPlan:
-    tiling = tables.tiling(layout.head_dim)
+    tiling = tables.tiling(layout.head_dim, backward=with_keys)
     reach = int(_reaches(sequences).max())
     words = tables.string_words(reach, wheel, tiling)
     group, distinct = len(patterns) // kv_heads, list(dict.fromkeys(patterns))

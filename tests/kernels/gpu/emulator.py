@@ -31,8 +31,10 @@ from primeattn.kernels.gpu import (
     support,
     walk,
     wheel_backward,
+    wheel_backward_wide,
     wheel_forward,
     wheel_plan,
+    wheel_walk,
 )
 
 WARP = 32
@@ -294,13 +296,14 @@ class DeviceArray:
 
 @contextmanager
 def emulated(
-    monkeypatch, *, wide=64, narrow=64, chunk=32, blocks=4, tiling=(32, 32), step=20, wheels=(1,), seed=0,
-    skip_barrier=None,
+    monkeypatch, *, wide=64, narrow=64, chunk=32, blocks=4, tiling=(32, 32), one_warp=wheel.ONE_WARP,
+    step=20, wheels=(1,), seed=0, skip_barrier=None,
 ):  # fmt: skip
     """Emulate a GPU with blocks so small that tiny inputs span several.
 
-    Of the wheel kernels, ``tiling`` is their own where it is None, and ``step`` what a tile is said to cost:
-    so little that tiny inputs are regrouped, for one of ``wheels``.
+    Of the wheel kernels, ``tiling`` is their own where it is None, rows wider than ``one_warp`` are shared by
+    two warps in the backward, and ``step`` is what a tile is said to cost: so little that tiny inputs are
+    regrouped, for one of ``wheels``.
     """
     machine = Machine(seed, skip_barrier)
     intrinsics = Intrinsics(machine.memory)
@@ -309,13 +312,14 @@ def emulated(
         rows.make_rows, forward.make_forward, backward.make_backward_queries, backward.make_backward_keys,
         fragments.make_fragments, wheel_forward.make_wheel_forward,
         wheel_backward.make_wheel_queries, wheel_backward.make_wheel_keys,
+        wheel_backward_wide.make_wide_queries, wheel_backward_wide.make_wide_keys,
     )  # fmt: skip
     with monkeypatch.context() as patch:
         patch.setattr(support, "problem", lambda: None)
         patch.setattr(support, "current_device", lambda: 0)
         for module in (
             rows, walk, forward, backward, plan, call, memory, fragments, wheel_forward, wheel_backward,
-            wheel_plan,
+            wheel_backward_wide, wheel_plan, wheel_walk,
         ):  # fmt: skip
             patch.setattr(module, "cuda", machine)
             for name, value in (
@@ -332,13 +336,17 @@ def emulated(
                     patch.setattr(module, name, value)
         for name in ("place", "address", "lower_bound"):
             function = getattr(walk, name).py_func
-            for module in (walk, forward, backward, fragments, wheel_forward, wheel_backward):
+            for module in (
+                walk, forward, backward, fragments, wheel_forward, wheel_backward, wheel_backward_wide,
+                wheel_walk,
+            ):  # fmt: skip
                 if hasattr(module, name):
                     patch.setattr(module, name, function)
         for name, value in (("WIDE", wide), ("NARROW", narrow), ("CHUNK", chunk), ("BLOCKS", blocks)):
             patch.setattr(plan, name, value)
         if tiling is not None:
-            patch.setattr(wheel, "tiling", lambda head_dim: wheel.Tiling(*tiling))
+            patch.setattr(wheel, "tiling", lambda head_dim, backward=False: wheel.Tiling(*tiling))
+        patch.setattr(call, "ONE_WARP", one_warp)
         for name, value in (
             ("WHEELS", wheels), ("HEAD_DIMS", (32, 64, 128)), ("STEP", dict.fromkeys((32, 64, 128), step)),
         ):  # fmt: skip

@@ -128,6 +128,15 @@ class Tensor:
     def load_shared_numbers(self, shared):
         return tuple(self._shared(shared, 16).view(np.float32).tolist())
 
+    def load_shared_words(self, shared):
+        return tuple(self._shared(shared, 16).view(np.uint32).tolist())
+
+    def store_shared_numbers(self, shared, *numbers):
+        self._shared(shared, 16).view(np.float32)[:] = numbers
+
+    def store_shared_words(self, shared, *words):
+        self._shared(shared, 16).view(np.uint32)[:] = words
+
     def make_mma(self, storage):
         together = self.products[storage]
         return lambda *registers: self.machine.thread.meet("warp", registers, together)

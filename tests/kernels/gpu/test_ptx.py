@@ -23,6 +23,7 @@ from primeattn.kernels.gpu import fragments, plan, rows
 from primeattn.kernels.gpu.backward import make_backward_keys, make_backward_queries
 from primeattn.kernels.gpu.forward import make_forward
 from primeattn.kernels.gpu.wheel_backward import make_wheel_keys, make_wheel_queries
+from primeattn.kernels.gpu.wheel_backward_wide import make_wide_keys, make_wide_queries
 from primeattn.kernels.gpu.wheel_forward import make_wheel_forward
 from primeattn.kernels.wheel import tiling
 
@@ -32,12 +33,15 @@ KERNELS = {
     "keys": (make_backward_keys, 7),
 }
 WHEEL_KERNELS = {
-    # Maker, integers before and after the tables; by head_dim: products and loads of matrices, and, at most,
-    # registers and instructions of the loop over tiles (sm_90).
-    "forward": (make_wheel_forward, 5, 1, {64: (64, 32, 128, 505), 128: (64, 32, 168, 415)}),
-    "queries": (make_wheel_queries, 9, 1, {64: (96, 48, 168, 495), 128: (96, 48, 255, 365)}),
-    # Rows of 128 are 192 registers of fragments and sums; their loop over 16 columns is not unrolled.
-    "keys": (make_wheel_keys, 7, 2, {64: (128, 64, 168, 670), 128: (64, 32, 255, 225)}),
+    # Name, head_dim: maker, integers before and after the tables; products and loads of matrices, and, at
+    # most, registers and instructions of the loop over tiles (sm_90), both branches of two warps that share
+    # rows together. The loops of keys of 128 go over 16 columns.
+    ("forward", 64): (make_wheel_forward, 5, 1, 64, 32, 128, 505),
+    ("forward", 128): (make_wheel_forward, 5, 1, 64, 32, 168, 415),
+    ("queries", 64): (make_wheel_queries, 9, 1, 96, 48, 168, 495),
+    ("queries", 128): (make_wide_queries, 9, 1, 48, 24, 168, 350),
+    ("keys", 64): (make_wheel_keys, 7, 2, 128, 64, 168, 680),
+    ("keys", 128): (make_wide_keys, 7, 2, 32, 16, 168, 200),
 }
 TABLES, STRINGS = numba_types.Array(int64, 1, "C"), numba_types.Array(uint32, 1, "C")
 
@@ -140,18 +144,16 @@ def test_chains_of_the_benchmark_are_multiply_adds(tmp_path):
 
 @pytest.mark.parametrize(
     ("storage", "head_dim", "capability"),
-    [("bfloat16", 64, (8, 0)), ("bfloat16", 64, (9, 0)), ("float16", 128, (9, 0))],
+    [("bfloat16", 64, (8, 0)), ("bfloat16", 64, (9, 0)), ("bfloat16", 128, (8, 0)), ("float16", 128, (9, 0))],
     ids=lambda part: str(part).replace(", ", "."),
 )
-@pytest.mark.parametrize("name", WHEEL_KERNELS)
+@pytest.mark.parametrize("name", ["forward", "queries", "keys"])
 def test_wheel_kernels(name, storage, head_dim, capability, tmp_path, monkeypatch):
-    make, before, after, design = WHEEL_KERNELS[name]
-    products, loads, registers, instructions = design[head_dim]
-    rows, columns = tiling(head_dim)
+    make, before, after, products, loads, registers, instructions = WHEEL_KERNELS[name, head_dim]
+    rows, columns = tiling(head_dim, backward=name != "forward")
+    shape = storage, head_dim, rows // 16, columns
     signature = (int64,) * before + (TABLES, STRINGS) + (int64,) * after + (float32,)
-    ptx, report = compiled(
-        make, (storage, head_dim, rows // 16, columns), signature, capability, tmp_path, monkeypatch
-    )
+    ptx, report = compiled(make, shape, signature, capability, tmp_path, monkeypatch)
     assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in report
     assert int(re.search(r"Used (\d+) registers", report)[1]) <= registers
     assert int(re.search(r"(\d+) bytes smem", report)[1]) <= 48 * 1024
@@ -159,7 +161,9 @@ def test_wheel_kernels(name, storage, head_dim, capability, tmp_path, monkeypatc
     kind = {"bfloat16": "bf16", "float16": "f16"}[storage]
     assert ptx.count(f"mma.sync.aligned.m16n8k16.row.col.f32.{kind}.{kind}.f32") == products
     assert ptx.count("ldmatrix.sync.aligned.m8n8.x4") == loads
-    assert ptx.count("cp.async.cg.shared.global") == 4 * columns * head_dim // 8 // (2 * rows)
+    threads = 2 * rows * (2 if make in (make_wide_queries, make_wide_keys) else 1)
+    copied_at_once = threads // (head_dim // 8)  # rows, each in pieces of 16 bytes
+    assert ptx.count("cp.async.cg.shared.global") == 4 * -(-columns // copied_at_once)
     if capability == (9, 0):
         loop = main_loop((tmp_path / "kernel.cubin").read_bytes())
         print(name, storage, head_dim, dict(loop))

@@ -8,7 +8,7 @@ from emulator import DeviceArray, emulated
 
 import primeattn as pa
 from primeattn.kernels import choice, reference, wheel
-from primeattn.kernels.gpu import wheel_backward, wheel_forward
+from primeattn.kernels.gpu import wheel_backward_wide, wheel_walk
 
 PRIMES = pa.Pattern("primes", window=2, global_tokens=2)
 RANDOM = pa.Pattern(np.flatnonzero(np.random.default_rng(5).random(300) < 0.3) + 1, window=1, global_tokens=1)
@@ -74,14 +74,22 @@ def oracle(q, k, v, dout, pattern, dlse=None, **options):
     return [out, lse, *reference.backward(dout, q, k, v, out, lse, pattern, dlse=dlse, **options)]
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_matches_the_reference(name, rng, monkeypatch):
+WIDE = ("primes 6, grouped", "squares 6", "a pattern per head", "chunk of a prefill", "packed")
+
+
+@pytest.mark.parametrize(
+    ("name", "one_warp"), [*((name, wheel.ONE_WARP) for name in CASES), *((name, 0) for name in WIDE)]
+)
+def test_matches_the_reference(name, one_warp, rng, monkeypatch):
+    """Rows wider than ``one_warp`` are shared by two warps in the backward."""
     shape, pattern, modulus, options = CASES[name]
     arrays = inputs(rng, *shape)
     dlse = rng.standard_normal(arrays[0].shape[:3]).astype(np.float32)
-    with emulated(monkeypatch, wheels=(modulus,), step=STEPS.get(name, 20)) as machine:
+    machine = emulated(monkeypatch, wheels=(modulus,), step=STEPS.get(name, 20), one_warp=one_warp)
+    with machine as machine:
         got = run(*arrays, pattern, dlse, **options)
-        assert {"wheel_forward", "wheel_queries"} <= {launch[0] for launch in machine.launches}
+        queries = "wheel_queries" if one_warp else "wide_queries"
+        assert {"wheel_forward", queries} <= {launch[0] for launch in machine.launches}
     expected = oracle(*arrays, pattern, dlse, **options)
     assert np.max(np.abs(got[1] - expected[1])) < 2e-6
     for a, b in zip(got, expected, strict=True):
@@ -96,8 +104,11 @@ def test_the_cases_have_offsets_of_both_kinds(monkeypatch):
         assert division.met.max() > pattern.window and len(division.regrouped) >= 6
 
 
-@pytest.mark.parametrize(("head_dim", "n"), [(64, 130), (128, 66)])
-def test_blocks_of_full_size_in_bfloat16(head_dim, n, rng, monkeypatch):
+@pytest.mark.parametrize(
+    ("head_dim", "n", "threads", "backward"),
+    [(64, 130, 256, ("wheel_queries", "wheel_keys")), (128, 66, 384, ("wide_queries", "wide_keys"))],
+)
+def test_blocks_of_full_size_in_bfloat16(head_dim, n, threads, backward, rng, monkeypatch):
     bits, exact = bits_of(rng.standard_normal((4, 1, 1, n, head_dim)))
     with emulated(monkeypatch, tiling=None, wheels=(2,)) as machine:
         q, k, v, dout = (Bfloat16(machine, a) for a in bits)
@@ -105,8 +116,8 @@ def test_blocks_of_full_size_in_bfloat16(head_dim, n, rng, monkeypatch):
         lse = DeviceArray(machine, np.zeros((1, 1, n), np.float32))
         pa.sparse_index_kernel(out, lse, q, k, v, PRIMES, kernel="wheel")
         pa.sparse_index_kernel_backward(dq, dk, dv, dout, q, k, v, out, lse, PRIMES, kernel="wheel")
-        launches = ["wheel_forward", "wheel_queries", "wheel_keys"]
-        assert machine.launches[:3] == [(name, 2, 1, 256, 0) for name in launches]
+        assert machine.launches[0] == ("wheel_forward", 2, 1, 256, 0)
+        assert machine.launches[1:3] == [(name, 2, 1, threads, 0) for name in backward]
         assert [launch[:3] for launch in machine.launches[3:]] == [("backward_keys", 2, 1)]  # global tokens
     expected = oracle(*exact, PRIMES)
     expected.pop(1)
@@ -160,7 +171,7 @@ def test_repeats_bit_for_bit_in_any_order_of_threads(rng, monkeypatch):
 
 BARRIERS = [
     (module.__file__, number)
-    for module in (wheel_forward, wheel_backward)
+    for module in (wheel_walk, wheel_backward_wide)
     for number, line in enumerate(Path(module.__file__).read_text().splitlines(), 1)
     if "cuda.syncthreads()" in line
 ]
@@ -172,8 +183,10 @@ def test_no_barrier_can_be_left_out(barrier, rng, monkeypatch):
     arrays = inputs(rng, 2, 1, 90, 90, 32)
     expected = oracle(*arrays, PRIMES)
 
+    one_warp = 0 if barrier[0] == wheel_backward_wide.__file__ else wheel.ONE_WARP
+
     def is_right(seed, skip_barrier):
-        with emulated(monkeypatch, seed=seed, skip_barrier=skip_barrier):
+        with emulated(monkeypatch, seed=seed, one_warp=one_warp, skip_barrier=skip_barrier):
             got = run(*arrays, PRIMES)
         return all(relative(a, b) < 2**-9 for a, b in zip(got, expected, strict=True))
 
