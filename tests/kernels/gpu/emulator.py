@@ -46,6 +46,7 @@ NUMPY = {
     "word": "<u4",
     "bytes": "u1",
 }
+SIZES = {storage: np.dtype(name).itemsize for storage, name in NUMPY.items()}
 
 
 class Memory:
@@ -64,14 +65,18 @@ class Memory:
 
     def words(self, address, storage, count):
         """``count`` elements at ``address``, as a view."""
+        size = SIZES[storage]
+        return self.span(address, count * size).view(NUMPY[storage])
+
+    def span(self, address, nbytes):
+        """``nbytes`` bytes at ``address``, a multiple of them, as a view."""
         at = bisect_right(self.starts, address) - 1
-        size = np.dtype(NUMPY[storage]).itemsize
         start = address - self.starts[at] if at >= 0 else -1
-        if not 0 <= start <= self.buffers[at].nbytes - count * size:
-            raise IndexError(f"access to {count} {storage} outside of any buffer")
-        if address % (count * size):
-            raise IndexError(f"access to {count} {storage} that is not aligned")
-        return self.buffers[at][start : start + count * size].view(NUMPY[storage])
+        if not 0 <= start <= self.buffers[at].size - nbytes:
+            raise IndexError(f"access to {nbytes} bytes outside of any buffer")
+        if address % nbytes:
+            raise IndexError(f"access to {nbytes} bytes that is not aligned")
+        return self.buffers[at][start : start + nbytes]
 
 
 def wrapped(bits, signed=0):
@@ -215,34 +220,41 @@ class Machine:
         live = [Thread(function, arguments, index, hub) for index in range(threads)]
         ready = list(live)
         while live:
-            self.random.shuffle(ready)
-            for thread in ready:
+            going, ready = self._part(ready)
+            for thread in going:
                 self.thread = thread
                 thread.greenlet.switch()
             live = [thread for thread in live if not thread.greenlet.dead]
-            ready = [thread for group in self._meetings(live, threads) for thread in group]
+            ready += [thread for group in self._meetings(live, threads) for thread in group]
             if live and not ready:
                 raise RuntimeError(f"threads wait for each other at {sorted({t.waits for t in live})}")
+
+    def _part(self, ready):
+        """Threads that go on now, in any order, and those of slower warps."""
+        warps = {thread.index // WARP for thread in ready}
+        warps = {warp for warp in sorted(warps) if self.random.random() < self.paces[warp]} or warps
+        going = [thread for thread in ready if thread.index // WARP in warps]
+        self.random.shuffle(going)
+        return going, [thread for thread in ready if thread.index // WARP not in warps]
 
     def _meetings(self, live, threads):
         """Groups of threads of which all have come to one point; each gets what the others sent."""
         if live and all(thread.waits == "block" for thread in live):
             assert len(live) == threads, "some threads have left before a barrier"
+            for thread in live:
+                thread.waits = None
             yield live
-        warps = [list(warp) for _, warp in itertools.groupby(live, key=lambda thread: thread.index // WARP)]
-        warps = [
-            warp
-            for warp in warps
-            if len(warp) == min(WARP, threads) and all(thread.waits == "warp" for thread in warp)
-        ]
-        for warp in [w for w in warps if self.random.random() < self.paces[w[0].index // WARP]] or warps:
+        for _, warp in itertools.groupby(live, key=lambda thread: thread.index // WARP):
+            warp = list(warp)
+            if len(warp) < min(WARP, threads) or any(thread.waits != "warp" for thread in warp):
+                continue
             assert len({thread.together for thread in warp}) == 1, "a warp meets in different instructions"
             if warp[0].together is None:
                 received = [{thread.index: thread.sends for thread in warp}] * len(warp)
             else:
                 received = warp[0].together([thread.sends for thread in warp])
             for thread, mine in zip(warp, received, strict=True):
-                thread.receives = mine
+                thread.receives, thread.waits = mine, None
             yield warp
 
 

@@ -154,7 +154,7 @@ class Tensor:
         return (int(high) << 32 | int(low)) >> (shift & 31) & 0xFFFFFFFF
 
     def load_word(self, address):
-        return int(self.memory.words(address, "word", 1)[0])
+        return int.from_bytes(self.memory.span(address, 4).tobytes(), "little")
 
     reload_word = load_word
 
