@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -64,14 +65,29 @@ class Plan:
     work: float  # multiply-adds of one product over all pairs, at most
 
 
+def _second_level_cache() -> int:
+    """Bytes of a core's second-level cache, 512 KiB where the system does not say."""
+    try:
+        size = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text()
+        return int(size.strip().removesuffix("K")) * 1024
+    except (OSError, ValueError):
+        return 512 * 1024
+
+
+CACHE = _second_level_cache()
+
+
 def block_rows(n_q: int, reads: int, rows: int) -> int:
     """Rows of a block whose last row reads ``reads`` keys, in a call of ``rows`` (whole groups; measured).
 
-    Every block reads all of its keys again, from memory where the sequence is long: long blocks share that
-    out over more queries. Where offsets are far apart, they also let one offset reuse the rows of the next.
-    Sequences of a few blocks waste their ragged ends, and calls of a few blocks leave threads without work.
+    Every block reads all of its keys again, from beyond the second-level cache where the sequence is long:
+    long blocks share that out over more queries, as long as q and out (of 64 float32) fill half of the cache.
+    Where offsets are far apart, they also let one offset reuse the rows of the next. Sequences of a few
+    blocks waste their ragged ends, and calls of a few blocks leave threads without work.
     """
-    most = min(max(n_q // 64, 512), 1024) if 32 * reads < n_q else 512
+    most = min(max(n_q // 16, 512), max(CACHE // 1024, 512))
+    if 32 * reads < n_q:
+        most = max(most, min(n_q // 64, 1024))
     return _whole_groups(min(max(min(n_q // 4, rows // 64), 128), most), n_q)
 
 

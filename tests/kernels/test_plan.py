@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import primeattn as pa
+from primeattn.kernels import plan
 from primeattn.kernels.plan import PIECE_ROWS, SEQUENCE, block_rows, fused_block_rows, make_plan
 
 
@@ -74,14 +75,27 @@ def test_plans_are_kept():
 @pytest.mark.parametrize("heads", [1, 64])
 def test_block_rows_are_whole_groups(n, reads, heads):
     for rows in (block_rows(n, reads, heads * n), fused_block_rows(n)):
-        assert rows % 8 == 0 and 8 <= rows <= 1024 and rows < n + 8 + 8 * (n == 0)
+        most = max(1024, plan.CACHE // 1024)
+        assert rows % 8 == 0 and 8 <= rows <= most and rows < n + 8 + 8 * (n == 0)
 
 
-def test_blocks_are_long_where_that_leaves_enough_of_them():
-    assert block_rows(8192, 1000, 8192) == 128
-    assert block_rows(8192, 1000, 8 * 8192) == 512
-    assert block_rows(16384, 100, 8 * 16384) == 512
-    assert block_rows(65536, 100, 65536) == 1024
+@pytest.mark.parametrize(
+    ("cache", "n", "reads", "heads", "rows"),
+    [
+        (2**19, 8192, 1000, 1, 128),
+        (2**19, 8192, 1000, 8, 512),
+        (2**19, 16384, 100, 8, 512),
+        (2**19, 65536, 100, 1, 1024),
+        (2**19, 65536, 6000, 8, 512),
+        (2**21, 8192, 1000, 8, 512),
+        (2**21, 16384, 2000, 8, 1024),
+        (2**21, 65536, 6000, 8, 2048),
+        (2**21, 65536, 100, 1, 1024),
+    ],
+)
+def test_blocks_are_long_where_that_leaves_enough_of_them(cache, n, reads, heads, rows, monkeypatch):
+    monkeypatch.setattr(plan, "CACHE", cache)
+    assert block_rows(n, reads, heads * n) == rows
 
 
 def test_one_pass_backward_is_for_dense_patterns_and_several_key_heads():
