@@ -46,8 +46,11 @@ class _Emitter:
         self.group = ir.VectorType(self.element, GROUP)
         self.lanes = VECTOR // self.size
         self.vector = ir.VectorType(self.element, self.lanes)
-        self.together = max(self.lanes // GROUP, 1)  # rows whose groups fill a register
-        self.groups = ir.VectorType(self.element, self.together * GROUP)
+        self._take(1)
+
+    def _take(self, together):
+        """From now on ``groups`` are those of as many rows."""
+        self.together, self.groups = together, ir.VectorType(self.element, together * GROUP)
 
     def at(self, address, offset=0):
         return self.b.add(address, I64(offset)) if offset else address
@@ -116,12 +119,17 @@ class _Emitter:
         self.b.position_at_end(after)
         return result
 
-    def row_groups(self, n, *moving):
-        """A loop as ``rows``, but over ``together`` rows at once: where n is odd, there may be one more."""
-        times = self.b.sdiv(self.b.add(n, I64(self.together - 1)), I64(self.together))
-        steps = [I64(step) if isinstance(step, int) else step for _, step in moving]
-        wide = [self.b.mul(step, I64(self.together)) for step in steps]
-        return self.rows(times, *((address, step) for (address, _), step in zip(moving, wide, strict=True)))
+    def over_rows(self, n, moving, body):
+        """``body(*addresses)`` for n rows, two at once where their groups fill a register, one at the end."""
+        moving = [(at, I64(step) if isinstance(step, int) else step) for at, step in moving]
+        for together in dict.fromkeys((max(self.lanes // GROUP, 1), 1)):
+            self._take(together)
+            times = self.b.sdiv(n, I64(together))
+            done = self.b.mul(times, I64(together))
+            with self.rows(times, *((at, self.b.mul(step, I64(together))) for at, step in moving)) as at:
+                body(*at)
+            n = self.b.sub(n, done)
+            moving = [(self.b.add(at, self.b.mul(done, step)), step) for at, step in moving]
 
     def spread(self, address, step):
         """Numbers of rows taken together, ``step`` bytes apart, each in all lanes of its row's group."""
@@ -281,7 +289,7 @@ def axpy8(typingctx, lines, like, x, y, rows, y_step, s, n):
 def row_max(typingctx, like, s, stride, groups, best, n):
     """best[r] = the largest of best[r] and of ``groups`` groups s[g, r], ``stride`` bytes apart, for n rows.
 
-    NaN is passed over. Rows are taken ``together``, so that there may be one more than n, here and below.
+    NaN is passed over.
     """
 
     def codegen(context, builder, sig, args):
@@ -296,10 +304,12 @@ def row_max(typingctx, like, s, stride, groups, best, n):
                 group = emit.maximum(*emit.halves(group))
             return builder.extract_element(group, I32(0))
 
-        with emit.row_groups(n, (s, GROUP * emit.size), (best, emit.size)) as (s, best):
+        def body(s, best):
             found = emit.fold(s, stride, groups, emit.spread(best, I64(emit.size)), largest)
             for i, group in enumerate(emit.by_row(found)):
                 emit.store(reduce(group), best, i * emit.size)
+
+        emit.over_rows(n, [(s, GROUP * emit.size), (best, emit.size)], body)
         return context.get_dummy_value()
 
     return types.void(like, s, stride, groups, best, n), codegen
@@ -313,18 +323,20 @@ def row_exp(typingctx, like, s, stride, groups, shift, total, n):
         emit = _Emitter(builder, like)
         _, s, stride, groups, shift, total, n = args
 
-        def add(at, so_far):
-            p = emit.exp(builder.fsub(emit.load(emit.groups, at), shifts))
-            emit.store(p, at)
-            return builder.fadd(so_far, p)
-
-        moving = (s, GROUP * emit.size), (shift, emit.size), (total, emit.size)
-        with emit.row_groups(n, *moving) as (s, shift, total):
+        def body(s, shift, total):
             shifts = emit.spread(shift, I64(emit.size))
+
+            def add(at, so_far):
+                p = emit.exp(builder.fsub(emit.load(emit.groups, at), shifts))
+                emit.store(p, at)
+                return builder.fadd(so_far, p)
+
             summed = emit.fold(s, stride, groups, emit.const(0.0, emit.groups), add)
             for i, group in enumerate(emit.by_row(summed)):
                 so_far = emit.load(emit.element, total, i * emit.size)
                 emit.store(builder.fadd(so_far, emit.total(group)), total, i * emit.size)
+
+        emit.over_rows(n, [(s, GROUP * emit.size), (shift, emit.size), (total, emit.size)], body)
         return context.get_dummy_value()
 
     return types.void(like, s, stride, groups, shift, total, n), codegen
@@ -340,12 +352,15 @@ def exp_times(typingctx, like, s, t, a, b, step, n):
     def codegen(context, builder, sig, args):
         emit = _Emitter(builder, like)
         _, s, t, a, b, step, n = args
-        row = GROUP * emit.size
-        with emit.row_groups(n, (s, row), (t, row), (a, step), (b, step)) as (s, t, a, b):
+
+        def body(s, t, a, b):
             p = emit.exp(builder.fadd(emit.load(emit.groups, s), emit.spread(a, step)))
             emit.store(p, s)
             factor = builder.fadd(emit.load(emit.groups, t), emit.spread(b, step))
             emit.store(builder.fmul(p, factor), t)
+
+        row = GROUP * emit.size
+        emit.over_rows(n, [(s, row), (t, row), (a, step), (b, step)], body)
         return context.get_dummy_value()
 
     return types.void(like, s, t, a, b, step, n), codegen

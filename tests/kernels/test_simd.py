@@ -57,13 +57,10 @@ def _add(address, value):
 
 
 def exp_of(x):
-    rows = -(-x.size // GROUP)
-    s, zero = np.zeros((rows + 1, GROUP), x.dtype), np.zeros(1, x.dtype)  # one row more may be touched
-    s.reshape(-1)[: x.size] = x
-    t = np.full_like(s, 2)
-    _exp(zero[0], s.ctypes.data, t.ctypes.data, zero.ctypes.data, zero.ctypes.data, 0, rows)
-    np.testing.assert_array_equal(t[:rows], 2 * s[:rows])
-    return s.reshape(-1)[: x.size]
+    s, t, zero = x.copy(), np.full_like(x, 2), np.zeros(1, x.dtype)
+    _exp(zero[0], s.ctypes.data, t.ctypes.data, zero.ctypes.data, zero.ctypes.data, 0, x.size // GROUP)
+    np.testing.assert_array_equal(t, 2 * s)
+    return s
 
 
 @pytest.mark.parametrize(("dtype", "low", "high"), [(np.float32, -87, 88), (np.float64, -708, 709)])
@@ -91,10 +88,11 @@ def test_exp_times_with_numbers_per_row(n, vector, dtype, rng, monkeypatch):
     s, t = rng.standard_normal((2, n + 1, GROUP)).astype(dtype)
     a, b = rng.standard_normal((2, n + 1)).astype(dtype)
     p, product = np.exp(s + a[:, None]), np.exp(s + a[:, None]) * (t + b[:, None])
+    p[n], product[n] = s[n], t[n]  # behind the last row nothing is written
     addresses = (x.ctypes.data for x in (s, t, a, b))
     njit(_exp.py_func)(dtype(1), *addresses, a.itemsize, n)
-    np.testing.assert_allclose(s[:n], p[:n], rtol=1e-6)
-    np.testing.assert_allclose(t[:n], product[:n], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(s, p, rtol=1e-6)
+    np.testing.assert_allclose(t, product, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -105,20 +103,22 @@ def test_row_maximum_passes_over_nan_and_row_sum_does_not(n, vector, dtype, rng,
     softmax = njit(_softmax.py_func)
     scores = rng.standard_normal((3, n + 1, GROUP)).astype(dtype)
     scores[:, 0] -= 10
-    for row, found in ((-1, False), (n - 1, True)):
+    for found in (False, True):
         s = scores.copy()
         if found:
-            s[2, row, 3] = np.nan
+            s[2, n - 1, 3] = np.nan
         best, shift, total = np.full(n + 1, -5, dtype), *rng.standard_normal((2, n + 1)).astype(dtype)
         largest = np.maximum(np.nanmax(s, axis=(0, 2)), -5)
         powers = np.exp(s - shift[:, None])
         sums = total + powers.sum(axis=(0, 2))
+        # Behind the last row nothing is written.
+        largest[n], powers[:, n], sums[n] = best[n], s[:, n], total[n]
         addresses = (x.ctypes.data for x in (best, shift, total))
         softmax(dtype(1), s.ctypes.data, s.strides[0], 3, *addresses, n)
-        np.testing.assert_array_equal(best[:n], largest[:n])
-        np.testing.assert_allclose(s[:, :n], powers[:, :n], rtol=1e-6)
-        np.testing.assert_allclose(total[:n], sums[:n], rtol=1e-5)
-        assert np.isnan(total[row]) == found
+        np.testing.assert_array_equal(best, largest)
+        np.testing.assert_allclose(s, powers, rtol=1e-6)
+        np.testing.assert_allclose(total, sums, rtol=1e-5)
+        assert np.isnan(total[n - 1]) == found
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
