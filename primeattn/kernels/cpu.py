@@ -226,9 +226,9 @@ def forward(like, scale, jobs, tables):
 def backward(like, scale, jobs, tables):
     """Fill dq, dk and dv; ``like`` is 1 in the working dtype, as is the scale."""
     job = jobs[0]
-    pack_queries(like, scale, job, tables, pack_keys(like, job, tables))
-    wait(job, tables.key_pieces.size + tables.query_pieces.size)
     slots, own = make_slots(like), make_slots(like)
+    pack_queries(like, scale, job, tables, pack_keys(like, job, tables), slots.start)
+    wait(job, tables.key_pieces.size + tables.query_pieces.size)
     scratch = job.scratch + draw(job, WORKERS) * job.scratch_bytes
     key_tasks, query_tasks = tables.key_tasks, tables.query_tasks
     while True:

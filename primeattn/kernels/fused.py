@@ -100,8 +100,11 @@ def _split(job, scratch, n_k):
 
 
 @part_njit
-def _load_block(like, scale, job, sequence, head, first, n, own):
-    """Copy a block of queries into scratch: scale * q, dout, -lse and dlse - rowsum(dout * out)."""
+def _load_block(like, scale, job, sequence, head, first, n, own, eight):
+    """Copy a block of queries into scratch: scale * q, dout, -lse and dlse - rowsum(dout * out).
+
+    Rows of dq and ``eight`` numbers are spare as yet.
+    """
     block, b, h = job.block, sequence.batch, head
     minus_lse, minus_delta = view(own.minus_lse, n, like), view(own.minus_delta, n, like)
     for r in range(n):
@@ -111,7 +114,9 @@ def _load_block(like, scale, job, sequence, head, first, n, own):
         )
         dout = job.dout + b * job.dout_batch + h * job.dout_head + row * job.dout_row
         copy_row(like, job, dout, own.dout, block + r, like)
-        minus_lse[r], minus_delta[r] = query_numbers(like, job, b, h, row)
+        minus_lse[r], minus_delta[r] = query_numbers(
+            like, job, b, h, row, own.dout, block + r, own.dq, r, eight
+        )
     zero_rows(like, job, own.q, block + n, block - n)
     zero_rows(like, job, own.dout, block + n, block - n)
 
@@ -199,7 +204,7 @@ def _backward_key_head(like, scale, job, tables, index, kv_head, slots, shifted,
         offsets = tables.offsets[route.begin : route.end]
         for first in range(0, sequence.n_q, job.block):
             n = min(job.block, sequence.n_q - first)
-            _load_block(like, scale, job, sequence, head, first, n, own)
+            _load_block(like, scale, job, sequence, head, first, n, own, slots.start)
             zero_rows(like, job, own.dq, ZERO, n)
             t = ZERO
             while True:

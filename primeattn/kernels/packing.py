@@ -11,7 +11,7 @@ import numpy as np
 
 from primeattn.kernels.jit import part_njit
 from primeattn.kernels.simd import LINE, atomic_add, view
-from primeattn.kernels.tiles import ZERO, Packed, chunk_address, chunk_lines
+from primeattn.kernels.tiles import ZERO, Packed, chunk_address, chunk_lines, dot_group
 
 ARRAYS = ("q", "k", "v", "out", "lse", "dout", "dlse", "dq", "dk", "dv")
 _NUMBERS = (
@@ -94,14 +94,19 @@ def _pack_keys(like, job, sequences, panels, piece):
 
 
 @part_njit
-def query_numbers(like, job, b, h, r):
-    """-lse and dlse - rowsum(dout * out) of a query; a row without keys (lse = -inf) is to have p = 0."""
+def query_numbers(like, job, b, h, r, douts, row, spare, spare_row, eight):
+    """-lse and dlse - rowsum(dout * out) of a query; a row without keys (lse = -inf) is to have p = 0.
+
+    dout is row ``row`` of ``douts``. The sum is taken in the order of dP, in a spare row and ``eight``
+    numbers: where one key has all weight, out is its value, and dP - delta is 0 (in rows of one chunk).
+    """
     lse = view(job.lse + b * job.lse_batch + h * job.lse_head + r * job.lse_row, ZERO + 1, like)[0]
-    dout = view(job.dout + b * job.dout_batch + h * job.dout_head + r * job.dout_row, job.head_dim, like)
-    out = view(job.out + b * job.out_batch + h * job.out_head + r * job.out_row, job.head_dim, like)
-    minus_delta = like - like
-    for c in range(job.head_dim):
-        minus_delta -= dout[c] * out[c]
+    out = job.out + b * job.out_batch + h * job.out_head + r * job.out_row
+    copy_row(like, job, out, spare, spare_row, like)
+    eight[:] = 0
+    two = spare_row, spare_row
+    dot_group(like, job, douts, row, spare, two, ZERO, np.int64(eight.ctypes.data), ZERO, ZERO + 1, ZERO)
+    minus_delta = -eight[0]
     if job.dlse != 0:
         minus_delta += view(
             job.dlse + b * job.dlse_batch + h * job.dlse_head + r * job.dlse_row, ZERO + 1, like
@@ -110,7 +115,7 @@ def query_numbers(like, job, b, h, r):
 
 
 @part_njit
-def _pack_queries(like, scale, job, sequences, panels, piece):
+def _pack_queries(like, scale, job, sequences, panels, piece, eight):
     """Pack scale * q and dout, and per query -lse and dlse - rowsum(dout * out)."""
     panel = panels[piece.panel]
     sequence = sequences[panel.sequence]
@@ -123,12 +128,12 @@ def _pack_queries(like, scale, job, sequences, panels, piece):
     minus_lse[row - piece.zeros : row] = -np.inf
     minus_delta[row - piece.zeros : row] = 0
     b, h = sequence.batch, panel.head
-    for i in range(piece.count):
-        r = sequence.q_row + piece.start + i
+    for i in range(row, row + piece.count):
+        r = sequence.q_row + piece.start + i - row
         dout = job.dout + b * job.dout_batch + h * job.dout_head + r * job.dout_row
-        copy_row(like, job, job.q + b * job.q_batch + h * job.q_head + r * job.q_row, queries, row + i, scale)
-        copy_row(like, job, dout, douts, row + i, like)
-        minus_lse[row + i], minus_delta[row + i] = query_numbers(like, job, b, h, r)
+        copy_row(like, job, dout, douts, i, like)
+        minus_lse[i], minus_delta[i] = query_numbers(like, job, b, h, r, douts, i, queries, i, eight)
+        copy_row(like, job, job.q + b * job.q_batch + h * job.q_head + r * job.q_row, queries, i, scale)
 
 
 @part_njit
@@ -149,11 +154,11 @@ def pack_keys(like, job, tables):
 
 
 @part_njit
-def pack_queries(like, scale, job, tables, p):
-    """Pack queries from number ``p`` on, which ``pack_keys`` has returned."""
+def pack_queries(like, scale, job, tables, p, eight):
+    """Pack queries from number ``p`` on, which ``pack_keys`` has returned; ``eight`` are spare numbers."""
     while p - tables.key_pieces.size < tables.query_pieces.size:
         piece = tables.query_pieces[p - tables.key_pieces.size]
-        _pack_queries(like, scale, job, tables.sequences, tables.query_panels, piece)
+        _pack_queries(like, scale, job, tables.sequences, tables.query_panels, piece, eight)
         draw(job, PACKED)
         p = draw(job, PIECES)
 

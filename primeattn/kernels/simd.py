@@ -157,13 +157,15 @@ class _Emitter:
         return self.b.select(self.b.fcmp_ordered(">", y, x), y, x)
 
     def sums(self, vectors):
-        """Lane sums of eight vectors, or of two, as one, by a tree of pairwise transpose-and-add.
+        """Lane sums of up to eight vectors as one, by a tree of pairwise transpose-and-add.
 
         A vector that holds ``k`` different sums holds them in runs of k lanes; joining two such vectors adds
         alternate runs of both and leaves runs of 2k. Vectors shorter than a group are laid end to end once
-        they hold nothing else.
+        they hold nothing else. The order of additions is the same for each vector, however many there are;
+        sums that are not there come out as 0.
         """
         k, count = 1, len(vectors)
+        vectors = [*vectors, *[vectors[-1]] * (GROUP - count)]
         while len(vectors) > 1:
             n = vectors[0].type.count
             if k >= n:
@@ -180,9 +182,12 @@ class _Emitter:
             vectors = [self.b.fadd(self.shuffle(x, y, even), self.shuffle(x, y, odd)) for x, y in pairs]
             k *= 2
         result = vectors[0]
-        while result.type.count > count:
+        while result.type.count > GROUP:
             result = self.b.fadd(*self.halves(result))
-        return result
+        if count == GROUP:
+            return result
+        lanes = [*range(count), *[GROUP] * (GROUP - count)]
+        return self.shuffle(result, self.const(0.0), lanes)
 
     def exp(self, x):
         """e^x to within 2 units in the last place; 0 below the normal range, saturating above, NaN for NaN.
@@ -247,11 +252,7 @@ def dot8(typingctx, lines, like, x, y, rows, y_step, old, old_step, s, n):
                 else:
                     pairs = zip(y_parts, totals, strict=True)
                     totals = [emit.fma(x_part, y_part, total) for y_part, total in pairs]
-            sums = emit.sums(totals)
-            if len(ys) < GROUP:
-                lanes = [*range(len(ys)), *[len(ys)] * (GROUP - len(ys))]  # zeros behind the sums
-                sums = emit.shuffle(sums, emit.const(0.0, sums.type), lanes)
-            emit.store(builder.fadd(sums, emit.load(emit.group, old)), s)
+            emit.store(builder.fadd(emit.sums(totals), emit.load(emit.group, old)), s)
         return context.get_dummy_value()
 
     return types.void(lines, like, x, y, rows, y_step, old, old_step, s, n), codegen

@@ -86,7 +86,7 @@ def seen_rows(slots, g, n):
 
 
 @part_njit
-def _dot_group(like, job, x, x_row, y, rows, step, target, low, high, start):
+def dot_group(like, job, x, x_row, y, rows, step, target, low, high, start):
     """Scores of a group for low <= r < high, added to the eight numbers at ``start``, or to what is there."""
     done = ZERO
     while done < job.lines:
@@ -120,9 +120,9 @@ def dots(like, job, x, x_row, y, slots, groups, step, s, n, absent):
         rows, first = slots.rows, g * GROUP
         if _few(slots, g, step):
             two = rows[first], rows[first + 1]
-            _dot_group(like, job, x, x_row, y, two, step, target, low, high, start)
+            dot_group(like, job, x, x_row, y, two, step, target, low, high, start)
         else:
-            _dot_group(like, job, x, x_row, y, _eight(rows, first), step, target, low, high, start)
+            dot_group(like, job, x, x_row, y, _eight(rows, first), step, target, low, high, start)
 
 
 @part_njit

@@ -115,6 +115,18 @@ def test_matches_the_reference(first, passes):
             assert largest_error(a, b) <= BACKWARD[dtype] * scale, (seed, name)
 
 
+@pytest.mark.parametrize(("dtype", "d"), [(np.float32, 64), (np.float32, 13), (np.float64, 32)])
+def test_one_key_alone_has_no_gradient(dtype, d, passes, rng):
+    """Not even by rounding, where a row is one chunk: its weight is 1 whatever the scores are."""
+    q, k, v, dout = rng.standard_normal((4, 2, 3, 45, d)).astype(dtype)
+    pattern = pa.Pattern(None, window=0)
+    out, lse = pa.attention(q, k, v, pattern)
+    dq, dk, dv = (np.full_like(a, np.nan) for a in (q, k, v))
+    pa.sparse_index_kernel_backward(dq, dk, dv, dout, q, k, v, out, lse, pattern)
+    assert not dq.any() and not dk.any()
+    np.testing.assert_array_equal(dv, dout)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_long_sequence_crosses_blocks_tiles_and_pieces(dtype, rng, passes):
     n, pattern = 2309, pa.Pattern("primes", window=3, global_tokens=140)
