@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from contextlib import contextmanager
+from functools import lru_cache
 
 import numpy as np
 
 __all__ = ["one_blas_thread", "openblas_threads"]
+
+
+_lock, _within, _before = (
+    threading.Lock(),
+    0,
+    0,
+)  # how many blocks of one thread are open, and what was before
 
 
 @contextmanager
@@ -25,15 +34,23 @@ def one_blas_thread():
     >>> with one_blas_thread():
     ...     product = np.eye(2) @ np.ones((2, 2))
     """
+    global _within, _before
     get, set_ = openblas_threads()
-    before = get()
-    set_(1)
+    with _lock:
+        if _within == 0:
+            _before = get()
+            set_(1)
+        _within += 1
     try:
         yield
     finally:
-        set_(before)
+        with _lock:
+            _within -= 1
+            if _within == 0:
+                set_(_before)
 
 
+@lru_cache
 def openblas_threads():
     """Return OpenBLAS's functions that tell and set its number of threads, or two that do nothing.
 

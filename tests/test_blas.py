@@ -22,7 +22,26 @@ def test_one_thread_within_the_block_and_as_before_after_it():
         set_(before)
 
 
+def test_blocks_within_and_beside_each_other():
+    get, set_ = blas.openblas_threads()
+    before = get()
+    if before == 0:
+        pytest.skip("NumPy here is built on another BLAS than OpenBLAS")
+    set_(2)
+    first, second = blas.one_blas_thread(), blas.one_blas_thread()
+    try:
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert get() == 1
+        second.__exit__(None, None, None)
+        assert get() == 2
+    finally:
+        set_(before)
+
+
 def test_another_blas_is_left_as_it_is(monkeypatch):
     monkeypatch.setattr(np.linalg._umath_linalg, "__file__", "/no/such/library")
+    monkeypatch.setattr(blas, "openblas_threads", blas.openblas_threads.__wrapped__)
     with blas.one_blas_thread():
         np.testing.assert_array_equal(np.eye(3) @ np.eye(3), np.eye(3))

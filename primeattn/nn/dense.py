@@ -10,7 +10,7 @@ import numpy as np
 from primeattn.nn import _loops
 from primeattn.nn._config import check_callable, freeze_flag, freeze_size
 from primeattn.nn._layer import Layer, Parameter, check_float
-from primeattn.nn._rows import as_rows, row_blocks, share
+from primeattn.nn._rows import as_rows, product, row_blocks, share
 from primeattn.nn.initializers import glorot_uniform, zeros
 
 __all__ = ["Dense"]
@@ -69,7 +69,7 @@ class Dense(Layer):
     def forward(self, x, ps, st, memory):
         y = memory.take((*x.shape[:-1], self.out_features), x.dtype)
         x_rows, y_rows = as_rows(x), as_rows(y)
-        np.matmul(x_rows, ps["weight"], out=y_rows)
+        product(x_rows, ps["weight"], y_rows)
         if self.bias:
             share(row_blocks(*y_rows.shape), lambda _, b: _loops.add_bias(ps["bias"], y_rows[b]))
         return y, st, (x_rows, x.shape)
@@ -78,9 +78,9 @@ class Dense(Layer):
         x_rows, shape = saved
         dy_rows = as_rows(dy)
         dx = memory.take(shape, dy.dtype)
-        np.matmul(dy_rows, ps["weight"].T, out=as_rows(dx))  # y = x @ weight
+        product(dy_rows, ps["weight"].T, as_rows(dx))  # y = x @ weight
         dps = {"weight": memory.take((self.in_features, self.out_features), dy.dtype)}
-        np.matmul(x_rows.T, dy_rows, out=dps["weight"])  # y = x @ weight
+        product(x_rows.T, dy_rows, dps["weight"])  # y = x @ weight
         if self.bias:
             dps["bias"] = memory.take((self.out_features,), dy.dtype)
             np.sum(dy_rows, axis=0, out=dps["bias"])  # y += bias
