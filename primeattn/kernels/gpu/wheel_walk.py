@@ -38,9 +38,8 @@ def make_walk_keys(fragments, columns, attend):
         thread, column = cuda.threadIdx.x, numba.int32(2 * (cuda.threadIdx.x & 3))
         table = plan[entry + WHEEL_HEAD.steps] + 2 * residue
         steps, origin = plan[table], numba.int32(first * wheel)
-        count = numba.int32(
-            lower_bound(plan, steps, plan[table + 1], (origin + 1) << 32)
-        )  # tiles from row 0 on
+        # Tiles from row 0 on.
+        count = numba.int32(lower_bound(plan, steps, plan[table + 1], (origin + 1) << 32))
         wheel, leading = numba.int32(wheel), numba.int32(leading)
         raw = cuda.local.array(raw_words, numba.uint32)
         mask = cuda.local.array(mask_words, numba.uint32)
