@@ -12,11 +12,8 @@ import numpy as np
 __all__ = ["one_blas_thread", "openblas_threads"]
 
 
-_lock, _within, _before = (
-    threading.Lock(),
-    0,
-    0,
-)  # how many blocks of one thread are open, and what was before
+_lock = threading.Lock()
+_within, _before = 0, 0  # open blocks of one thread, and the number of threads before them
 
 
 @contextmanager

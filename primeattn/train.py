@@ -17,7 +17,6 @@ import numpy as np
 
 from primeattn import checkpoint
 from primeattn.baselines import baselines
-from primeattn.blas import one_blas_thread
 from primeattn.data import Batches, load_corpus
 from primeattn.kernels import get_num_threads
 from primeattn.language_model import evaluate, make_model, sample
@@ -187,7 +186,6 @@ class Trainer:
         self.batches.position = state["position"]
 
 
-@one_blas_thread()
 def run(config=None, *, text=None, out="runs/train", resume=False, save_every=100) -> dict:
     """Train, evaluate, and write the folder ``out``; return the results.
 

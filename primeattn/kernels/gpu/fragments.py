@@ -67,11 +67,8 @@ def make_fragments(storage, head_dim, warps, columns, summed=None) -> Fragments:
     sum_width = (summed or head_dim) // 8
     pitch, chunks = 2 * head_dim + 16, head_dim // 8  # of 16 bytes
     chunk_bits = chunks.bit_length() - 1
-    at_once, buffer, parts = (
-        32 * warps // chunks,
-        columns * pitch,
-        columns // BITS,
-    )  # rows that a block copies
+    buffer, parts = columns * pitch, columns // BITS
+    at_once = 32 * warps // chunks  # rows that a block copies
     bits = columns.bit_length()
     mma, pack, unpack = tensor.make_mma(storage), tensor.make_pack(storage), tensor.make_unpack(storage)
     load_matrices, load_transposed = tensor.load_matrices, tensor.load_matrices_transposed

@@ -85,8 +85,8 @@ def test_matches_the_reference(name, one_warp, rng, monkeypatch):
     shape, pattern, modulus, options = CASES[name]
     arrays = inputs(rng, *shape)
     dlse = rng.standard_normal(arrays[0].shape[:3]).astype(np.float32)
-    machine = emulated(monkeypatch, wheels=(modulus,), step=STEPS.get(name, 20), one_warp=one_warp)
-    with machine as machine:
+    step = STEPS.get(name, 20)
+    with emulated(monkeypatch, wheels=(modulus,), step=step, one_warp=one_warp) as machine:
         got = run(*arrays, pattern, dlse, **options)
         queries = "wheel_queries" if one_warp else "wide_queries"
         assert {"wheel_forward", queries} <= {launch[0] for launch in machine.launches}
@@ -186,13 +186,14 @@ def is_right(rng, monkeypatch, barrier=None, **options):
 
 @pytest.mark.parametrize("barrier", BARRIERS, ids=lambda barrier: f"{Path(barrier[0]).stem}:{barrier[1]}")
 def test_no_barrier_can_be_left_out(barrier, rng, monkeypatch):
-    """In some order of threads the result is wrong without it; in any order it is right with it."""
+    """In some order of threads the result is wrong without it."""
     one_warp = 0 if barrier[0] == wheel_backward_wide.__file__ else wheel.ONE_WARP
     assert not all(is_right(rng, monkeypatch, barrier, one_warp=one_warp, seed=seed) for seed in range(10))
 
 
 @pytest.mark.parametrize("one_warp", [0, wheel.ONE_WARP])
 def test_barriers_suffice(one_warp, rng, monkeypatch):
+    """What is wrong without one of them is right with all."""
     assert is_right(rng, monkeypatch, one_warp=one_warp, seed=0)
 
 
