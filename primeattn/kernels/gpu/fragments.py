@@ -40,6 +40,9 @@ class Fragments(NamedTuple):
     # (plan, k, v, sequence, head) -> entry of the head, number of leading keys, addresses of its keys and
     # values, their strides
     keys_of_head: Any
+    # (plan, q, dout, stats, sequence, batch, head) -> positions of the first and the last query; addresses of
+    # queries, their dout and statistics from position 0 on, with their strides
+    queries_of_head: Any
     place_keys: Any  # -> sequence, batch, row of position 0, number of keys, the same two positions
     load: Any  # (words, half, address): a row from global memory, at ``address`` + 4 c
     dot: Any  # (words, half, address) -> the product with such a row, in the four threads that share it
@@ -98,6 +101,17 @@ def make_fragments(storage, head_dim, warps, columns, summed=None) -> Fragments:
             address(plan, k, FIELDS.k, batch, key_head, k_row, 0),
             address(plan, v, FIELDS.v, batch, key_head, k_row, 0),
             numba.int32(plan[FIELDS.k + 2]), numba.int32(plan[FIELDS.v + 2]),
+        )  # fmt: skip
+
+    @device_function
+    def queries_of_head(plan, q, dout, stats, sequence, batch, head):
+        before = numba.int32(plan[sequence + SEQUENCE.q_start] - plan[sequence + SEQUENCE.k_start])
+        last = numba.int32(before + plan[sequence + SEQUENCE.n_q] - 1)
+        q_row = plan[sequence + SEQUENCE.q_row] - before
+        return before, last, (
+            address(plan, q, FIELDS.q, batch, head, q_row, 0), numba.int32(plan[FIELDS.q + 2]),
+            address(plan, dout, FIELDS.dout, batch, head, q_row, 0), numba.int32(plan[FIELDS.dout + 2]),
+            address(plan, stats, FIELDS.stats, batch, head, q_row, 0), numba.int32(plan[FIELDS.stats + 2]),
         )  # fmt: skip
 
     @device_function
@@ -237,7 +251,7 @@ def make_fragments(storage, head_dim, warps, columns, summed=None) -> Fragments:
             )
 
     return Fragments(
-        4 * depth, buffer, place_queries, keys_of_head, place_keys, load, dot, dot_rows, scale_add, store,
-        fetch, read_window, window, keep, number_before, lane_place, lane_place_transposed, product,
-        accumulate,
+        4 * depth, buffer, place_queries, keys_of_head, queries_of_head, place_keys, load, dot, dot_rows,
+        scale_add, store, fetch, read_window, window, keep, number_before, lane_place, lane_place_transposed,
+        product, accumulate,
     )  # fmt: skip

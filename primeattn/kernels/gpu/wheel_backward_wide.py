@@ -174,8 +174,9 @@ def make_wide_queries(storage, head_dim, groups, columns):
         transposed = numba.int32(lane_place_transposed(place, lane) + role * head_dim)
         lag = numba.int32(16 * warp + g - 2 * c)  # of this thread's window
         context = own, acc, known, role, scale, mine, transposed, shared
+        origin, modulus, leading = numba.int32(first * wheel), numba.int32(wheel), numba.int32(leading)
         rows = k, k_stride, v, v_stride
-        walk(context, place, lag, rows, plan, bits, entry, residue, first, wheel, leading, last)
+        walk(context, place, lag, rows, plan, bits, entry, residue, origin, modulus, leading, last)
 
         _, batch, q_row, before, last, x0, x1 = place_queries(plan, wheel, 16 * warp + g)
         for half in range(2):
@@ -267,7 +268,8 @@ def make_wide_keys(storage, head_dim, groups, columns):
     ``kernel[(blocks, key heads), 64 * groups](...)``: arguments as of rows that fit one warp.
     """
     fragments = make_fragments(storage, head_dim, 2 * groups, columns)
-    load, store, buffer, place_keys = fragments.load, fragments.store, fragments.buffer, fragments.place_keys
+    load, store, buffer = fragments.load, fragments.store, fragments.buffer
+    place_keys, queries_of_head = fragments.place_keys, fragments.queries_of_head
     lane_place, lane_place_transposed = fragments.place, fragments.place_transposed
     plane = PLANE_BYTES * groups
     meet = _make_meet_query(fragments, plane)
@@ -305,16 +307,9 @@ def make_wide_keys(storage, head_dim, groups, columns):
             # What only one head needs is read again for each, not kept in registers that the tiles need.
             sequence, batch, k_row, end, x0, x1 = place_keys(plan, wheel, 16 * warp + g)
             j0, j1 = min(x0, numba.int32(end - 1)), min(x1, numba.int32(end - 1))
-            before = numba.int32(plan[sequence + SEQUENCE.q_start] - plan[sequence + SEQUENCE.k_start])
-            last = numba.int32(before + plan[sequence + SEQUENCE.n_q] - 1)
-            q_row, nearest = plan[sequence + SEQUENCE.q_row] - before, min(max(j0, before), last)
-            entry = plan[FIELDS.heads] + len(WHEEL_HEAD) * head
-            q_head = address(plan, q, FIELDS.q, batch, head, q_row, 0)
-            dout_head = address(plan, dout, FIELDS.dout, batch, head, q_row, 0)
-            stats_head = address(plan, stats, FIELDS.stats, batch, head, q_row, 0)
-            q_stride, dout_stride = numba.int32(plan[FIELDS.q + 2]), numba.int32(plan[FIELDS.dout + 2])
-            stats_stride = numba.int32(plan[FIELDS.stats + 2])
-            rows = (q_head, q_stride, dout_head, dout_stride, stats_head, stats_stride)
+            before, last, rows = queries_of_head(plan, q, dout, stats, sequence, batch, head)
+            q_head, q_stride, dout_head, dout_stride, stats_head, stats_stride = rows
+            entry, nearest = plan[FIELDS.heads] + len(WHEEL_HEAD) * head, min(max(j0, before), last)
             q_lane, dout_lane = q_head + 4 * c, dout_head + 4 * c
             context = (
                 own, acc, role, shared,

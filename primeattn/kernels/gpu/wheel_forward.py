@@ -153,8 +153,9 @@ def make_wheel_forward(storage, head_dim, warps, columns):
         keys, values = lane_place(place, lane), lane_place_transposed(place + buffer, lane)
         lag = numba.int32(16 * warp + g - 2 * c)  # of this thread's window
         context = words, acc, state, scale, keys, values
+        origin, modulus, leading = numba.int32(first * wheel), numba.int32(wheel), numba.int32(leading)
         rows = k, k_stride, v, v_stride
-        walk(context, place, lag, rows, plan, bits, entry, residue, first, wheel, leading, last)
+        walk(context, place, lag, rows, plan, bits, entry, residue, origin, modulus, leading, last)
 
         # Where the queries are is read again, not kept in registers that the loop needs.
         _, batch, q_row, before, last, x0, x1 = place_queries(plan, wheel, 16 * warp + g)

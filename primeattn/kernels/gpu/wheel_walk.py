@@ -23,24 +23,23 @@ STATS_BYTES = 8  # of a query: lse in units of log2(e), delta
 def make_walk_keys(fragments, columns, attend):
     """Device function that meets the tiles of keys of a block of queries.
 
-    ``walk(context, place, lag, rows, plan, bits, entry, residue, first, wheel, leading, last)``: where two
+    ``walk(context, place, lag, rows, plan, bits, entry, residue, origin, wheel, leading, last)``: where two
     pairs of tiles have room in shared memory, where this thread's window begins, (k, stride, v, stride) of
-    the head, its entry in the tables, the block's class and first row, how many leading keys have been met,
-    and the last query's position.
+    the head, its entry in the tables, the block's class, the distance of its first row from the first of the
+    class, how many leading keys have been met, and the last query's position.
     """
     fetch, buffer, number_before = fragments.fetch, fragments.buffer, fragments.number_before
     read_window, window, keep = fragments.read_window, fragments.window, fragments.keep
     raw_words, mask_words, wait_copies = columns // 32 + 2, columns // 16, tensor.wait_copies
 
     @device_function
-    def walk(context, place, lag, rows, plan, bits, entry, residue, first, wheel, leading, last):
+    def walk(context, place, lag, rows, plan, bits, entry, residue, origin, wheel, leading, last):
         k, k_stride, v, v_stride = rows
         thread, column = cuda.threadIdx.x, numba.int32(2 * (cuda.threadIdx.x & 3))
         table = plan[entry + WHEEL_HEAD.steps] + 2 * residue
-        steps, origin = plan[table], numba.int32(first * wheel)
+        steps = plan[table]
         # Tiles from row 0 on.
         count = numba.int32(lower_bound(plan, steps, plan[table + 1], (origin + 1) << 32))
-        wheel, leading = numba.int32(wheel), numba.int32(leading)
         raw = cuda.local.array(raw_words, numba.uint32)
         mask = cuda.local.array(mask_words, numba.uint32)
         stage, start, bit = numba.int32(0), numba.int32(0), numba.int32(0)
