@@ -8,7 +8,7 @@ import numpy as np
 from numba import float32
 
 from primeattn.bench.peers import find_torch
-from primeattn.kernels.device_arrays import BFLOAT16
+from primeattn.kernels.device_arrays import BFLOAT16, address_view
 from primeattn.kernels.gpu.support import cuda  # None where it does not import
 
 __all__ = ["CHAINS", "TURN", "Array", "Device", "EventTurn", "ceilings", "fma_chains", "numbers", "stored"]
@@ -45,10 +45,17 @@ def numbers(array) -> np.ndarray:
 
 
 class Array:
-    """Array in the memory of a GPU: a Numba device array, which has no bfloat16 of its own, and a dtype."""
+    """Array in the memory of a GPU: a Numba device array that owns it, the part of it that is seen, and the
+    name of its storage where Numba has no such dtype (bfloat16)."""
 
-    def __init__(self, memory, dtype):
-        self.memory, self.shape, self.dtype = memory, memory.shape, dtype
+    def __init__(self, memory, dtype, part=None):
+        self.memory, self.dtype = memory, dtype
+        whole = memory.__cuda_array_interface__
+        # The part has the address, shape and strides of what is seen, and is never read.
+        self.part = part if part is not None else address_view(
+            whole["data"][0], memory.shape, memory.dtype.str, memory
+        )  # fmt: skip
+        self.shape = self.part.shape
 
     @classmethod
     def of(cls, host):
@@ -62,11 +69,11 @@ class Array:
 
     def seen(self, view):
         """What ``view``, a function such as slicing, makes of the array, on the same memory."""
-        return Array(view(self.memory), self.dtype)
+        return Array(self.memory, self.dtype, view(self.part))
 
     @property
     def __cuda_array_interface__(self):
-        return self.memory.__cuda_array_interface__
+        return self.part.__array_interface__
 
     def torch(self, torch):
         """A tensor on the same memory."""
@@ -74,6 +81,7 @@ class Array:
         return tensor.view(torch.bfloat16) if self.dtype == "bfloat16" else tensor
 
     def download(self) -> np.ndarray:
+        """A copy of all the memory."""
         host = self.memory.copy_to_host()
         return host.view(BFLOAT16) if self.dtype == "bfloat16" else host
 

@@ -12,7 +12,7 @@ from primeattn.kernels.arguments import (
     check_rows,
     row_number_dtype,
 )
-from primeattn.kernels.device_arrays import device_interface, view_of_host
+from primeattn.kernels.device_arrays import device_interface, stream_handle, view_of_host
 from primeattn.kernels.place import backend, decide
 from primeattn.kernels.repeats import recognize
 
@@ -73,7 +73,9 @@ def sparse_index_kernel(
         arrays are copied to the GPU and results back; "auto" does so if there is a GPU and the work is
         large for the bytes to move (``place.AUTO_RULE``). CPU and GPU round differently.
     stream : stream of Numba, CuPy or torch, or its handle, optional
-        Stream of the GPU to run on; by default the one that the arrays carry, or else the default stream.
+        Stream of the GPU to run on; by default the one that the arrays carry (of torch tensors, the one that
+        is current), or else the default stream. To capture calls in a graph of torch or CuPy, call them once
+        before with the same ``workspace``: while work is captured, nothing can be planned or allocated.
         Calls with arrays in the memory of the GPU return before the kernels have run.
     kernel : {None, "tiles", "gather", "wheel"}
         Implementation; None chooses. "tiles" is the CPU's; of the GPU, "gather" takes everything, and "wheel"
@@ -236,7 +238,7 @@ def attention(q, k, v, pattern, **options):
     if device_interface(q) is not None:
         from primeattn.kernels.gpu.memory import empty_results
 
-        out, lse = empty_results(q)
+        out, lse = empty_results(q, stream_handle(options.get("stream")))
     else:
         check_inputs(*map(view_of_host, (q, k, v)), half=True)
         out, lse = np.empty(q.shape, q.dtype), np.empty(q.shape[:3], row_number_dtype(q.dtype))

@@ -7,13 +7,16 @@ need. CuPy, torch, JAX and Numba hand these out by ``__cuda_array_interface__`` 
 from __future__ import annotations
 
 import ctypes
+import sys
 
 import numpy as np
 
 __all__ = [
     "BFLOAT16",
     "address_view",
+    "carried_stream",
     "device_interface",
+    "device_number",
     "stream_handle",
     "view",
     "view_of_host",
@@ -79,6 +82,24 @@ def stream_handle(stream) -> int | None:
     if type(stream).__module__.startswith("numba."):
         return int(stream)
     raise TypeError(f"stream: expected a CUDA stream or its handle, got {type(stream).__name__}")
+
+
+def carried_stream(array, interface) -> int | None:
+    """Return the handle of the stream whose work ``array`` follows, or None where its library does not tell.
+
+    torch says nothing in its interface: work on its tensors follows the stream that is current for them.
+    """
+    if type(array).__module__.partition(".")[0] == "torch":
+        return sys.modules["torch"].cuda.current_stream(array.device).cuda_stream or LEGACY_STREAM
+    return interface.get("stream")
+
+
+def device_number(array) -> int | None:
+    """Return the number of the GPU in whose memory ``array`` lies, or None where its library does not tell."""
+    if hasattr(array, "__dlpack_device__"):
+        return int(array.__dlpack_device__()[1])
+    memory = getattr(array, "gpu_data", None)  # of Numba
+    return None if memory is None else memory.context.device.id
 
 
 def address_view(address, shape, typestr, owner, read_only=False, strides=None) -> np.ndarray:

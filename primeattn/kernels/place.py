@@ -9,7 +9,9 @@ import numpy as np
 from primeattn.kernels import cpu_call
 from primeattn.kernels.arguments import HALF_DTYPES, check_choice
 from primeattn.kernels.device_arrays import (
+    carried_stream,
     device_interface,
+    device_number,
     stream_handle,
     view,
     view_of_host,
@@ -94,15 +96,27 @@ def _among_device_arrays(arrays, interfaces, device, stream, kernel):
             "device: expected None, 'auto' or 'cuda' for arrays in the memory of the GPU, got 'cpu'"
         )
     _check_kernel(kernel, True)
+    _check_device(arrays)
     handle = stream_handle(stream)
     if handle is None:
-        carried = {interface.get("stream") for interface in interfaces.values()} - {None}
+        carried = {carried_stream(arrays[name], interface) for name, interface in interfaces.items()} - {None}
         if len(carried) > 1:
             raise ValueError(f"stream: expected one to run on, as the arrays carry {len(carried)}, got None")
         handle = next(iter(carried), None)
     return Place(True, True, handle, kernel), {
         name: view(name, array, interfaces[name], handle) for name, array in arrays.items()
     }
+
+
+def _check_device(arrays):
+    current = _support().current_device()
+    for name, array in arrays.items():
+        number = device_number(array)
+        if number not in (None, current):
+            raise ValueError(
+                f"{name}: expected an array on GPU {current}, which is current in Numba, got one on GPU "
+                f"{number}; numba.cuda.select_device({number}) makes that one current"
+            )
 
 
 def _check_kernel(kernel, gpu):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from primeattn.kernels.device_arrays import stream_handle
+from primeattn.kernels.device_arrays import carried_stream, device_number, stream_handle
 from primeattn.workspace import Workspace
 
 __all__ = ["Call", "recognize"]
@@ -67,7 +67,7 @@ class Call:
 _known: dict[tuple, _Known] = {}
 
 
-def recognize(which, given, options, device, stream, kernel, workspace) -> Call | None:
+def recognize(which, given, options, place, stream, kernel, workspace) -> Call | None:
     """Return the call if all its arrays are in the memory of the GPU and what it asks for can be a key."""
     if type(given["q"]) is np.ndarray or not (workspace is None or isinstance(workspace, Workspace)):
         return None
@@ -79,8 +79,9 @@ def recognize(which, given, options, device, stream, kernel, workspace) -> Call 
         address, read_only = interface["data"]
         at[name] = address = address or 0
         layout = interface["shape"], interface.get("strides"), interface["typestr"], read_only
-        arrays.append((name, layout, address % GRAIN, getattr(array, "dtype", None)))
-        own = interface.get("stream")
+        device = getattr(array, "device", None) or device_number(array)
+        arrays.append((name, layout, address % GRAIN, getattr(array, "dtype", None), device))
+        own = carried_stream(array, interface)
         if own is not None and carried not in (None, own) and stream is None:
             return None  # refused by the checks
         carried = own if carried is None else carried
@@ -90,7 +91,7 @@ def recognize(which, given, options, device, stream, kernel, workspace) -> Call 
     # True is no 1 here: a key must not let through what the checks refuse.
     kinds = tuple(map(type, options))
     try:
-        key = which, *arrays, options, kinds, device, kernel, handle, current_device()
+        key = which, *arrays, options, kinds, place, kernel, handle, current_device()
         hash(key)
     except TypeError:  # a list, an array, or what the checks refuse
         return None

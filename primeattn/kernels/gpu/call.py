@@ -14,8 +14,10 @@ from numba import cuda
 
 from primeattn.kernels.device_arrays import BFLOAT16
 from primeattn.kernels.gpu import plan as planning
+from primeattn.kernels.gpu import support
 from primeattn.kernels.gpu.backward import make_backward_keys, make_backward_queries
 from primeattn.kernels.gpu.forward import make_forward
+from primeattn.kernels.gpu.memory import scratch
 from primeattn.kernels.gpu.ptx import VECTOR_BYTES
 from primeattn.kernels.gpu.rows import make_rows
 from primeattn.kernels.gpu.wheel_backward import make_wheel_keys, make_wheel_queries
@@ -38,6 +40,7 @@ class Launch(NamedTuple):
 
     kernels: tuple  # (configured kernel, names of the arrays whose addresses it takes, the rest), in order
     stats: int  # bytes of scratch memory
+    where: tuple  # device, handle of the stream
 
     def run(self, at):
         """Launch with addresses ``at`` by name; an array that is not there is one that is not given."""
@@ -49,7 +52,7 @@ class Launch(NamedTuple):
         if not self.stats:
             return self.run(at)
         with nullcontext() if workspace is None else workspace.guard():
-            at["stats"] = _address(_scratch(self.stats, workspace))
+            at["stats"] = _address(_scratch(self.stats, workspace, *self.where))
             self.run(at)
 
 
@@ -61,16 +64,16 @@ def forward(out, lse, q, k, v, options):
         scale, wheel = _scale(layout, options), choose(options.kernel, layout, options)
         shape, kernels = (options.patterns, k.shape[1], options.sequences, strides, layout), []
         if wheel is None:
-            plan = planning.make_plan(*shape, stream)
+            plan = planning.make_plan(*shape)
             kernel = make_forward(*layout, plan.threads, planning.CHUNK)
             threads, rest = plan.threads, (plan.tables, scale)
         else:
-            plan = make_wheel_plan(*shape, wheel, stream)
+            plan = make_wheel_plan(*shape, wheel)
             kernel = make_wheel_forward(layout.storage, layout.head_dim, plan.groups, plan.columns)
             threads, rest = 32 * plan.groups, (plan.tables, plan.strings, wheel, scale)
         if plan.query_tiles:
             kernels.append((kernel[(plan.query_tiles, q.shape[1]), threads, stream], FORWARD, rest))
-        launch = Launch(tuple(kernels), 0)
+        launch = Launch(tuple(kernels), 0, _where(options))
         launch.run(at)
     return launch
 
@@ -93,11 +96,11 @@ def backward(dq, dk, dv, dout, q, k, v, out, lse, dlse, options):
 
         heads, kv_heads = q.shape[1], k.shape[1]
         if wheel is None:
-            plan = planning.make_plan(*shape, stream, keys="all")
+            plan = planning.make_plan(*shape, keys="all")
             kernel = make_backward_queries(*layout, plan.threads, planning.CHUNK)
             add(kernel, plan.query_tiles, heads, plan.threads, BACKWARD_QUERIES, plan.tables)
         else:
-            plan = make_wheel_plan(*shape, wheel, stream, with_keys=True)
+            plan = make_wheel_plan(*shape, wheel, with_keys=True)
             rows, threads = (layout.storage, layout.head_dim, plan.groups, plan.columns), 32 * plan.groups
             rest, columns = (plan.tables, plan.strings, wheel), max(p.global_tokens for p in options.patterns)
             make_queries, make_keys = make_wheel_queries, make_wheel_keys
@@ -105,10 +108,10 @@ def backward(dq, dk, dv, dout, q, k, v, out, lse, dlse, options):
                 make_queries, make_keys, threads = make_wide_queries, make_wide_keys, 2 * threads
             add(make_queries(*rows), plan.query_tiles, heads, threads, BACKWARD_QUERIES, *rest)
             add(make_keys(*rows), plan.key_tiles, kv_heads, threads, BACKWARD_KEYS, *rest, columns)
-            plan = planning.make_plan(*shape, stream, keys="columns")  # which all queries meet
+            plan = planning.make_plan(*shape, keys="columns")  # which all queries meet
         kernel = make_backward_keys(*layout, plan.threads, planning.CHUNK)
         add(kernel, plan.key_tiles, kv_heads, plan.threads, BACKWARD_KEYS, plan.tables)
-        launch = Launch(tuple(kernels), stats)
+        launch = Launch(tuple(kernels), stats, _where(options))
         launch.run(at)
     return launch
 
@@ -139,7 +142,7 @@ def _resident(inputs, outputs, stats, options):
     moved = {} if options.resident else arrays
     stream = cuda.external_stream(options.stream) if options.stream else 0
     with nullcontext() if options.workspace is None else options.workspace.guard():
-        memory = _memory({name: a.nbytes for name, a in moved.items()} | {"stats": stats}, options.workspace)
+        memory = _memory({name: a.nbytes for name, a in moved.items()} | {"stats": stats}, options)
         strides = {name: _strides(array, dense=name in moved) for name, array in arrays.items()}
         at = {name: array.ctypes.data for name, array in arrays.items()}
         at |= {name: _address(part) for name, part in memory.items()}
@@ -152,20 +155,27 @@ def _resident(inputs, outputs, stats, options):
                 _copy_back(moved[name], memory[name], stream)
 
 
-def _memory(sizes, workspace):
+def _memory(sizes, options):
     """Device memory of the given sizes, in parts of one buffer; nothing where nothing is needed."""
     spans, total = {}, 0
     for name, size in sizes.items():
         spans[name], total = slice(total, total + size), total + -(-size // ALIGN) * ALIGN
     if total == 0:
         return {}
-    buffer = _scratch(total, workspace)
+    if options.resident or options.workspace is not None:
+        buffer = _scratch(total, options.workspace, *_where(options))
+    else:  # copies of the caller's arrays, of any size, and waited for
+        buffer = cuda.device_array(total, np.uint8)
     return {name: buffer[span] for name, span in spans.items() if span.stop > span.start}
 
 
-def _scratch(nbytes, workspace):
+def _where(options):
+    return support.current_device(), options.stream or 0
+
+
+def _scratch(nbytes, workspace, device, stream):
     if workspace is None:
-        return cuda.device_array(nbytes, np.uint8)
+        return scratch(nbytes, device, stream)
     return workspace.scratch("gpu", nbytes, cuda.device_array)
 
 

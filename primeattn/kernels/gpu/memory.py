@@ -1,15 +1,17 @@
-"""New arrays in the memory of the GPU: results for the caller's library, and copies of NumPy arrays."""
+"""New arrays in the memory of the GPU: results for the caller's library, copies of NumPy arrays, scratch."""
 
 from __future__ import annotations
 
 import sys
+import threading
+from contextlib import nullcontext
 
 import numpy as np
 from numba import cuda
 
 from primeattn.kernels.device_arrays import address_view
 
-__all__ = ["DeviceArray", "empty_results", "seen"]
+__all__ = ["DeviceArray", "empty_results", "scratch", "seen", "upload"]
 
 
 class DeviceArray:
@@ -43,14 +45,45 @@ class seen:
         self.__cuda_array_interface__ = array.__array_interface__
 
 
-def empty_results(q):
+def empty_results(q, stream):
     """Return (out, lse) for queries ``q``: like it, and one number for each of its rows.
 
-    torch and CuPy arrays for theirs; Numba device arrays for all else.
+    torch and CuPy arrays for theirs; Numba device arrays for all else. With ``stream``, a handle, their
+    memory belongs to that stream: the allocators of these libraries give it to later work of the same stream
+    only.
     """
     library = sys.modules.get(type(q).__module__.partition(".")[0])
     if hasattr(library, "empty_like") and not type(q).__module__.startswith("numba"):
         number = library.float64 if q.dtype == library.float64 else library.float32
-        return library.empty_like(q), library.empty_like(q[..., 0], dtype=number)
+        with nullcontext() if stream is None else _on_stream(library, stream):
+            return library.empty_like(q), library.empty_like(q[..., 0], dtype=number)
     number = np.float64 if q.dtype == np.float64 else np.float32
     return cuda.device_array(q.shape, q.dtype), cuda.device_array(q.shape[:3], number)
+
+
+def _on_stream(library, stream):
+    external = library.cuda.ExternalStream(stream)
+    return library.cuda.stream(external) if library.__name__ == "torch" else external  # CuPy's is a context
+
+
+def upload(host):
+    """Return a copy of a NumPy array in the memory of the GPU that is complete: any stream may read it."""
+    stream = cuda.stream()
+    copy = cuda.to_device(host, stream=stream)
+    stream.synchronize()
+    return copy
+
+
+_kept = threading.local()  # scratch by (device, stream): work of one stream follows in order
+
+
+def scratch(nbytes, device, stream):
+    """Return at least ``nbytes`` bytes that later work of this thread on the stream may overwrite.
+
+    They are kept: memory that is freed while kernels which use it wait to run would be given to others.
+    """
+    buffers = vars(_kept).setdefault("buffers", {})
+    buffer = buffers.get((device, stream))
+    if buffer is None or buffer.nbytes < nbytes:
+        buffer = buffers[device, stream] = cuda.device_array(nbytes, np.uint8)
+    return buffer

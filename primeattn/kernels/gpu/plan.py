@@ -9,9 +9,9 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 import numpy as np
-from numba import cuda
 
 from primeattn.kernels.gpu import backward, forward, support
+from primeattn.kernels.gpu.memory import upload
 from primeattn.kernels.gpu.rows import MAX_HEAD_DIM, make_rows
 from primeattn.kernels.gpu.walk import ARRAYS, FIELDS, HEAD
 
@@ -64,23 +64,22 @@ def check_limits(arrays, options):
 _plans: OrderedDict = OrderedDict()
 
 
-def make_plan(patterns, kv_heads, sequences, strides, layout, stream, keys=None) -> Plan:
+def make_plan(patterns, kv_heads, sequences, strides, layout, keys=None) -> Plan:
     """Plan for one pattern per query head, a SEQUENCE table and each array's (batch, head, row) strides.
 
     ``keys``: whether "all" or only the leading "columns" are to get gradients, or None for a forward.
     """
-    # The stream is part of the key since other streams do not wait for the copy of the tables.
-    where = support.current_device(), int(stream)
-    key = (patterns, kv_heads, sequences.tobytes(), tuple(strides.items()), layout, keys, where)
+    device = support.current_device()
+    key = (patterns, kv_heads, sequences.tobytes(), tuple(strides.items()), layout, keys, device)
     plan = _plans.get(key)
     if plan is None:
-        plan = _plans[key] = _build(patterns, kv_heads, sequences, strides, layout, stream, keys)
+        plan = _plans[key] = _build(patterns, kv_heads, sequences, strides, layout, keys)
         while len(_plans) > KEPT_PLANS:
             _plans.popitem(last=False)
     return plan
 
 
-def _build(patterns, kv_heads, sequences, strides, layout, stream, keys) -> Plan:
+def _build(patterns, kv_heads, sequences, strides, layout, keys) -> Plan:
     rows = make_rows(*layout)
     threads = threads_of(layout)
     groups, heads = threads // rows.lanes, len(patterns)
@@ -123,7 +122,7 @@ def _build(patterns, kv_heads, sequences, strides, layout, stream, keys) -> Plan
         },
     )
     tables[at["heads"] :][: entries.size : len(HEAD)] += at["offsets"]
-    return Plan(cuda.to_device(tables, stream=stream), layout, threads, len(query_tiles), len(key_tiles))
+    return Plan(upload(tables), layout, threads, len(query_tiles), len(key_tiles))
 
 
 def lay_out(strides, group, parts) -> tuple[np.ndarray, dict[str, int]]:

@@ -6,12 +6,12 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 import numpy as np
-from numba import cuda
 
 from primeattn.kernels import wheel as tables
 from primeattn.kernels.choice import HEAD_DIMS, STORAGE, choose_wheel, divide
 from primeattn.kernels.gpu import support
 from primeattn.kernels.gpu.fragments import WHEEL_HEAD
+from primeattn.kernels.gpu.memory import upload
 from primeattn.kernels.gpu.plan import KEPT_PLANS, lay_out
 
 __all__ = ["WheelPlan", "choose", "make_wheel_plan"]
@@ -75,21 +75,19 @@ def _reaches(sequences):
 _plans: OrderedDict = OrderedDict()
 
 
-def make_wheel_plan(
-    patterns, kv_heads, sequences, strides, layout, wheel, stream, with_keys=False
-) -> WheelPlan:
+def make_wheel_plan(patterns, kv_heads, sequences, strides, layout, wheel, with_keys=False) -> WheelPlan:
     """Plan for one pattern per query head, a SEQUENCE table and each array's (batch, head, row) strides."""
-    where = support.current_device(), int(stream)  # as for the plans of the gather kernel
-    key = (patterns, kv_heads, sequences.tobytes(), tuple(strides.items()), layout, wheel, with_keys, where)
+    device = support.current_device()
+    key = (patterns, kv_heads, sequences.tobytes(), tuple(strides.items()), layout, wheel, with_keys, device)
     plan = _plans.get(key)
     if plan is None:
-        plan = _plans[key] = _build(patterns, kv_heads, sequences, strides, layout, wheel, stream, with_keys)
+        plan = _plans[key] = _build(patterns, kv_heads, sequences, strides, layout, wheel, with_keys)
         while len(_plans) > KEPT_PLANS:
             _plans.popitem(last=False)
     return plan
 
 
-def _build(patterns, kv_heads, sequences, strides, layout, wheel, stream, with_keys) -> WheelPlan:
+def _build(patterns, kv_heads, sequences, strides, layout, wheel, with_keys) -> WheelPlan:
     tiling = tables.tiling(layout.head_dim, backward=with_keys)
     reach = int(_reaches(sequences).max())
     words = tables.string_words(reach, wheel, tiling)
@@ -150,8 +148,8 @@ def _build(patterns, kv_heads, sequences, strides, layout, wheel, stream, with_k
     heads[:, WHEEL_HEAD.steps :] += at["classes"]
     array[at["classes"] :][: size["classes"] : 2] += at["steps"]
     return WheelPlan(
-        cuda.to_device(array, stream=stream),
-        cuda.to_device(np.concatenate(strings), stream=stream),
+        upload(array),
+        upload(np.concatenate(strings)),
         wheel,
         tiling.rows // 16,
         tiling.columns,

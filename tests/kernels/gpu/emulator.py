@@ -10,6 +10,7 @@ import itertools
 import math
 import random
 import sys
+import weakref
 from bisect import bisect_right
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -62,6 +63,10 @@ class Memory:
             self.starts.insert(at, array.ctypes.data)
             self.buffers.insert(at, array.reshape(-1).view(np.uint8))
         return array
+
+    def remove(self, address):
+        at = self.starts.index(address)
+        del self.starts[at], self.buffers[at]
 
     def words(self, address, storage, count):
         """``count`` elements at ``address``, as a view."""
@@ -201,7 +206,14 @@ class Machine:
 
     # what the host calls
     def device_array(self, size, dtype):
-        return Buffer(self.memory.add(np.full(size, 0xAB, dtype)))
+        array = self.memory.add(np.full(size, 0xAB, dtype))
+        buffer = Buffer(array)
+        if array.nbytes:  # freed at once, where Numba waits a little
+            weakref.finalize(buffer.owner, self.memory.remove, array.ctypes.data)
+        return buffer
+
+    def stream(self):
+        return SimpleNamespace(synchronize=self.synchronize)
 
     def to_device(self, array, stream=0):
         return array
@@ -258,15 +270,19 @@ class Machine:
             yield warp
 
 
+class Owner:
+    """What keeps memory of the device from being freed."""
+
+
 class Buffer:
     """Twin of a Numba device array of bytes."""
 
-    def __init__(self, array):
-        self.array, self.nbytes = array, array.nbytes
+    def __init__(self, array, owner=None):
+        self.array, self.nbytes, self.owner = array, array.nbytes, owner or Owner()
         self.device_ctypes_pointer = SimpleNamespace(value=array.ctypes.data)
 
     def __getitem__(self, span):
-        return Buffer(self.array[span])
+        return Buffer(self.array[span], self.owner)
 
     def copy_to_device(self, host, stream=0):
         self.array[:] = host
@@ -333,8 +349,8 @@ def emulated(
             rows, walk, forward, backward, plan, call, memory, fragments, wheel_forward, wheel_backward,
             wheel_backward_wide, wheel_plan, wheel_walk,
         ):  # fmt: skip
-            patch.setattr(module, "cuda", machine)
             for name, value in (
+                ("cuda", machine),
                 ("numba", TYPES),
                 ("ptx", intrinsics),
                 ("tensor", machine.tensor),
@@ -369,6 +385,7 @@ def emulated(
         plan._plans.clear()
         repeats._known.clear()
         wheel_plan._plans.clear()
+        vars(memory._kept).clear()
         try:
             yield machine
         finally:
@@ -377,3 +394,4 @@ def emulated(
             plan._plans.clear()
             repeats._known.clear()
             wheel_plan._plans.clear()
+            vars(memory._kept).clear()

@@ -58,6 +58,17 @@ def test_a_repeated_forward_and_backward_are_launched_with_the_arrays_at_hand(ma
         np.testing.assert_allclose(grads, wanted, atol=5e-6)
 
 
+def test_scratch_of_repeated_backwards_outlives_their_launches(machine, arrays, rng):
+    """Without a workspace too; the emulator frees what nobody holds and refuses later accesses."""
+    dout, *grads = (DeviceArray(machine, a) for a in rng.standard_normal((4, *SHAPE)).astype(np.float32))
+    pa.sparse_index_kernel(*arrays.values(), PATTERN)
+    out, lse, q, k, v = arrays.values()
+    for _ in range(3):
+        pa.sparse_index_kernel_backward(*grads, dout, q, k, v, out, lse, PATTERN)
+    wanted = reference.backward(*(a.array for a in (dout, q, k, v, out, lse)), PATTERN)
+    np.testing.assert_allclose([a.array for a in grads], wanted, atol=5e-6)
+
+
 def test_what_differs_in_anything_but_addresses_is_checked(machine, arrays, checks):
     pa.sparse_index_kernel(*arrays.values(), PATTERN)
     shifted = np.zeros(2 * 12 * 8 + 1, np.float32)[1:].reshape(SHAPE)
