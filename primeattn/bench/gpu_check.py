@@ -1,8 +1,9 @@
 """Whether the kernels are right and lean on the GPU at hand: ``python -m primeattn.bench gpu-check``.
 
-All that can be told on a GPU only, in one run of at most ten minutes. Every stage is a process of its own
+All that can be told on a GPU only, in one run of at most ten minutes. Every stage is one or more processes
 with a time limit, since a fault of a kernel ends all that its process can do on the GPU; what has been found
-is on disk after every stage.
+is on disk after every stage. Processes that measure no time run side by side: most of theirs goes into
+compiling.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from glob import glob
 from typing import NamedTuple
 
@@ -27,10 +29,15 @@ __all__ = ["STAGES", "run"]
 LIMIT = 570  # seconds in all
 LEAST = 45  # seconds that are worth starting the benchmark
 SANITIZER = "compute-sanitizer"
-STAGES = {  # seconds for each process
-    "versions": 60, "accuracy": 100, "repeats": 60, "launch": 60, "allocation": 60, "memcheck": 90,
-    "racecheck": 90, "auto": 60, "benchmark": LIMIT,
+NO_PROBES = "--report-api-errors", "no"  # libraries ask the driver for what it may not have
+STAGES = {  # seconds for each process; those in TOGETHER run side by side
+    "versions": 90, "accuracy": 240, "repeats": 240, "long": 240, "streams": 240, "memcheck": 240,
+    "racecheck": 240, "launch": 90, "allocation": 60, "auto": 90, "wheels": 200, "benchmark": LIMIT,
 }  # fmt: skip
+TOGETHER = "accuracy", "repeats", "long", "streams", "memcheck", "racecheck"
+# What each kernel computes with; the wheel kernel refuses all else, as a test shows.
+DTYPES = {"gather": ("float32", "bfloat16", "float16", "float64"), "wheel": ("bfloat16", "float16")}
+SMALL = {64: ("gradient of lse", "packed", "decoding"), 128: ("wide",)}  # cases for compute-sanitizer
 # (sequence, dtype) -> times faster than the fastest SDPA, forward, at n = 65536 with 16 heads of 64. Goals: a
 # run that misses them fails no check.
 GOALS = {("squares", "bfloat16"): 3, ("mian_chowla", "bfloat16"): 5, ("primes", "float32"): 4}
@@ -63,7 +70,7 @@ def run(*, stages=(), limit=None, out, command, kernels=GPU_KERNELS) -> int:
     Returns
     -------
     int
-        Exit status: 0, 1 if any check failed, 2 without a GPU.
+        Exit status: 0, 1 if any check failed, 2 without a GPU, 3 if any was not run to its end.
 
     Raises
     ------
@@ -73,7 +80,7 @@ def run(*, stages=(), limit=None, out, command, kernels=GPU_KERNELS) -> int:
     for stage in stages:
         if stage not in STAGES:
             raise ValueError(f"stages: expected some of {', '.join(STAGES)}, got {stage!r}")
-    limit, begun = as_seconds("limit", limit, LIMIT), time.perf_counter()
+    limit, begun, since = as_seconds("limit", limit, LIMIT), time.perf_counter(), time.time()
     chosen = [stage for stage in STAGES if stage in stages or not stages or stage == "versions"]
     found = {}
     results = {"benchmark": "gpu-check", "limit_s": limit, "stages": found}
@@ -81,36 +88,58 @@ def run(*, stages=(), limit=None, out, command, kernels=GPU_KERNELS) -> int:
     def left():
         return limit - (time.perf_counter() - begun)
 
-    for stage in chosen:
-        for process in processes(stage, kernels, out, left):
-            found[process.name] = entry = execute(process, left())
-            if stage == "benchmark":
-                entry["findings"] += goals(out)
-            report.write_json(out / "data" / "gpu_check.json", results, command)
-            print(text(process.name, entry), flush=True)
-        if stage == "versions" and not found["versions"]["usable"]:
+    def take(process):
+        entry = execute(process, left())
+        if process.name == "benchmark":
+            entry["findings"] += goals(out, since)
+        return process.name, entry
+
+    def note(name, entry):
+        found[name] = entry
+        report.write_json(out / "data" / "gpu_check.json", results, command)
+        print(text(name, entry), flush=True)
+
+    alone = [[stage] for stage in chosen if stage not in TOGETHER]
+    for group in (*alone[:1], [stage for stage in chosen if stage in TOGETHER], *alone[1:]):
+        waiting = [process for stage in group for process in processes(stage, kernels, out, left)]
+        with ThreadPoolExecutor(min(len(waiting), os.cpu_count() or 1) or 1) as pool:
+            for done in pool.map(take, waiting):
+                note(*done)
+        if group == ["versions"] and not found["versions"]["usable"]:
             print(found["versions"]["reason"], flush=True)
             return 2
     failed = [name for name, entry in found.items() if is_failed(entry)]
-    print(f"\n{'FAILED: ' + ', '.join(failed) if failed else 'all checks passed'}")
-    return 1 if failed else 0
+    absent = [name for name, entry in found.items() if is_not_run(entry)]
+    said = [
+        f"{what}: {', '.join(names)}"
+        for what, names in {"FAILED": failed, "not run": absent}.items()
+        if names
+    ]
+    print("\n" + ("; ".join(said) or "all checks passed"))
+    return 1 if failed else 3 if absent else 0
 
 
 def processes(stage, kernels, out, left):
     """The processes of a stage."""
     seconds, python = STAGES[stage], [sys.executable, "-m", "primeattn.bench.gpu_stages"]
-    if stage in ("versions", "auto"):
-        yield Process(stage, [*python, stage], seconds)
-    elif stage == "accuracy":
+
+    def process(*arguments):
+        return Process(" ".join([stage, *arguments]), [*python, stage, *arguments], seconds)
+
+    if stage in ("versions", "auto", "wheels"):
+        yield process()
+    elif stage in ("accuracy", "repeats", "long"):
         for kernel in kernels:
-            for dtype in ("float32", "bfloat16", "float16", "float64"):
-                yield Process(f"accuracy {kernel} {dtype}", [*python, stage, kernel, dtype], seconds)
+            for dtype in DTYPES[kernel]:
+                yield process(kernel, dtype)
     elif stage in ("memcheck", "racecheck"):
         tool = sanitizer()
+        checked = tool and [tool, "--tool", stage, "--error-exitcode", "9", *NO_PROBES, *python, "small"]
         for kernel in kernels:
-            name = f"{stage} {kernel}"
-            checked = tool and [tool, "--tool", stage, "--error-exitcode", "9", *python, "small", kernel]
-            yield Process(name, checked or [], seconds)
+            for dtype in ("float32", "bfloat16")[kernel == "wheel" :]:
+                for width, names in SMALL.items():
+                    command = checked and [*checked, kernel, dtype, *names]
+                    yield Process(f"{stage} {kernel} {dtype} {width}", command or [], seconds)
     elif stage == "benchmark":
         rest = max(left() - 15, 1)
         options = ["gpu", "--limit", f"{rest:.0f}", "--out", str(out)]
@@ -118,12 +147,13 @@ def processes(stage, kernels, out, left):
         yield Process("benchmark", command, rest + 10)
     else:
         for kernel in kernels:
-            yield Process(f"{stage} {kernel}", [*python, stage, kernel], seconds)
+            yield process(kernel)
 
 
 def sanitizer():
     """Path of compute-sanitizer, of the search path or of an installed toolkit; None where there is none."""
-    places = sorted(glob(f"/usr/local/cuda*/bin/{SANITIZER}"))
+    homes = ("/usr/local/cuda*/bin", "/usr/local/cuda*/compute-sanitizer", "/opt/nvidia/compute-sanitizer*")
+    places = [place for home in homes for place in sorted(glob(f"{home}/{SANITIZER}"))]
     return shutil.which(SANITIZER) or (places[-1] if places else None)
 
 
@@ -147,7 +177,7 @@ def execute(process, left) -> dict:
             status = None
         finally:
             if started.poll() is None:
-                os.killpg(started.pid, signal.SIGKILL)
+                _kill(started)
                 started.wait()
         file.seek(0)
         output = file.read()
@@ -168,6 +198,13 @@ def execute(process, left) -> dict:
     return entry
 
 
+def _kill(started):
+    if hasattr(os, "killpg"):
+        os.killpg(started.pid, signal.SIGKILL)
+    else:  # on Windows
+        started.kill()
+
+
 def _finding(line):
     if line.startswith('{"check"'):
         try:
@@ -177,12 +214,15 @@ def _finding(line):
     return None
 
 
-def goals(out) -> list[dict]:
-    """How the benchmark compares with GOALS: forward, and half of each for forward and backward."""
+def goals(out, since) -> list[dict]:
+    """How the benchmark compares with GOALS: forward, and half of each for forward and backward.
+
+    Only what was written ``since``, a time of :func:`time.time`, counts.
+    """
     found = []
-    for path in sorted((out / "data").glob("gpu_*.json"), key=lambda path: path.stat().st_mtime):
-        results = json.loads(path.read_text())
-        if results["benchmark"] == "gpu":
+    for path in (out / "data").glob("gpu_*.json"):
+        results = json.loads(path.read_text()) if path.stat().st_mtime >= since else {}
+        if results.get("benchmark") == "gpu":
             found = [*_goals(results)]
     return found
 
@@ -205,24 +245,28 @@ def _goals(results):
 
 def is_failed(entry) -> bool:
     """Whether a check of a process failed, or the process did."""
-    if "skipped" in entry:
-        return False
-    return entry["status"] != 0 or any(found["ok"] is False for found in entry["findings"])
+    return entry["status"] not in (0, None) or any(found["ok"] is False for found in entry["findings"])
+
+
+def is_not_run(entry) -> bool:
+    """Whether a process was not begun, or not ended in its time."""
+    return entry["status"] is None
 
 
 def text(name, entry) -> str:
     """What a process found, in lines: all that failed or was measured, and the number of what passed."""
     passed = [found for found in entry["findings"] if found["ok"] and found["limit"] is not None]
     worst = max(passed, key=lambda found: (found["value"] or 0) / (found["limit"] or 1), default=None)
-    state = f"skipped: {entry['skipped']}" if "skipped" in entry else "FAILED" if is_failed(entry) else "ok"
-    if entry["status"] is None and "skipped" not in entry:
-        state = "FAILED: it took too long"
+    state = "FAILED" if is_failed(entry) else "ok"
+    if is_not_run(entry):
+        state += f", not run: {entry.get('skipped', 'to its end, it took too long')}"
+        state = state.removeprefix("ok, ")
     lines = [f"\n{name}: {state} ({entry['seconds']:.0f} s)"]
     if passed:
         lines.append(f"  {len(passed)} within their limits; closest: {_line(worst)}")
     lines += [f"  {'FAILED ' if f['ok'] is False else ''}{_line(f)}"
               for f in entry["findings"] if f not in passed]  # fmt: skip
-    if is_failed(entry) and entry["tail"]:
+    if (is_failed(entry) or is_not_run(entry)) and entry["tail"]:
         lines += ["  | " + line for line in entry["tail"].splitlines()]
     return "\n".join(lines)
 

@@ -8,6 +8,7 @@ fail; ``value`` and ``limit`` are what was measured and what it must not exceed.
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import json
 import math
 import subprocess
@@ -15,12 +16,13 @@ import sys
 import time
 from contextlib import contextmanager
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 
+from primeattn.bench.cpu import SEQUENCES
 from primeattn.bench.gpu_cases import (
     CASES,
-    DTYPES,
     LIMITS,
     PATTERN,
     RESULTS,
@@ -31,16 +33,20 @@ from primeattn.bench.gpu_cases import (
     errors,
     number_of,
 )
-from primeattn.bench.gpu_device import Array, numbers, stored
+from primeattn.bench.gpu_device import Array, Device, EventTurn, numbers, stored
+from primeattn.bench.gpu_peers import GpuInputs, ours
 from primeattn.bench.peers import find_torch
-from primeattn.kernels import attention, sparse_index_kernel, sparse_index_kernel_backward
-from primeattn.kernels.gpu import support
+from primeattn.kernels import attention, choice, sparse_index_kernel, sparse_index_kernel_backward
+from primeattn.kernels import repeats as known
+from primeattn.kernels.gpu import support, wheel_plan
 from primeattn.patterns import Pattern
 from primeattn.workspace import Workspace
 
 __all__ = ["STAGES", "finding", "fit_rule", "main"]
 
 SERVES_ALL = "gather"  # the kernel that may refuse nothing
+BACKWARDS = 30  # memory that is freed too early is given to others after some ten
+LONG = 65536
 HOST_LIMIT = 100e-6  # seconds of the host for a forward
 PACKAGES = ("primeattn", "numpy", "numba", "numba-cuda", "llvmlite", "cuda-bindings", "torch", "cupy-cuda13x")
 
@@ -203,10 +209,9 @@ def _nan(kernel, storage):
     yield finding("NaN", ok=all(ok(np.isnan(numbers(a)), np.isnan(b)).all() for a, b in pairs))
 
 
-def repeats(kernel):
-    """Two runs give the same bits."""
-    for storage in DTYPES:
-        yield from guarded(storage, _repeats(kernel, storage))
+def repeats(kernel, storage):
+    """Two runs give the same bits; so do many backwards in a row, without a workspace."""
+    yield from guarded(storage, _repeats(kernel, storage))
 
 
 def _repeats(kernel, storage):
@@ -214,18 +219,113 @@ def _repeats(kernel, storage):
     arrays = case.draw(storage)
     one, two = (compute(kernel, case, *arrays) for _ in range(2))
     yield finding(storage, ok=all(a.tobytes() == b.tobytes() for a, b in zip(one, two, strict=True)))
+    q, k, v, dout, _ = (a if a is None else Array.of(a) for a in arrays)
+    out, lse, *grads = (Array.of(a) for a in one)
+    for _ in range(BACKWARDS):
+        sparse_index_kernel_backward(*grads, dout, q, k, v, out, lse, case.pattern, kernel=kernel)
+    same = [a.download().tobytes() == b.tobytes() for a, b in zip(grads, one[2:], strict=True)]
+    yield finding(f"{storage}, {BACKWARDS} backwards without a workspace", ok=all(same))
 
 
-def small(kernel):
+def small(kernel, storage, *names):
     """A few small calls, to be run under compute-sanitizer."""
-    for storage in ("float32", "bfloat16"):
-        for name in ("gradient of lse", "packed", "decoding"):
-            yield from guarded(f"{storage}, {name}", _small(kernel, storage, name))
+    for name in names:
+        yield from guarded(f"{storage}, {name}", _small(kernel, storage, name))
 
 
 def _small(kernel, storage, name):
     compute(kernel, CASES[name], *CASES[name].draw(storage))
     yield finding(f"{storage}, {name}", ok=True)
+
+
+def long(kernel, storage):
+    """Some rows at a length where the whole reference does not fit."""
+    for name in ("primes", "squares"):
+        pattern = Pattern(name, window=3, global_tokens=2)
+        yield from guarded(name, _long(kernel, storage, name, Case(2, 1, LONG, LONG, 64, pattern=pattern)))
+
+
+def _long(kernel, storage, name, case):
+    arrays = case.draw(storage)
+    got = compute(kernel, case, *arrays)
+    q, k, v, dout = (numbers(a)[0] for a in arrays[:4])
+    out, lse, dq, dk, dv = (numbers(a)[0] for a in got)
+    offsets, leading, scale = case.pattern.offsets(LONG), case.pattern.global_tokens, 64**-0.5
+    chosen = [0, 1, 2, 3, 4, LONG // 3, LONG // 2 + 1, LONG - 2, LONG - 1]
+    worst = dict.fromkeys(RESULTS, 0.0)
+
+    def note(result, row, expected):
+        error = float(np.abs(row - expected).max() / max(np.abs(expected).max(), 0.1))
+        worst[result] = max(worst[result], error)
+
+    for h, i in itertools.product(range(2), chosen):
+        keys = np.union1d(np.arange(min(leading, i + 1)), i - offsets[offsets <= i])
+        s = scale * (k[0, keys] @ q[h, i])
+        p = np.exp(s - s.max())
+        p /= p.sum()
+        note("out", out[h, i], p @ v[0, keys])
+        note("lse", lse[h, i], s.max() + np.log(np.exp(s - s.max()).sum()))
+        ds = p * (v[0, keys] @ dout[h, i] - dout[h, i] @ out[h, i])
+        note("dq", dq[h, i], scale * ds @ k[0, keys])
+    for j in chosen:
+        queries = np.arange(j, LONG) if j < leading else j + offsets[offsets < LONG - j]
+        dk_j, dv_j = np.zeros((2, 64))
+        for h in range(2):
+            p = np.exp(scale * (q[h, queries] @ k[0, j]) - lse[h, queries])
+            ds = p * (dout[h, queries] @ v[0, j] - (dout[h, queries] * out[h, queries]).sum(axis=1))
+            dk_j += scale * ds @ q[h, queries]
+            dv_j += p @ dout[h, queries]
+        note("dk", dk[0, j], dk_j)
+        note("dv", dv[0, j], dv_j)
+    for result, error in worst.items():
+        kind = number_of(storage) if result == "lse" else storage
+        yield finding(f"{name}, n = {LONG}: {result}", error, LIMITS[kind])
+
+
+def streams(kernel):
+    """torch tensors: work follows the stream that is current, and can be captured in a graph."""
+    torch = _torch_on_gpu()
+    if torch is None:
+        yield finding("torch", note="not installed, or finds no GPU")
+        return
+    storage = _main_storage(kernel)
+    case = Case(2, 2, 3000, 3000, 64)
+    arrays = case.draw(storage)
+    expected = compute(kernel, case, *arrays)
+    q, k, v, dout = (Array.of(a).torch(torch) for a in arrays[:4])
+    side, workspace = torch.cuda.Stream(), Workspace()
+    a = torch.randn(4096, 4096, device="cuda")
+
+    def same(got, wanted):
+        return bool((Array.of(wanted).torch(torch) == got).all())
+
+    with torch.cuda.stream(side):
+        late = torch.zeros_like(q)
+        for _ in range(20):
+            a = a @ a / a.norm()  # work that q, as the kernel sees it, comes after
+        late.copy_(q)
+        out, _ = attention(late, k, v, PATTERN, kernel=kernel, workspace=workspace)
+    side.synchronize()
+    yield finding("work of a side stream comes first", ok=same(out, expected[0]))
+
+    static, graph = torch.zeros_like(q), torch.cuda.CUDAGraph()
+    out, lse = attention(static, k, v, PATTERN, kernel=kernel, workspace=workspace)
+    dq, dk, dv = (torch.empty_like(a) for a in (q, k, v))
+
+    def both():
+        options = {"kernel": kernel, "workspace": workspace}
+        sparse_index_kernel(out, lse, static, k, v, PATTERN, **options)
+        sparse_index_kernel_backward(dq, dk, dv, dout, static, k, v, out, lse, PATTERN, **options)
+
+    both()
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph):
+        both()
+    static.copy_(q)
+    graph.replay()
+    torch.cuda.synchronize()
+    ok = all(map(same, (out, lse, dq, dk, dv), expected))
+    yield finding("a graph of torch replays forward and backward", ok=ok)
 
 
 def launch(kernel):
@@ -280,8 +380,6 @@ def _calls(kernel, storage, adapt):
 
 def _bare(call):
     """The launch of a call that is known, with addresses ready."""
-    from primeattn.kernels import repeats as known
-
     kept = []
     run_again = SimpleNamespace(run_again=lambda at, workspace: kept.append(at))
     known._known.clear()
@@ -375,9 +473,33 @@ def fit_rule(rows):
     return rate * max(float(per_call), 0), rate * max(float(per_byte), 0)
 
 
+def wheels():
+    """Seconds of "gather" and of "wheel" with each of WHEELS, beside what the model of costs counts."""
+    device = Device()
+    turn = EventTurn(device)
+    for head_dim, n, name in itertools.product((64, 128), (4096, 16384, 65536), SEQUENCES):
+        pattern = Pattern(name, window=3, global_tokens=2)
+        inputs = GpuInputs.draw(1, 16, n, head_dim, "bfloat16")
+        for wheel in (None, *choice.WHEELS):
+            kernel = "gather" if wheel is None else "wheel"
+            row = {"head_dim": head_dim, "n": n, "sequence": name, "wheel": wheel}
+            if wheel is not None:
+                division = choice.divide(pattern, n, wheel, head_dim)
+                met = (n - division.met).sum() + 2 * n
+                row |= {"tiles": division.tiles, "met": int(met), "cost": division.cost}
+            else:
+                row |= {"pairs": pattern.num_pairs(n), "cost": choice.gather_cost(pattern, n, head_dim)}
+            # What is known of such calls knows nothing of the wheel.
+            chosen = mock.patch.object(wheel_plan, "choose_wheel", lambda *a, wheel=wheel, **b: wheel)
+            with chosen, mock.patch.dict(known._known, clear=True):
+                for name_of, backward in (("forward_s", False), ("both_s", True)):
+                    row[name_of] = float(np.median(turn(ours(kernel)(inputs, pattern, backward))))
+            yield finding("wheel", row["forward_s"], row=row)
+
+
 STAGES = {
-    "versions": versions, "accuracy": accuracy, "repeats": repeats, "small": small, "launch": launch,
-    "allocation": allocation, "auto": auto,
+    "versions": versions, "accuracy": accuracy, "repeats": repeats, "long": long, "streams": streams,
+    "small": small, "launch": launch, "allocation": allocation, "auto": auto, "wheels": wheels,
 }  # fmt: skip
 
 

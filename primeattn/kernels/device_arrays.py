@@ -95,7 +95,7 @@ def carried_stream(array, interface) -> int | None:
 
 
 def device_number(array) -> int | None:
-    """Return the number of the GPU in whose memory ``array`` lies, or None where its library does not tell."""
+    """Return the number of the GPU whose memory ``array`` is in, or None where its library does not tell."""
     if hasattr(array, "__dlpack_device__"):
         return int(array.__dlpack_device__()[1])
     memory = getattr(array, "gpu_data", None)  # of Numba

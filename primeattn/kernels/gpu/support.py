@@ -1,7 +1,7 @@
 """Which CUDA this machine offers, and all that differs between versions of Numba's CUDA target.
 
-Numba's own target and the package numba-cuda, which replaces it, both serve. Other modules import ``cuda``
-from Numba and ask here for the rest.
+The target is that of the package numba-cuda, which replaces Numba's own. Other modules import ``cuda`` from
+Numba and ask here for the rest.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ __all__ = ["available", "compiled", "current_device", "describe", "device_functi
 
 INSTALL = "install primeattn[cuda] on a machine with an NVIDIA GPU and its driver, or use device='cpu'"
 MIN_CAPABILITY = (8, 0)  # of bfloat16 conversions
+NUMBA_CUDA = (0, 24), (0, 31)  # numba's own target knows no launch bounds; later ones have not been tried
 
 
 def _version(package) -> str | None:
@@ -60,7 +61,23 @@ def problem() -> str | None:
         return _sentence(error)
     if capability < MIN_CAPABILITY:
         return f"the GPU has compute capability {capability[0]}.{capability[1]}, below 8.0"
+    package = _version("numba-cuda")
+    if package is None or not NUMBA_CUDA[0] <= _numbers(package) < NUMBA_CUDA[1]:
+        low, high = (".".join(map(str, part)) for part in NUMBA_CUDA)
+        return f"numba-cuda from {low} to below {high} is needed, found {package or 'none'}"
+    try:  # compilers and driver that do not fit together show here, not in the first kernel of the caller
+        cuda.jit("void()")(_nothing)[1, 1]()
+    except Exception as error:
+        return f"a kernel does not compile and load ({_sentence(error)})"
     return None
+
+
+def _nothing():
+    pass
+
+
+def _numbers(package) -> tuple[int, ...]:
+    return tuple(int(part) for part in package.split(".")[:2] if part.isdigit())
 
 
 def available() -> bool:
