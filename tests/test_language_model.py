@@ -90,9 +90,7 @@ def test_sample_is_greedy_at_temperature_0(rng):
     assert sample(Bigram(table), {}, {}, 5, 10, None, temperature=0) == bytes([7] * 5)
     table = rng.standard_normal((256, 256)).astype(np.float32)
     greedy = sample(Bigram(table), {}, {}, 50, 10, None, temperature=0.0)
-    assert all(
-        after == table[before].argmax() for before, after in zip(b"\n" + greedy, greedy, strict=False)
-    )
+    assert all(after == table[before].argmax() for before, after in zip(b"\n" + greedy, greedy, strict=False))
     for cold in (1e-3, 1e-300, 5e-324):
         with np.errstate(all="raise", under="ignore"):
             assert sample(Bigram(1e10 * table), {}, {}, 50, 10, rng, temperature=cold) == greedy
