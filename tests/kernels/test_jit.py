@@ -43,6 +43,7 @@ def test_folder_changes_with_any_kernel_source(tmp_path, monkeypatch):
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_text("# one")
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(jit, "__file__", str(tmp_path / "kernels" / "jit.py"))
     folders = {jit._cache_folder(), jit._cache_folder()}
     assert len(folders) == 1
