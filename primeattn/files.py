@@ -61,7 +61,15 @@ def written_whole(path):
 
 
 def check_writable(folder):
-    """Raise OSError unless files can be made in ``folder``, or it can be made itself; make nothing."""
+    """Raise OSError unless files can be made in ``folder``, or it can be made itself; make nothing.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from primeattn.files import check_writable
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     check_writable(f"{folder}/new")
+    """
     existing = next(place for place in (folder, *Path(folder).absolute().parents) if os.path.lexists(place))
     tempfile.TemporaryFile(dir=existing).close()
 
