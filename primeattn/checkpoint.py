@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
-import io
+import hashlib
 import json
-import os
-import struct
+import re
 import zipfile
-import zlib
-from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import fields, is_dataclass
+from types import ModuleType
 
 import numpy as np
+
+from primeattn.files import written_whole
+from primeattn.sequences import Sequence
 
 __all__ = ["load", "save", "written_whole"]
 
 _HEADER = "checkpoint.json"
 _FORMAT = "primeattn checkpoint 1"
-_ARRAY, _EMPTY, _GENERATOR = (
-    ["array"],
-    ["dict"],
-    "generator",
-)  # lists mark, in JSON, what JSON has no type for
-_DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    KeyError,
-    ValueError,
-    RuntimeError,
-    OSError,
+_ARRAY, _EMPTY, _GENERATOR = ["array"], ["dict"], "generator"  # lists mark what JSON has no type for
+_GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
+# The largest that the numbers in a generator's state may be; arrays are bounded by their dtype.
+_LARGEST = {
+    "pos": 624,
+    "buffer_pos": 4,
+    "has_uint32": 1,
+    "uinteger": 2**32 - 1,
+    "state": 2**128 - 1,
+    "inc": 2**128 - 1,
+}
+_KEY = re.compile("[^/\0\ud800-\udfff]+")
+_LONGEST = 65_000  # bytes of a name in a zip file, about
+# What NumPy writes before the bytes of an array: format 1.0, the length of the line, the line.
+_ARRAY_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '([<>|][biufc]\d{1,2})', 'fortran_order': (True|False), "
+    rb"'shape': \(((?:\d{1,19}, ?)*(?:\d{1,19})?)\), \} *\n",
+    re.DOTALL,
 )
 
 
@@ -50,7 +55,8 @@ def save(path, tree, model=None):
         Nested dicts with string keys without ``/``. Leaves are arrays of numbers or booleans,
         ``np.random.Generator``, int, float, bool, str or None.
     model : object, optional
-        The model that the parameters belong to. Its ``repr`` is stored, and compared by :func:`load`.
+        The model that the parameters belong to. Its ``repr`` is stored with a hash of the sequences in it,
+        and compared by :func:`load`.
 
     Raises
     ------
@@ -73,6 +79,7 @@ def save(path, tree, model=None):
     header = {
         "format": _FORMAT,
         "model": None if model is None else repr(model),
+        "sequences": None if model is None else _sequences_of(model),
         "leaves": {name: _to_json(name, leaf) for name, leaf in leaves.items()},
     }
     with written_whole(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
@@ -93,7 +100,8 @@ def load(path, like=None, model=None) -> dict:
         A dict of the expected structure: the same names, arrays of the same shape and dtype, and other leaves
         of the same type. Its values are not used and it is not changed.
     model : object, optional
-        The model that the parameters must belong to, compared by ``repr``.
+        The model that the parameters must belong to. One with a sequence that is a function of the user's
+        (``Pattern(lambda limit: ...)``) is refused, since nothing tells that function from another.
 
     Returns
     -------
@@ -119,66 +127,96 @@ def load(path, like=None, model=None) -> dict:
     path = str(path)
     with open(path, "rb") as file:
         try:
-            stored_model, leaves = _read(file)
-        except _DAMAGE as error:
+            header, leaves = _read(file)
+            tree = _unflatten(leaves)
+        except MemoryError:  # what is read is no larger than the file
+            raise
+        except Exception as error:
             raise ValueError(
                 f"checkpoint: {path!r} is truncated, damaged, or not a primeattn checkpoint ({error})"
             ) from error
-    if model is not None and stored_model != repr(model):
-        raise ValueError(
-            f"checkpoint: {path!r} is of another model: expected\n{model!r}\ngot\n{stored_model}"
-        )
+    if model is not None:
+        _compare_models(path, header, model)
     if like is not None:
         _compare(path, dict(_flatten(like)), leaves)
-    return _unflatten(leaves)
-
-
-@contextmanager
-def written_whole(path):
-    """Open a new binary file that takes the name ``path`` when the block ends, and vanishes if it raises.
-
-    The bytes go to a temporary file in the same folder, are flushed to the disk, and replace ``path`` in one
-    step, so a reader finds either the old file or the whole new one.
-
-    Examples
-    --------
-    >>> import os, tempfile
-    >>> from primeattn.checkpoint import written_whole
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with written_whole(f"{folder}/a") as file:
-    ...         _ = file.write(b"text")
-    ...         before = os.path.exists(f"{folder}/a")
-    ...     print(before, os.listdir(folder))
-    False ['a']
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    return tree
 
 
 def _read(file):
+    """Return the header and the leaves. Whoever wrote the file, no more is read than it holds."""
+    size = file.seek(0, 2)
     with zipfile.ZipFile(file) as archive:
-        header = json.loads(archive.read(_HEADER))
+
+        def content(name):
+            nonlocal size
+            entry = archive.getinfo(name)
+            size -= entry.file_size
+            plain = entry.compress_type == zipfile.ZIP_STORED and entry.compress_size == entry.file_size
+            if not plain or size < 0:
+                raise ValueError(f"{name!r} is compressed, or said to be larger than the file")
+            return archive.read(entry)
+
+        header = json.loads(content(_HEADER))
         if header["format"] != _FORMAT:
             raise ValueError(f"format {header['format']!r}, expected {_FORMAT!r}")
+        header.setdefault("sequences")
+        for name in ("model", "sequences"):
+            if not isinstance(header[name], (str, type(None))):
+                raise ValueError(f"{name} {header[name]!r}")
         leaves = {}
         for name, value in header["leaves"].items():
-            if value == _ARRAY:
-                entry = io.BytesIO(
-                    archive.read(f"{name}.npy")
-                )  # read whole first: this verifies the checksum
-                leaves[name] = np.lib.format.read_array(entry, allow_pickle=False)
-            else:
-                leaves[name] = _from_json(value)
-    return header["model"], leaves
+            leaves[name] = _as_array(content(f"{name}.npy")) if value == _ARRAY else _from_json(value)
+    return header, leaves
+
+
+def _as_array(content):
+    header = _ARRAY_HEADER.match(content)
+    if header is None or header.end() != 10 + int.from_bytes(content[8:10], "little"):
+        raise ValueError(f"unknown array {content[:128]!r}")
+    dtype, fortran = np.dtype(header[1].decode()), header[2] == b"True"
+    shape = [int(digits) for digits in re.findall(rb"\d+", header[3])]
+    flat = np.frombuffer(content, dtype, offset=header.end())
+    return flat.reshape(shape, order="F" if fortran else "C").copy(order="K")
+
+
+def _compare_models(path, header, model):
+    stored, wanted = header["model"], repr(model)
+    if stored != wanted:
+        raise ValueError(f"checkpoint: {path!r} is of another model: expected\n{wanted}\ngot\n{stored}")
+    sequences = _sequences_of(model)
+    if sequences is None:
+        raise ValueError(
+            f"checkpoint: {path!r} may be of another model, whose sequence is another function: expected "
+            f"sequences known by name or content (see sequences.register, from_array), got\n{wanted}\n"
+            "without model= no models are compared"
+        )
+    if header["sequences"] not in (None, sequences):  # None: written before there was such an entry
+        raise ValueError(f"checkpoint: {path!r} is of another model: expected other offsets in\n{wanted}")
+
+
+def _sequences_of(model):
+    """Return a hash of all sequences in a model; None where one is known as a function only."""
+    try:
+        found = [json.dumps(sequence.to_json()) for sequence in _find_sequences(model, set())]
+    except TypeError:
+        return None
+    content = "\n".join(dict.fromkeys(found))  # equal ones may or may not be one object
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _find_sequences(part, seen):
+    if isinstance(part, Sequence):
+        yield part
+    elif id(part) not in seen and not isinstance(part, (type, ModuleType)):
+        seen.add(id(part))
+        if is_dataclass(part):
+            parts = [getattr(part, field.name) for field in fields(part)]
+        elif isinstance(part, (list, tuple)):
+            parts = part
+        else:
+            parts = (part if isinstance(part, dict) else getattr(part, "__dict__", {})).values()
+        for child in parts:
+            yield from _find_sequences(child, seen)
 
 
 def _compare(path, expected, got):
@@ -210,15 +248,24 @@ def _is_array(leaf) -> bool:
 
 def _flatten(tree, prefix=""):
     """Yield (path, leaf); an empty dict is a leaf, so that structures survive."""
+    if not isinstance(tree, dict):
+        raise TypeError(f"tree: expected a dict, got {tree!r}")
     for key, value in tree.items():
-        if not isinstance(key, str) or not key or "/" in key:
-            raise ValueError(
-                f"tree: expected non-empty string keys without '/', got {key!r} under {prefix!r}"
-            )
+        _check_key(key, prefix)
         if isinstance(value, dict) and value:
             yield from _flatten(value, f"{prefix}{key}/")
         else:
             yield f"{prefix}{key}", value
+
+
+def _check_key(key, prefix):
+    if not isinstance(key, str) or not _KEY.fullmatch(key):
+        raise ValueError(
+            "tree: expected non-empty string keys of Unicode text, without '\\0' and without '/', "
+            f"got {key!r} under {prefix!r}"
+        )
+    if len(prefix.encode()) + len(key.encode()) > _LONGEST:
+        raise ValueError(f"tree: expected names of at most {_LONGEST} bytes, got {prefix}{key[:40]}...")
 
 
 def _unflatten(leaves) -> dict:
@@ -229,35 +276,69 @@ def _unflatten(leaves) -> dict:
         for parent in parents:
             node = node.setdefault(parent, {})
         node[key] = leaf
+    if dict(_flatten(tree)).keys() != leaves.keys():
+        raise ValueError("an entry inside another")
     return tree
 
 
 def _to_json(name, leaf):
     if _is_array(leaf):
+        if type(leaf) not in (np.ndarray, np.memmap) and not isinstance(leaf, np.generic):
+            raise TypeError(f"tree: expected a plain array at {name!r}, got {type(leaf).__name__}")
         if leaf.dtype.kind not in "biufc":
             raise TypeError(f"tree: expected numbers or booleans at {name!r}, got dtype {leaf.dtype}")
         return _ARRAY
     if isinstance(leaf, np.random.Generator):
+        if type(leaf.bit_generator).__name__ not in _GENERATORS:
+            raise TypeError(f"tree: expected one of {_GENERATORS} at {name!r}, got {leaf!r}")
         return [_GENERATOR, _plain(leaf.bit_generator.state)]
     if isinstance(leaf, dict):  # only an empty one is a leaf
         return _EMPTY
     if leaf is None or isinstance(leaf, (bool, int, float, str)):
         return leaf
-    raise TypeError(f"tree: expected an array, a generator, a number, text or None at {name!r}, got {leaf!r}")
+    raise TypeError(
+        f"tree: expected an array, a generator, a number, text or None at {name!r}, got {leaf!r}; "
+        "store a list of numbers as np.array(...), other lists and tuples as a dict or as text"
+    )
 
 
 def _from_json(value):
-    if not isinstance(value, list):
+    if not isinstance(value, (list, dict)):
         return value
     if value == _EMPTY:
         return {}
     kind, state = value
     name = state["bit_generator"]
-    if kind != _GENERATOR or name not in ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64"):
+    if kind != _GENERATOR or name not in _GENERATORS:
         raise ValueError(f"unknown {kind} {name!r}")
     bit_generator = getattr(np.random, name)()
+    _check_state(name, state, bit_generator.state)
     bit_generator.state = state
     return np.random.Generator(bit_generator)
+
+
+def _check_state(name, state, like):
+    """Raise ValueError unless a generator's state has the structure of ``like``, and numbers in bounds.
+
+    NumPy takes any position and reads memory there.
+    """
+    if isinstance(like, dict):
+        fits = isinstance(state, dict) and state.keys() == like.keys()
+        for key in like if fits else ():
+            _check_state(key, state[key], like[key])
+    elif _is_array(like):
+        fits = isinstance(state, list) and len(state) == like.size
+        fits = fits and all(_is_within(number, np.iinfo(like.dtype).max) for number in state)
+    elif isinstance(like, int):
+        fits = _is_within(state, _LARGEST[name])
+    else:
+        fits = state == like
+    if not fits:
+        raise ValueError(f"generator with {name} = {state!r:.80}")
+
+
+def _is_within(number, largest) -> bool:
+    return type(number) is int and 0 <= number <= largest
 
 
 def _plain(state):

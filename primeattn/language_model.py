@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from primeattn.nn import (
     gelu,
 )
 from primeattn.nn.initializers import Normal
+from primeattn.sequences import as_int
 from primeattn.tree import test_mode
 from primeattn.workspace import Workspace
 
@@ -91,6 +93,7 @@ def evaluate(model, ps, st, text, context, batch=16) -> float:
     >>> 7 < pa.language_model.evaluate(model, ps, st, text, context=32) < 9  # it has learnt nothing yet
     True
     """
+    batch = as_int("batch", batch, minimum=1)
     tokens, targets, scored = evaluation_windows(text, context)
     labels = np.where(scored, targets, np.int64(-100))
     st, workspace, nats = test_mode(st), Workspace(), 0.0
@@ -105,8 +108,14 @@ def evaluate(model, ps, st, text, context, batch=16) -> float:
 def sample(model, ps, st, length, context, rng, temperature=0.8) -> bytes:
     """Return ``length`` bytes, each drawn from softmax(logits / temperature) after those before it.
 
-    The text begins after a newline. At most the last ``context`` bytes are seen, and when that many have been
+    At temperature 0 each is the one with the largest logit, the first of equals, and ``rng`` is not used. The
+    text begins after a newline. At most the last ``context`` bytes are seen, and when that many have been
     written, half of them are dropped.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A length below 0, a context below 1, a temperature that is negative or not finite.
 
     Examples
     --------
@@ -116,6 +125,11 @@ def sample(model, ps, st, length, context, rng, temperature=0.8) -> bytes:
     >>> len(pa.language_model.sample(model, ps, st, 10, 32, np.random.default_rng(0)))
     10
     """
+    length, context = as_int("length", length, minimum=0), as_int("context", context, minimum=1)
+    if not isinstance(temperature, Real) or isinstance(temperature, bool):
+        raise TypeError(f"temperature: expected a number, got {temperature!r}")
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature: expected a finite number >= 0, got {temperature}")
     st, workspace = test_mode(st), Workspace()
     text, start = bytearray(b"\n"), 0
     window = np.zeros((1, context), np.uint8)  # of one length always: no byte sees the padding after it
@@ -126,7 +140,13 @@ def sample(model, ps, st, length, context, rng, temperature=0.8) -> bytes:
         window[0, : len(seen)] = seen
         workspace.reset()
         logits, _ = model(window, ps, st, workspace=workspace)
-        scores = logits[0, len(seen) - 1].astype(np.float64) / temperature
-        p = np.exp(scores - scores.max())
-        text.append(rng.choice(256, p=p / p.sum()))
+        text.append(_draw(logits[0, len(seen) - 1].astype(np.float64), temperature, rng))
     return bytes(text[1:])
+
+
+def _draw(logits, temperature, rng):
+    if temperature == 0:
+        return logits.argmax()
+    with np.errstate(over="ignore"):  # a small temperature leaves the largest alone
+        p = np.exp((logits - logits.max()) / temperature)
+    return rng.choice(256, p=p / p.sum())

@@ -15,9 +15,10 @@ from pathlib import Path
 import numba
 import numpy as np
 
-from primeattn import checkpoint
+from primeattn import checkpoint, plot
 from primeattn.baselines import baselines
 from primeattn.data import Batches, load_corpus
+from primeattn.files import check_writable, written_whole
 from primeattn.kernels import get_num_threads
 from primeattn.language_model import evaluate, make_model, sample
 from primeattn.losses import cross_entropy
@@ -178,7 +179,7 @@ class Trainer:
             if stored.get(name) != wanted[name]:
                 raise ValueError(
                     f"resume: the checkpoint was made with {name} = {stored.get(name)}, got {wanted[name]}; "
-                    "give the same options and text, or start anew without resuming"
+                    "--resume (resume=True) takes the same options and text, --force (force=True) starts anew"
                 )
         state = checkpoint.load(path, like=self.state(), model=self.model)
         self.ps, self.st, self.moments = state["parameters"], state["states"], state["optimizer"]
@@ -186,12 +187,12 @@ class Trainer:
         self.batches.position = state["position"]
 
 
-def run(config=None, *, text=None, out="runs/train", resume=False, save_every=100) -> dict:
+def run(config=None, *, text=None, out="runs/train", resume=False, force=False, save_every=100) -> dict:
     """Train, evaluate, and write the folder ``out``; return the results.
 
     Written are ``checkpoint.npz`` (every ``save_every`` steps, at the end, and on an interrupt),
-    ``results.json``, ``sample.txt``, ``loss.png`` and ``mask.png``, each whole or not at all. A bar on stderr
-    shows the progress, where that is a terminal.
+    ``results.json``, ``sample.txt``, ``loss.png`` and ``mask.png``, each whole or not at all; a picture that
+    cannot be drawn costs a warning. A bar on stderr shows the progress, where that is a terminal.
 
     Parameters
     ----------
@@ -203,6 +204,8 @@ def run(config=None, *, text=None, out="runs/train", resume=False, save_every=10
     resume : bool
         Go on from ``out/checkpoint.npz``. A run that was killed and resumed gives the same parameters, bit
         for bit, as one that was not.
+    force : bool
+        Begin anew in a folder that holds a run, and overwrite that.
     save_every : int
         Steps between checkpoints.
 
@@ -215,7 +218,8 @@ def run(config=None, *, text=None, out="runs/train", resume=False, save_every=10
     Raises
     ------
     ValueError, TypeError, FileNotFoundError
-        Bad options, a text too short, a checkpoint of another run: before anything is written.
+        Bad options, a text too short, a checkpoint of another run, a folder that holds a run and neither
+        ``resume`` nor ``force``: before anything is written.
     KeyboardInterrupt
         After a checkpoint was written.
 
@@ -232,20 +236,36 @@ def run(config=None, *, text=None, out="runs/train", resume=False, save_every=10
     """
     config, out = TrainConfig() if config is None else config, Path(out)
     save_every = as_int("save_every", save_every, minimum=1)
+    _check_folder(out, resume, force)
     trainer = Trainer(config, load_corpus(text))
     if resume:
         trainer.restore(out / "checkpoint.npz")
     out.mkdir(parents=True, exist_ok=True)
+    if force:
+        for name in FILES[1:]:  # the checkpoint is replaced by the first of this run
+            (out / name).unlink(missing_ok=True)
     _train(trainer, out / "checkpoint.npz", save_every)
     results = _results(trainer)
-    _write_figures(trainer, results, out)
     rng = np.random.default_rng(config.seed)
     written = sample(trainer.model, trainer.ps, trainer.st, 400, config.context, rng)
     results["sample"] = written.decode("utf-8", errors="replace")
     for name, content in (("sample.txt", written), ("results.json", json.dumps(results, indent=1).encode())):
-        with checkpoint.written_whole(out / name) as file:
+        with written_whole(out / name) as file:
             file.write(content)
+    _write_figures(trainer, results, out)
     return results
+
+
+def _check_folder(out, resume, force):
+    if resume and force:
+        raise ValueError("resume: expected --resume (resume=True) or --force (force=True), got both")
+    held = [name for name in FILES if (out / name).exists()]
+    if held and not resume and not force:
+        raise ValueError(
+            f"out: {str(out)!r} holds a run ({', '.join(held)}); --resume (resume=True) goes on with it, "
+            "--force (force=True) overwrites it"
+        )
+    check_writable(out)
 
 
 def _train(trainer, path, save_every):
@@ -319,10 +339,6 @@ def _results(trainer) -> dict:
 
 
 def _write_figures(trainer, results, out):
-    from matplotlib.figure import Figure
-
-    from primeattn import plot
-
     names = {
         "held-out": "",
         "order-2 counts": "order2_",
@@ -330,15 +346,16 @@ def _write_figures(trainer, results, out):
         "gzip": "gzip_",
         "bz2": "bz2_",
     }
-    levels = {label: results[f"{name}bits_per_byte"] for label, name in names.items()}
-    draw = {
-        "loss.png": lambda ax: plot.loss_curve(trainer.losses / math.log(2), levels=levels, ax=ax),
-        "mask.png": lambda ax: plot.mask(trainer.config.pattern(), min(64, trainer.config.context), ax=ax),
-    }
-    for name, drawing in draw.items():
-        ax = drawing(Figure(figsize=(6.4, 4.4), layout="constrained").add_subplot())
-        with checkpoint.written_whole(out / name) as file:
-            ax.figure.savefig(file, format="png", dpi=130)
+
+    def loss():
+        levels = {label: results[f"{name}bits_per_byte"] for label, name in names.items()}
+        return plot.loss_curve(trainer.losses / math.log(2), levels=levels).figure
+
+    def mask():
+        return plot.mask(trainer.config.pattern(), min(64, trainer.config.context)).figure
+
+    plot.files.try_save(loss, out / "loss.png")
+    plot.files.try_save(mask, out / "mask.png")
 
 
 def report(results) -> str:

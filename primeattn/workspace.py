@@ -19,6 +19,7 @@ class Workspace:
     steps of the same shapes allocate nothing; arrays that a whole step did not ask for are released.
 
     One workspace serves one thread: entering it from a second thread while it is in use raises RuntimeError.
+    A copy of a workspace, or a pickled one, is a new one: what it lends is not part of it.
 
     Examples
     --------
@@ -92,6 +93,9 @@ class Workspace:
             yield self
         finally:
             self._lock.release()
+
+    def __reduce__(self):
+        return type(self), ()
 
     def __repr__(self):
         return f"Workspace({self.nbytes / 2**20:.1f} MiB, generation {self._generation})"

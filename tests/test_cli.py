@@ -1,12 +1,16 @@
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 
+import matplotlib
 import pytest
 
 from primeattn import Pattern, analysis, cli, info, kernels, sequences
+from primeattn.cli import command
 
 COMMANDS = ("mask", "reach", "compare", "sequences", "info", "train", "bench")
 CONFIG = {"layers": 1, "width": 16, "heads": 2, "context": 24, "batch": 2, "window": 2, "lr": 0.01, "seed": 3}
@@ -46,7 +50,7 @@ def test_train_prints_json_and_names_its_files(text, tmp_path, capsys):
     folder, names = files.split(": ")
     assert folder == str(tmp_path / "out")
     assert sorted(names.split(", ")) == sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert cli.main([*command, "--json"]) == 0
+    assert cli.main([*command, "--json", "--force"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "out" / "results.json").read_text())
 
 
@@ -56,8 +60,108 @@ def test_resume_and_threads(text, tmp_path, capsys):
     assert cli.main([*command, "--resume", "--width", "32"]) == 2
     assert capsys.readouterr().err == (
         "primeattn: error: resume: the checkpoint was made with width = 16, got 32; "
-        "give the same options and text, or start anew without resuming\n"
+        "--resume (resume=True) takes the same options and text, --force (force=True) starts anew\n"
     )
+
+
+def test_a_run_is_overwritten_only_by_force(text, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["train", "--text", text, "--out", str(out), "--steps", "3", *TINY]
+    assert cli.main(command) == 0
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    capsys.readouterr()
+    for changed in ([], ["--seed", "4"]):
+        assert cli.main([*command, *changed]) == 2
+        printed, errors = capsys.readouterr()
+        assert printed == "" and errors.count("\n") == 1 and "holds a run (checkpoint.npz, results" in errors
+        assert "--resume" in errors and "--force" in errors
+    assert cli.main([*command, "--seed", "4", "--resume"]) == 2
+    errors = capsys.readouterr().err
+    assert "seed = 3, got 4" in errors and "--force" in errors and errors.count("\n") == 1
+    assert cli.main([*command, "--resume", "--force"]) == 2
+    assert "got both" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+    assert cli.main([*command, "--seed", "4", "--force"]) == 0
+    assert json.loads((out / "results.json").read_text())["config"]["seed"] == 4
+
+
+def child(*arguments, **options):
+    command = [sys.executable, "-m", "primeattn", *arguments]
+    return subprocess.run(command, capture_output=True, **options)
+
+
+def test_a_picture_that_cannot_be_drawn_costs_a_warning(text, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", "")  # no LaTeX
+    out = tmp_path / "out"
+    with matplotlib.rc_context({"text.usetex": True}):
+        with pytest.warns(UserWarning, match=r"(loss|mask)\.png was not drawn: ") as caught:
+            assert cli.main(["train", "--text", text, "--out", str(out), "--steps", "2", *TINY]) == 0
+        assert len(caught) == 2
+        assert {path.name for path in out.iterdir()} == {"checkpoint.npz", "results.json", "sample.txt"}
+        assert capsys.readouterr().out.endswith(f"\n{out}: checkpoint.npz, results.json, sample.txt\n")
+        command = ["reach", "primes", "--layers", "1", "--json", "--out", str(tmp_path / "a.png")]
+        assert cli.main(command) == 2
+    printed, errors = capsys.readouterr()
+    assert json.loads(printed)["patterns"] and json.loads(printed)["file"] is None
+    assert errors.startswith("primeattn: error: ") and errors.count("\n") == 1
+
+
+def test_warnings_are_one_line(capsys, monkeypatch):
+    lines = []
+
+    def collect():
+        lines.append(warnings.formatwarning(UserWarning("so and so"), UserWarning, "file.py", 3))
+
+    before = warnings.formatwarning
+    parser = command.Parser(prog="primeattn")
+    parser.set_defaults(run=lambda arguments: collect())
+    assert command.run(parser, []) == 0 and lines == ["primeattn: warning: so and so\n"]
+    assert warnings.formatwarning is before
+
+
+def test_pictures_need_no_backend(tmp_path):
+    environment = {**os.environ, "MPLBACKEND": "module://no_such_package.backend"}
+    done = child("mask", "primes", "--out", tmp_path / "mask.png", env=environment)
+    assert done.returncode == 0 and (tmp_path / "mask.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+@pytest.mark.parametrize(
+    ("command", "status", "printed"),
+    [
+        ("sequences >&-", 0, b""),
+        ("sequences >/dev/full", 2, b"primeattn: error: [Errno 28] No space left on device\n"),
+        ("info --jsn >&- 2>&-", 2, b""),
+        ("info --jsn 2>/dev/full", 2, b""),
+    ],
+)
+def test_a_console_that_is_closed_or_full(command, status, printed):
+    done = subprocess.run(f'"{sys.executable}" -m primeattn {command}', shell=True, capture_output=True)
+    assert done.returncode == status and done.stdout + done.stderr == printed
+
+
+def test_training_without_a_console(text, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    out = tmp_path / "out"
+    assert cli.main(["train", "--text", text, "--out", str(out), "--steps", "2", *TINY]) == 0
+    assert json.loads((out / "results.json").read_bytes())
+
+
+def test_what_a_console_cannot_show_is_escaped(text, tmp_path, capsys):
+    done = child("sequences", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0 and b"\\u221a" in done.stdout and done.stderr == b""
+    name = f"{tmp_path}/\udcff"  # how Python writes the byte 255 in the name of a file
+    with open(name, "wb") as file:
+        file.write(b"text " * 99)
+    assert cli.main(["train", "--text", name, "--out", f"{name}out", "--steps", "2", *TINY]) == 0
+    assert capsys.readouterr().out.startswith("\\udcff: 446 bytes")
+    with open(f"{name}out/results.json") as file:
+        assert json.load(file)["text"] == "\udcff"
+    assert cli.main(["mask", "primes", "--out", f"{name}.svg"]) == 0 and os.path.exists(f"{name}.svg")
+    assert cli.main(["mask", "primes", "--out", f"{name}/a.svg"]) == 2
+    errors = capsys.readouterr().err
+    assert "\\udcff" in errors and errors.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -82,3 +82,39 @@ def test_sample_of_a_model_equals_scoring_it_in_full(rng):
     drawn = sample(model, ps, st, 20, 24, np.random.default_rng(1), temperature=1e-6)
     logits, _ = model(np.frombuffer(b"\n" + drawn[:-1], np.uint8), ps, st)
     assert bytes(logits.argmax(axis=1).astype(np.uint8)) == drawn
+
+
+def test_sample_is_greedy_at_temperature_0(rng):
+    table = rng.standard_normal((256, 256))
+    table[:, 7] = table[:, 9] = 10.0  # of equals the first
+    assert sample(Bigram(table), {}, {}, 5, 10, None, temperature=0) == bytes([7] * 5)
+    table = rng.standard_normal((256, 256)).astype(np.float32)
+    greedy = sample(Bigram(table), {}, {}, 50, 10, None, temperature=0.0)
+    assert all(after == table[before].argmax() for before, after in zip(b"\n" + greedy, greedy, strict=False))
+    for cold in (1e-3, 1e-300, 5e-324):
+        with np.errstate(all="raise", under="ignore"):
+            assert sample(Bigram(1e10 * table), {}, {}, 50, 10, rng, temperature=cold) == greedy
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"temperature": -1}, ValueError, "temperature: expected a finite number >= 0, got -1"),
+        ({"temperature": math.nan}, ValueError, "temperature: expected a finite number >= 0, got nan"),
+        ({"temperature": math.inf}, ValueError, "temperature: expected a finite number >= 0, got inf"),
+        ({"temperature": None}, TypeError, "temperature: expected a number, got None"),
+        ({"temperature": True}, TypeError, "temperature: expected a number, got True"),
+        ({"context": 0}, ValueError, "context: expected an integer >= 1, got 0"),
+        ({"context": 2.0}, TypeError, r"context: expected an integer, got 2\.0"),
+        ({"length": -1}, ValueError, "length: expected an integer >= 0, got -1"),
+    ],
+)
+def test_sample_refuses(change, error, message, rng):
+    options = {"length": 3, "context": 4, "rng": rng, **change}
+    with pytest.raises(error, match=message):
+        sample(Bigram(np.zeros((256, 256))), {}, {}, **options)
+
+
+def test_evaluate_refuses_an_empty_batch():
+    with pytest.raises(ValueError, match="batch: expected an integer >= 1, got 0"):
+        evaluate(Bigram(np.zeros((256, 256))), {}, {}, np.zeros(9, np.uint8), 4, 0)

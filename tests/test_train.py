@@ -1,6 +1,8 @@
+import copy
 import json
 import math
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -127,6 +129,19 @@ def test_a_restored_trainer_goes_on_bit_for_bit(text, tmp_path):
         assert equal(whole.ps, trainer.ps) and equal(whole.moments, trainer.moments)
         assert trainer.step == 8 and trainer.batches.position == 24
         np.testing.assert_array_equal(whole.losses, trainer.losses)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda trainer: pickle.loads(pickle.dumps(trainer))])
+def test_a_copied_trainer_goes_on_bit_for_bit(text, again):
+    trainer = Trainer(TINY, text_corpus(text))
+    for _ in range(3):
+        trainer.advance()
+    other = again(trainer)
+    for one in (trainer, other):
+        for _ in range(3):
+            one.advance()
+    assert equal(trainer.ps, other.ps) and equal(trainer.moments, other.moments)
+    assert not np.shares_memory(trainer.ps["layer_0"]["weight"], other.ps["layer_0"]["weight"])
 
 
 def test_a_killed_run_resumed_equals_one_that_was_not(text, tmp_path):

@@ -1,5 +1,7 @@
 """Workspaces hand arrays out until they are reset."""
 
+import copy
+import pickle
 import threading
 
 import numpy as np
@@ -65,3 +67,13 @@ def test_another_thread_is_refused_while_held():
 @pytest.mark.parametrize("shape", [(), (0,), (2, 0, 3)])
 def test_shapes_without_size(shape):
     assert Workspace().take(shape, np.float32).shape == shape
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda ws: pickle.loads(pickle.dumps(ws))])
+def test_a_copy_is_a_fresh_workspace(again):
+    ws = Workspace()
+    taken = ws.take((4,), np.float64)
+    with ws.guard():
+        other = again(ws)
+    assert type(other) is Workspace and other.nbytes == 0 and other.generation == 0
+    assert other.take((4,), np.float64) is not taken

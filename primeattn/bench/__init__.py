@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 import shlex
-import tempfile
 from functools import partial
 from pathlib import Path
+
+from primeattn.files import check_writable
 
 __all__ = ["add_arguments", "main"]
 
@@ -88,26 +89,26 @@ def _run(benchmark, name, command, arguments):
             values = [] if value is True else value if isinstance(value, list) else [value]
             words += [*([] if key == "stages" else [f"--{key.replace('_', '-')}"]), *map(str, values)]
     out = Path(arguments.out)
-    _check_writable(out)
+    check_writable(out)
     status, written = benchmark(options, out, shlex.join(words))
     for path in written:
         print(path)
     return status
 
 
-def _check_writable(folder):
-    """Raise OSError now rather than after the benchmark, and make nothing."""
-    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    tempfile.TemporaryFile(dir=existing).close()
-
-
 def _cpu(options, out, command):
     from primeattn.bench import cpu, report
 
     results = report.write_json(out / "data" / "cpu.json", cpu.run(**options), command)
-    report.write_figure(out / "cpu.png", report.figure(results))
     print(report.tables(results), "", sep="\n")
-    return 0, (out / "data" / "cpu.json", out / "cpu.png")
+    return 0, [out / "data" / "cpu.json", *_figure(report, results, out / "cpu.png")]
+
+
+def _figure(report, results, path):
+    """The paths of the pictures that could be drawn: this one or none."""
+    from primeattn.plot.files import try_save
+
+    return [path] if try_save(lambda: report.figure(results), path) else []
 
 
 def _step(options, out, command):
@@ -132,9 +133,9 @@ def _gpu(options, out, command):
         report.write_json(paths(results)[0], results, command)
 
     results = gpu.run(**options, save=save)
-    report.write_figure(paths(results)[1], gpu_report.figure(results))
     print(gpu_report.tables(results), "", sep="\n")
-    return 0, paths(results)
+    path, picture = paths(results)
+    return 0, [path, *_figure(gpu_report, results, picture)]
 
 
 def _gpu_check(options, out, command):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from primeattn.bench.gpu_peers import FLEX, OURS, SDPA
 from primeattn.bench.report import SEQUENCE_STYLES, dress, milliseconds, number, plot_rows, table
+from primeattn.plot.files import new_figure
 
 __all__ = ["figure", "tables"]
 
@@ -65,8 +66,6 @@ def _shape(row):
 
 def figure(results):
     """Time, and times faster than the fastest SDPA, against length, for the most heads: a Figure."""
-    from matplotlib.figure import Figure
-
     settings = results["settings"]
     dtype, heads, head_dim = settings["dtypes"][0], max(settings["heads"]), min(settings["head_dims"])
     wanted = {"heads": heads, "head_dim": head_dim}
@@ -74,7 +73,7 @@ def figure(results):
         row for row in sorted(results["rows"], key=lambda row: row["n"])
         if "median_s" in row and all(row[name] == value for name, value in wanted.items())
     ]  # fmt: skip
-    fig = Figure(figsize=(9.6, 5.4), layout="constrained")
+    fig = new_figure(figsize=(9.6, 5.4), layout="constrained")
     left, right = fig.subplots(1, 2)
     forward = [row for row in rows if row["pass"] == "forward" and row["dtype"] == dtype]
     for peer, style in _PEERS.items():

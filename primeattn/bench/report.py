@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from primeattn.checkpoint import written_whole
+from primeattn.files import written_whole
 from primeattn.info import machine, versions
+from primeattn.plot.files import new_figure
 
 __all__ = [
     "CROWDED",
@@ -23,7 +24,6 @@ __all__ = [
     "plot_rows",
     "table",
     "tables",
-    "write_figure",
     "write_json",
 ]
 
@@ -152,8 +152,6 @@ _PEERS = {
 
 def figure(results):
     """Time against length, and efficiency against length, for the most heads and threads: a Figure."""
-    from matplotlib.figure import Figure
-
     settings = results["settings"]
     heads, threads = max(settings["heads"]), max(settings["threads"])
     wanted = {"batch": 1, "heads": heads, "head_dim": 64, "dtype": "float32", "threads": threads}
@@ -161,7 +159,7 @@ def figure(results):
         row for row in results["rows"]
         if "median_s" in row and all(row[name] == value for name, value in wanted.items())
     ]  # fmt: skip
-    fig = Figure(figsize=(9.6, 5.4), layout="constrained")
+    fig = new_figure(figsize=(9.6, 5.4), layout="constrained")
     left, right = fig.subplots(1, 2)
     for peer, (color, dash, label) in _PEERS.items():
         of_peer = [row for row in rows if row["peer"] == peer and row["pass"] == "forward"]
@@ -204,8 +202,3 @@ def plot_rows(ax, rows, name, **style):
     """Draw what the rows have under ``name`` against their lengths; nothing where there are none."""
     if rows:
         ax.plot([row["n"] for row in rows], [row[name] for row in rows], **style)
-
-
-def write_figure(path, figure):
-    with written_whole(path) as file:
-        figure.savefig(file, format="png", dpi=130)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
+from contextlib import contextmanager, suppress
 
 __all__ = ["Parser", "add", "add_json", "run"]
 
@@ -39,19 +41,57 @@ def run(parser, argv) -> int:
     """Parse ``argv``, call ``arguments.run(arguments)``, and return the exit status.
 
     What ``run`` returns, 0 for None; 2 with one line on stderr for whatever was wrong; 130 when interrupted.
+    What the console cannot show is escaped, and what is closed is written to no more.
     """
+    sys.stdout, sys.stderr = (_able(stream) for stream in (sys.stdout, sys.stderr))
+    with _short_warnings(parser.prog):
+        try:
+            try:
+                arguments = parser.parse_args(argv)
+                return arguments.run(arguments) or 0
+            finally:
+                _flush(sys.stdout)
+        except BrokenPipeError:  # the reader, such as head, has seen enough
+            return 0
+        except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
+            _say(f"{parser.prog}: error: {' '.join(str(error).split()) or type(error).__name__}")
+            return 2
+        except KeyboardInterrupt as interrupt:
+            _say(f"{parser.prog}: interrupted{f'; {interrupt}' if str(interrupt) else ''}")
+            return 130
+
+
+def _able(stream):
+    """Return ``stream`` such that no text fails for its characters, or a place for text that nobody reads."""
+    if stream is None:  # closed by whoever started the process
+        return open(os.devnull, "w", encoding="utf-8")
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="backslashreplace")
+    return stream
+
+
+def _flush(stream):
     try:
-        arguments = parser.parse_args(argv)
-        status = arguments.run(arguments) or 0
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
-        message = " ".join(str(error).split()) or type(error).__name__
-        print(f"{parser.prog}: error: {message}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as interrupt:
-        print(f"{parser.prog}: interrupted{f'; {interrupt}' if str(interrupt) else ''}", file=sys.stderr)
-        return 130
-    return status
+        stream.flush()
+    except OSError:  # the interpreter would try again as it ends, and complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        raise
+
+
+def _say(line):
+    with suppress(OSError):
+        try:
+            print(line, file=sys.stderr)
+        finally:
+            _flush(sys.stderr)
+
+
+@contextmanager
+def _short_warnings(prog):
+    """Show warnings as one line each, without the place in the source."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"{prog}: warning: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from primeattn import sequences
 from primeattn.cli.command import add, add_json
+from primeattn.files import check_writable
 from primeattn.patterns import Pattern
 
 __all__ = ["add_commands"]
@@ -75,7 +76,20 @@ def _figure_path(text):
     from primeattn.plot.files import check_path
 
     check_path(Path(text))
+    check_writable(Path(text).parent)
     return text
+
+
+def _draw_and_print(arguments, rows, draw, file):
+    """Save the figure that ``draw()`` returns, and print the rows, even where there can be no figure."""
+    from primeattn import plot
+
+    try:
+        plot.save(draw(), file)
+    except Exception:
+        _print(arguments, rows)
+        raise
+    _print(arguments, rows, file)
 
 
 def _print(arguments, rows, file=None):
@@ -88,12 +102,13 @@ def _print(arguments, rows, file=None):
 def _mask(arguments):
     from primeattn import analysis, plot
 
-    patterns, file = _patterns(arguments), _figure_path(arguments.out)
-    axes = [plot.mask(*patterns, arguments.n)] if len(patterns) == 1 else plot.masks(patterns, arguments.n)
-    plot.save(axes[0].figure, file)
-    n = arguments.n
+    patterns, n, file = _patterns(arguments), arguments.n, _figure_path(arguments.out)
     rows = ({"pattern": repr(p), "pairs": p.num_pairs(n), "density": p.density(n)} for p in patterns)
-    _print(arguments, analysis.Table(rows), file)
+
+    def draw():
+        return (plot.mask(*patterns, n) if len(patterns) == 1 else plot.masks(patterns, n)[0]).figure
+
+    _draw_and_print(arguments, analysis.Table(rows), draw, file)
 
 
 def _reach(arguments):
@@ -104,9 +119,10 @@ def _reach(arguments):
     if layers > _MOST_LAYERS:
         raise ValueError(f"layers: expected at most {_MOST_LAYERS}, got {layers}")
     rows = analysis.reach_by_layer(patterns, arguments.n, layers)
-    if file is not None:
-        plot.save(plot.reach(patterns, arguments.n, layers).figure, file)
-    _print(arguments, rows, file)
+    if file is None:
+        _print(arguments, rows)
+    else:
+        _draw_and_print(arguments, rows, lambda: plot.reach(patterns, arguments.n, layers).figure, file)
 
 
 def _compare(arguments):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields
+from pathlib import Path
 
 from primeattn.cli.command import add, add_json
 from primeattn.kernels import set_num_threads
@@ -44,6 +45,8 @@ def add_command(commands):
     command.add_argument("--out", metavar="DIR", default="runs/train", help=about)
     about = "go on from the checkpoint in the output folder"
     command.add_argument("--resume", action="store_true", help=about)
+    about = "begin anew, and overwrite the run in the output folder"
+    command.add_argument("--force", action="store_true", help=about)
     command.add_argument("--threads", type=int, metavar="X", help="threads of the attention kernels")
     add_json(command)
 
@@ -52,8 +55,10 @@ def _train(arguments):
     if arguments.threads is not None:
         set_num_threads(arguments.threads)
     config = TrainConfig(**{field.name: getattr(arguments, field.name) for field in fields(TrainConfig)})
-    results = run(config, text=arguments.text, out=arguments.out, resume=arguments.resume)
+    options = {name: getattr(arguments, name) for name in ("text", "out", "resume", "force")}
+    results = run(config, **options)
     if arguments.json:
         print(json.dumps(results, indent=1))
     else:
-        print(report(results), "", f"{arguments.out}: {', '.join(FILES)}", sep="\n")
+        files = [name for name in FILES if (Path(arguments.out) / name).exists()]
+        print(report(results), "", f"{arguments.out}: {', '.join(files)}", sep="\n")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import warnings
+from contextlib import suppress
 from pathlib import Path
 
-from primeattn.checkpoint import written_whole
+from primeattn.files import written_whole
 
-__all__ = ["save"]
+__all__ = ["new_figure", "save", "try_save"]
 
 DPI = 130
 
@@ -34,12 +38,66 @@ def save(figure, path):
         figure.savefig(file, format=path.suffix[1:], dpi=DPI, bbox_inches="tight")
 
 
-def check_path(path):
-    """Raise ValueError unless ``path`` is one that ``save`` can write: before the work, rather than after."""
+def try_save(draw, path) -> bool:
+    """Save the figure that ``draw()`` returns; where that fails, warn and return False.
+
+    For pictures of results that took long, which must not be lost for a font, a style or a backend.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from primeattn.plot.files import try_save
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     try_save(lambda: 1 / 0, "loss.png")
+    False
+    >>> print(caught[0].message)
+    loss.png was not drawn: division by zero
+    """
+    try:
+        save(draw(), path)
+    except Exception as error:
+        message = " ".join(str(error).split()) or type(error).__name__
+        warnings.warn(f"{path} was not drawn: {message}", stacklevel=2)
+        return False
+    return True
+
+
+def new_figure(**options):
+    """Return ``matplotlib.figure.Figure(**options)``, which belongs to no window and needs no backend.
+
+    Examples
+    --------
+    >>> from primeattn.plot.files import new_figure
+    >>> len(new_figure(figsize=(4, 3)).axes)
+    0
+    """
+    if "matplotlib" not in sys.modules:
+        _import_matplotlib()
     from matplotlib.figure import Figure
 
+    return Figure(**options)
+
+
+def _import_matplotlib():
+    """Import Matplotlib, which refuses while MPLBACKEND names a backend that is not installed.
+
+    A notebook hands its own backend down to whatever it starts.
+    """
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    if backend:
+        with suppress(ValueError):
+            matplotlib.rcParams["backend"] = backend
+
+
+def check_path(path):
+    """Raise ValueError unless ``path`` is one that ``save`` can write: before the work, rather than after."""
     if path.is_dir():
         raise ValueError(f"path: expected a file, got the folder {str(path)!r}")
-    known = Figure().canvas.get_supported_filetypes()
+    known = new_figure().canvas.get_supported_filetypes()
     if path.suffix[1:].lower() not in known:
         raise ValueError(f"path: expected a file name that ends in .{', .'.join(known)}, got {str(path)!r}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from primeattn.plot.files import new_figure
+
 __all__ = [
     "COLORS",
     "DASHES",
@@ -30,9 +32,7 @@ def own_axes(ax, size):
     """Return ``ax``, or Axes on a new figure of ``size`` inches. TypeError for anything else."""
     if ax is not None:
         return _as_axes("ax", ax)
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=size, layout="compressed").add_subplot()
+    return new_figure(figsize=size, layout="compressed").add_subplot()
 
 
 def grid_of_axes(axes, count, size, columns=4) -> np.ndarray:
@@ -44,11 +44,9 @@ def grid_of_axes(axes, count, size, columns=4) -> np.ndarray:
         for ax in axes:
             _as_axes("axes", ax)
         return axes
-    from matplotlib.figure import Figure
-
     columns = min(columns, count)
     rows = -(-count // columns)
-    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="compressed")
+    figure = new_figure(figsize=(size[0] * columns, size[1] * rows), layout="compressed")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes[count:]:
         ax.remove()

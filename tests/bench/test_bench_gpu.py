@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import primeattn as pa
-from primeattn import bench
-from primeattn.bench import gpu, gpu_device, gpu_peers, gpu_report, peers, report
+from primeattn import bench, plot
+from primeattn.bench import gpu, gpu_device, gpu_peers, gpu_report, peers
 from primeattn.bench.cpu import Shape
 from primeattn.bench.gpu_device import EventTurn, numbers, stored
 from primeattn.bench.gpu_peers import FLEX, SDPA, flex_blocks
@@ -271,7 +271,7 @@ def test_table_and_figure(fake, tmp_path):
     assert all(list(x) == [256, 1024] for x in drawn.values())
     labels = [text.get_text() for text in right.get_legend().get_texts()]
     assert labels[:3] == ["primes", "primes, forward + backward", "primes, float32"]
-    report.write_figure(tmp_path / "gpu.png", gpu_report.figure(results))
+    plot.save(gpu_report.figure(results), tmp_path / "gpu.png")
     assert (tmp_path / "gpu.png").stat().st_size > 10_000
 
 

@@ -3,6 +3,7 @@ import os
 
 import pytest
 
+from primeattn import plot
 from primeattn.bench import report
 
 
@@ -102,7 +103,7 @@ def test_figure_draws_the_most_heads_and_threads():
 
 
 def test_figure_without_torch(tmp_path):
-    report.write_figure(tmp_path / "cpu.png", report.figure(results([row(n=64), row(n=1024)])))
+    plot.save(report.figure(results([row(n=64), row(n=1024)])), tmp_path / "cpu.png")
     assert (tmp_path / "cpu.png").read_bytes().startswith(b"\x89PNG")
 
 

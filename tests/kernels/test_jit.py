@@ -1,13 +1,19 @@
 """The disk cache of compiled kernels."""
 
+import compileall
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import pytest
 
 import primeattn
+from primeattn.kernels import disk_cache, jit
+from primeattn.kernels.disk_cache import DiskCache
 
 CALL = """
 import numpy as np, primeattn as pa
@@ -33,19 +39,18 @@ def test_numba_cache_dir_is_honoured(tmp_path):
 
 
 def test_folder_changes_with_any_kernel_source(tmp_path, monkeypatch):
-    from primeattn.kernels import jit
-
-    names = "kernels/jit.py", "kernels/simd.py", "nn/_loops.py"
+    names = "kernels/jit.py", "kernels/simd.py", "kernels/deep/a.py", "nn/_loops.py", "nn/norm.py"
     for name in names:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_text("# one")
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(jit, "__file__", str(tmp_path / "kernels" / "jit.py"))
     folders = {jit._cache_folder(), jit._cache_folder()}
     assert len(folders) == 1
     for name in names:
         (tmp_path / name).write_text("# two")
         folders.add(jit._cache_folder())
-    assert len(folders) == 4
+    assert len(folders) == 6
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root can write anywhere")
@@ -56,8 +61,6 @@ def test_nowhere_to_write_still_runs(tmp_path):
 
 
 def test_unusable_folders_are_passed_over(tmp_path, monkeypatch):
-    from primeattn.kernels import jit
-
     blocked = tmp_path / "a file, not a folder"
     blocked.write_text("")
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(blocked))
@@ -73,3 +76,117 @@ def test_import_touches_no_driver_and_nothing_heavy():
     code = f"import sys, primeattn\nprint([m for m in {heavy!r} if m in sys.modules])"
     assert run(code, {}) == ["[]"]
     assert primeattn.__doc__
+
+
+def test_no_code_is_compiled_from_elsewhere():
+    package = Path(primeattn.__file__).parent
+    compiled = re.compile(r"^@(numba\.)?(njit|cached_njit|part_njit|intrinsic)", re.MULTILINE)
+    files = [path.relative_to(package) for path in package.rglob("*.py") if compiled.search(path.read_text())]
+    assert files and {path.parts[0] for path in files} <= {*jit._SOURCES, "bench"}  # bench keeps none on disk
+
+
+def test_folders_of_earlier_versions_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    folder = Path(jit._cache_folder())
+    package = folder.name.split("-")[1]
+    earlier = [f"primeattn-{16 * 'a'}/kernels_0", f"primeattn-{16 * 'b'}", f"primeattn-{package}-{16 * 'c'}"]
+    others = [f"primeattn-{8 * 'd'}-{16 * 'd'}", "primeattn-old", f"other-{16 * 'e'}", folder.name]
+    for name in [*earlier, *others]:
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        for file in ("f-1.py311.nbi", "f-1.py311.1.nbc", "f-1.py311.nbi.tmp.01", ".f-0.nbc.01234567.tmp"):
+            (tmp_path / name / file).write_bytes(b"")
+    theirs = tmp_path / f"primeattn-{16 * 'f'}"
+    theirs.mkdir()
+    (theirs / "thesis.txt").write_text("text")
+    (tmp_path / f"primeattn-{16 * '0'}").symlink_to(theirs)
+    assert jit._cache_folder() == str(folder)
+    assert {path.name for path in tmp_path.iterdir()} == {*others, theirs.name, f"primeattn-{16 * '0'}"}
+    assert (theirs / "thesis.txt").exists()
+
+
+def test_a_relative_folder_is_resolved_once(tmp_path):
+    code = "import os\nfrom primeattn.kernels import jit\nos.chdir('/')\nprint(jit.cache_folder())"
+    environment = {**os.environ, "NUMBA_CACHE_DIR": "cache", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code]
+    printed = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True).stdout
+    assert Path(printed.strip()).parent == tmp_path / "cache"
+
+
+def test_nobody_has_no_home(tmp_path, monkeypatch):
+    import pwd
+
+    def nobody(uid):
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    assert Path(jit._cache_folder()).parent == tmp_path
+    monkeypatch.delenv("NUMBA_CACHE_DIR")
+    monkeypatch.setattr(jit, "__file__", "/dev/null/jit.py")
+    assert jit._cache_folder() is None
+
+
+def test_a_tree_without_sources(tmp_path):
+    package = tmp_path / "primeattn"
+    shutil.copytree(Path(primeattn.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    compileall.compile_dir(package / "kernels", quiet=1, legacy=True)
+    compileall.compile_dir(package / "nn", quiet=1, legacy=True)
+    for folder in jit._SOURCES:
+        for path in (package / folder).rglob("*.py"):
+            path.unlink()
+    code = (
+        "import numpy as np, primeattn as pa\nfrom primeattn.kernels import jit\n"
+        "print(pa.silu(np.zeros(3), {}, {})[0].sum(), pa.__file__, jit.cache_folder())"
+    )
+    environment = {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, cwd=tmp_path, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    total, place, folder = done.stdout.decode().split()
+    assert total == "0.0" and Path(place).parent == package and list(Path(folder).glob("*.nbc"))
+
+
+def double(x):
+    return 2 * x
+
+
+def compiled(folder):
+    dispatcher = numba.njit(double)
+    dispatcher._cache = DiskCache(double, folder)
+    assert dispatcher(21) == 42
+    return sum(dispatcher.stats.cache_hits.values())
+
+
+def test_damaged_code_is_compiled_anew(tmp_path, rng):
+    assert compiled(tmp_path) == 0 and compiled(tmp_path) == 1
+    (path,) = tmp_path.iterdir()
+    content = path.read_bytes()
+    flipped = [bytearray(content) for _ in range(8)]
+    for damaged, place in zip(flipped, rng.integers(len(content), size=8), strict=True):
+        damaged[place] ^= 1 << int(rng.integers(8))
+    for damaged in (b"", content[:20], content[:-1], content + b"x", *flipped):
+        path.write_bytes(damaged)
+        assert compiled(tmp_path) == 0 and compiled(tmp_path) == 1  # and is whole again
+    assert [*tmp_path.iterdir()] == [path]
+    path.unlink()
+    path.mkdir()  # can be neither read nor replaced
+    assert compiled(tmp_path) == 0
+
+
+def test_a_full_disk_is_gone_on_without(tmp_path, monkeypatch):
+    def full(path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(disk_cache, "written_whole", full)
+    assert compiled(tmp_path) == 0
+    monkeypatch.undo()
+    assert compiled(tmp_path / "gone") == 0
+
+
+def test_code_of_another_version_is_none(tmp_path, monkeypatch):
+    assert compiled(tmp_path) == 0
+    monkeypatch.setattr(disk_cache.numba, "__version__", "0.0")
+    assert compiled(tmp_path) == 0
