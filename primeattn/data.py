@@ -214,7 +214,7 @@ class Batches:
             )
         # One window is given up, where there are several, so that an epoch can start anywhere in it.
         self._windows = max(1, (text.size - 1) // self.context - 1)
-        self._epoch, self._starts = None, None
+        self._shuffled = None, None  # an epoch, and where its windows start
 
     def __iter__(self):
         return self
@@ -228,12 +228,11 @@ class Batches:
 
     def _start(self, position):
         epoch, place = divmod(position, self._windows)
-        if epoch != self._epoch:
+        if epoch != self._shuffled[0]:
             rng = np.random.default_rng([self.seed, epoch])
             first = rng.integers(self.text.size - self._windows * self.context)
-            self._starts = first + self.context * rng.permutation(self._windows)
-            self._epoch = epoch
-        return self._starts[place]
+            self._shuffled = epoch, first + self.context * rng.permutation(self._windows)
+        return self._shuffled[1][place]
 
 
 def evaluation_windows(text, context):

@@ -27,6 +27,7 @@ from primeattn.nn._config import freeze_real, freeze_size
 from primeattn.optim import AdamW, clip_by_global_norm, warmup_cosine
 from primeattn.patterns import Pattern
 from primeattn.sequences import as_int
+from primeattn.tree import map as map_tree
 from primeattn.workspace import Workspace
 
 __all__ = ["FILES", "TrainConfig", "Trainer", "report", "run"]
@@ -105,7 +106,7 @@ class Trainer:
     ----------
     model : Chain
     ps, st : nested dict
-        Its parameters, updated in place, and its states.
+        Its parameters, in two sets of arrays that take turns, and its states.
     step : int
         Steps taken.
     losses : ndarray of float64, shape (config.steps,)
@@ -131,10 +132,15 @@ class Trainer:
         self.moments = self.optimizer.init(self.ps)
         self.step, self.losses, self.seconds = 0, np.zeros(config.steps), 0.0
         self._workspace = Workspace()
+        self._spare = map_tree(np.empty_like, self.ps), map_tree(np.empty_like, self.moments)
 
     def advance(self) -> float:
-        """Take one step; return its loss in nats per byte. RuntimeError when the loss is no longer finite."""
+        """Take one step; return its loss in nats per byte. RuntimeError when the loss is no longer finite.
+
+        An exception on the way, by a signal handler too, leaves the trainer between two steps.
+        """
         start = time.perf_counter()
+        self.batches.position = self.step * self.config.batch
         tokens, targets = next(self.batches)
         self._workspace.reset()
         logits, st, pullback = self.model.pullback(tokens, self.ps, self.st, workspace=self._workspace)
@@ -148,10 +154,12 @@ class Trainer:
         rate = warmup_cosine(
             self.step, base_lr=self.config.lr, warmup=self.config.steps // 20, total=self.config.steps
         )
-        self.optimizer.update(self.ps, grads, self.moments, lr=rate, out=(self.ps, self.moments))
-        self.st, self.losses[self.step] = st, loss
-        self.step += 1
-        self.seconds += time.perf_counter() - start
+        self.losses[self.step] = loss
+        ps, moments = self.optimizer.update(self.ps, grads, self.moments, lr=rate, out=self._spare)
+        vars(self).update(  # in one step for Python
+            {"ps": ps, "moments": moments, "_spare": (self.ps, self.moments), "st": st, "step": self.step + 1}
+            | {"seconds": self.seconds + time.perf_counter() - start}
+        )
         return loss
 
     def state(self) -> dict:
@@ -163,7 +171,7 @@ class Trainer:
             "optimizer": self.moments,
             "losses": self.losses,
             "step": self.step,
-            "position": self.batches.position,
+            "position": self.step * self.config.batch,
             "seconds": self.seconds,
         }
 
@@ -182,9 +190,9 @@ class Trainer:
                     "--resume (resume=True) takes the same options and text, --force (force=True) starts anew"
                 )
         state = checkpoint.load(path, like=self.state(), model=self.model)
-        self.ps, self.st, self.moments = state["parameters"], state["states"], state["optimizer"]
-        self.losses, self.step, self.seconds = state["losses"], state["step"], state["seconds"]
-        self.batches.position = state["position"]
+        names = {"ps": "parameters", "st": "states", "moments": "optimizer"}
+        names |= {name: name for name in ("losses", "step", "seconds")}
+        vars(self).update({name: state[stored] for name, stored in names.items()})
 
 
 def run(config=None, *, text=None, out="runs/train", resume=False, force=False, save_every=100) -> dict:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
-from contextlib import contextmanager
+from contextlib import nullcontext
 
 import numpy as np
+
+from primeattn.forks import PerProcess
 
 __all__ = ["Workspace"]
 
@@ -37,7 +39,7 @@ class Workspace:
         self._pools: dict[tuple, list] = {}  # (shape, dtype, empty) -> arrays, used ones first
         self._used: dict[tuple, int] = {}
         self._scratch: dict[str, np.ndarray] = {}
-        self._lock = threading.RLock()
+        self._lock, self._holder = PerProcess(threading.Lock), None
         self._generation = 0
 
     @property
@@ -84,15 +86,15 @@ class Workspace:
             self._used = {}
             self._generation += 1
 
-    @contextmanager
     def guard(self):
-        """Hold the workspace for this thread; RuntimeError when another thread holds it."""
-        if not self._lock.acquire(blocking=False):
-            raise RuntimeError("workspace: in use by another thread; give each thread its own Workspace")
-        try:
-            yield self
-        finally:
-            self._lock.release()
+        """Context in which the workspace is this thread's; RuntimeError when another thread holds it."""
+        lock, me = self._lock(), threading.get_ident()
+        if lock.locked():
+            if self._holder != me:
+                raise RuntimeError("workspace: in use by another thread; give each thread its own Workspace")
+            return nullcontext()  # it is held further out
+        self._holder = me
+        return lock  # whose own enter and exit no exception of a signal handler can part
 
     def __reduce__(self):
         return type(self), ()

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from primeattn import blas
+from primeattn.nn import _rows
 
 
 def test_one_thread_within_the_block_and_as_before_after_it():
@@ -42,6 +43,12 @@ def test_blocks_within_and_beside_each_other():
 
 def test_another_blas_is_left_as_it_is(monkeypatch):
     monkeypatch.setattr(np.linalg._umath_linalg, "__file__", "/no/such/library")
-    monkeypatch.setattr(blas, "openblas_threads", blas.openblas_threads.__wrapped__)
+    for name in ("openblas", "_one_thread"):
+        monkeypatch.setattr(blas, name, getattr(blas, name).__wrapped__)
+    assert blas.openblas() is None and blas.openblas_threads()[0]() == 0
     with blas.one_blas_thread():
         np.testing.assert_array_equal(np.eye(3) @ np.eye(3), np.eye(3))
+    monkeypatch.setattr(_rows, "openblas", blas.openblas)
+    out = np.empty((2, 3))
+    _rows.product(np.ones((2, 2)), np.ones((2, 3)), out)
+    assert (out == 2).all()

@@ -138,8 +138,8 @@ def thread_count(n, torch=None):
         if torch:
             torch.set_num_threads(of_torch)
 
-    set_all(n, n, n)
     try:
+        set_all(n, n, n)
         yield
     finally:
         set_all(*before)

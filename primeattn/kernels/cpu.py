@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from primeattn.kernels.handover import enter, leave
 from primeattn.kernels.jit import cached_njit, part_njit
 from primeattn.kernels.packing import (
     TASKS,
@@ -206,27 +207,32 @@ def _split(job, scratch):
 
 
 @cached_njit
-def forward(like, scale, jobs, tables):
+def forward(like, scale, jobs, tables, word, helps):
     """Fill out and lse; ``like`` is 1 in the working dtype, as is the scale."""
+    slots, own = make_slots(like), make_slots(like)
+    if not enter(word, helps):
+        return
     job = jobs[0]
     tasks = tables.query_tasks
     if not job.gather:
         pack_keys(like, job, tables)
         wait(job, tables.key_pieces.size)
-    slots, own = make_slots(like), make_slots(like)
     scratch = job.scratch + draw(job, WORKERS) * job.scratch_bytes
     while True:
         t = draw(job, TASKS)
         if t >= tasks.size:
             break
         _forward_block(like, scale, job, tables, tasks[t], slots, own, scratch)
+    leave(word, helps)
 
 
 @cached_njit
-def backward(like, scale, jobs, tables):
+def backward(like, scale, jobs, tables, word, helps):
     """Fill dq, dk and dv; ``like`` is 1 in the working dtype, as is the scale."""
-    job = jobs[0]
     slots, own = make_slots(like), make_slots(like)
+    if not enter(word, helps):
+        return
+    job = jobs[0]
     pack_queries(like, scale, job, tables, pack_keys(like, job, tables), slots.start)
     wait(job, tables.key_pieces.size + tables.query_pieces.size)
     scratch = job.scratch + draw(job, WORKERS) * job.scratch_bytes
@@ -241,3 +247,4 @@ def backward(like, scale, jobs, tables):
             _backward_query_block(
                 like, scale, job, tables, query_tasks[t - key_tasks.size], slots, own, scratch
             )
+    leave(word, helps)

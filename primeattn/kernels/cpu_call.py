@@ -78,4 +78,4 @@ def _call(kernel, arrays, options, plan, packs, own, tasks, products):
             address += size
         jobs = np.array([tuple(job.get(name, 0) for name in packing.JOB.names)], packing.JOB)
         one, scale = q.dtype.type(1), q.dtype.type(options.scale)
-        threads.run(lambda: kernel(one, scale, jobs, plan.tables), workers)
+        threads.run(lambda *way: kernel(one, scale, jobs, plan.tables, *way), workers)

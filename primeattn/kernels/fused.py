@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from primeattn.kernels.handover import enter, leave
 from primeattn.kernels.jit import cached_njit, part_njit
 from primeattn.kernels.packing import (
     TASKS,
@@ -236,12 +237,14 @@ def _backward_key_head(like, scale, job, tables, index, kv_head, slots, shifted,
 
 
 @cached_njit
-def backward(like, scale, jobs, tables):
+def backward(like, scale, jobs, tables, word, helps):
     """Fill dq, dk and dv; ``like`` is 1 in the working dtype, as is the scale."""
+    slots, shifted = make_slots(like), make_slots(like)
+    if not enter(word, helps):
+        return
     job = jobs[0]
     pack_keys(like, job, tables)
     wait(job, tables.key_pieces.size)
-    slots, shifted = make_slots(like), make_slots(like)
     scratch = job.scratch + draw(job, WORKERS) * job.scratch_bytes
     kv_heads = tables.routes.shape[1] // job.group
     while True:
@@ -249,3 +252,4 @@ def backward(like, scale, jobs, tables):
         if t >= tables.sequences.size * kv_heads:
             break
         _backward_key_head(like, scale, job, tables, t // kv_heads, t % kv_heads, slots, shifted, scratch)
+    leave(word, helps)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from primeattn.kernels.handover import pause
 from primeattn.kernels.jit import part_njit
 from primeattn.kernels.simd import LINE, atomic_add, view
 from primeattn.kernels.tiles import ZERO, Packed, chunk_address, chunk_lines, dot_group
@@ -166,5 +167,6 @@ def pack_queries(like, scale, job, tables, p, eight):
 @part_njit
 def wait(job, pieces):
     """Return when all is packed; what other workers have drawn they are working on."""
+    turn = ZERO
     while atomic_add(job.counters + 8 * PACKED, ZERO) < pieces:
-        pass
+        turn = pause(turn)

@@ -2,19 +2,31 @@
 
 Numba's own threading layers abort the process when two Python threads use them at once (workqueue) or refuse
 to run after a fork (GNU OpenMP). So kernels are compiled without the GIL, and a call runs the same function
-in the calling thread and in threads of a pool, which share out the work by atomic counters. Calls from
-several Python threads share the pool; a helper that never started is simply not needed. A forked child
-begins with a pool of its own.
+in the calling thread and in helpers, which share out the work by atomic counters. Calls from several Python
+threads share the helpers; one that does not come, or could not be started, is simply not needed. A forked
+child begins with none.
+
+A signal handler may raise anywhere in the Python code of the main thread. So there is no lock here that could
+stay held, and how callers and helpers meet is compiled, see :mod:`.handover`.
 """
 
 from __future__ import annotations
 
+import _thread
 import os
-from concurrent.futures import ThreadPoolExecutor
+import time
+from contextlib import suppress
+from queue import SimpleQueue
 
+import numpy as np
+
+from primeattn.forks import PerProcess
+from primeattn.kernels import handover
 from primeattn.sequences import as_int
 
-__all__ = ["get_num_threads", "run", "set_num_threads"]
+__all__ = ["delegate", "get_num_threads", "run", "set_num_threads"]
+
+RETRY = 1.0  # seconds until threads are started again after one could not be
 
 
 def _default_threads() -> int:
@@ -25,7 +37,6 @@ def _default_threads() -> int:
 
 
 _threads = _default_threads()
-_pool: tuple[int, ThreadPoolExecutor] | None = None  # helper threads, and how many
 
 
 def get_num_threads() -> int:
@@ -70,29 +81,86 @@ def set_num_threads(n: int) -> None:
 
 
 def run(work, workers: int) -> None:
-    """Call ``work()`` in ``workers`` threads at once, the calling one among them, and wait for all."""
-    helpers = [_helpers(workers - 1).submit(work) for _ in range(workers - 1)]
+    """Call ``work(word, False)`` and, in up to ``workers - 1`` helpers, ``work(word, True)``.
+
+    ``work`` is to be one compiled function that begins by :func:`.handover.enter` and ends by
+    :func:`.handover.leave`; what may fail comes before.
+    """
+    call = _Call(work)
     try:
-        work()
-    finally:  # the memory they work on is the caller's, who may be leaving by an interrupt
-        for helper in helpers:
-            if not helper.cancel():
-                helper.result()
+        if workers > 1:
+            _helpers().offer(call, workers - 1)
+        work(call.word, False)
+    finally:
+        call.work = None  # a helper that comes later keeps nothing alive
 
 
-def _helpers(count: int) -> ThreadPoolExecutor:
-    global _pool
-    size, pool = _pool or (0, None)
-    if size < count:  # another thread may still submit to the old one, which ends with its last user
-        pool = ThreadPoolExecutor(count, thread_name_prefix="primeattn")
-        _pool = count, pool
-    return pool
+def delegate(work, workers: int) -> None:
+    """Let ``workers`` helpers call ``work()``, which is Python, and wait until it has nothing more to do.
+
+    It shares out its parts by itself, and may be left undone if no helper has come, or begun by one alone. The
+    calling thread is where signal handlers raise: it waits in compiled code until all others are out.
+    """
+    errors = []
+
+    def help_(word, helps):
+        if not helps:
+            handover.watch(word)
+        elif handover.enter_helper(word):
+            try:
+                work()
+            except BaseException as error:  # the caller's, whatever it is
+                errors.append(error)
+            finally:
+                handover.finish(word)
+
+    run(help_, workers + 1)
+    if errors:
+        raise errors.pop()
 
 
-def _forget_pool() -> None:
-    global _pool
-    _pool = None
+class _Call:
+    """What helpers are to do, and the word by which they meet the caller."""
+
+    __slots__ = ("_numbers", "word", "work")
+
+    def __init__(self, work):
+        self._numbers = np.zeros(8, np.int64)  # a cache line; the rest is the work's own
+        self.word, self.work = self._numbers.ctypes.data, work
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
+class _Helpers:
+    """Threads that wait for calls, as many as were ever wanted at once and could be started."""
+
+    def __init__(self):
+        self._calls, self._idents, self._retry_at = SimpleQueue(), [], 0.0
+        closed = np.full(1, 2 * handover.OPEN)
+        for compiled in (handover.is_open, handover.enter_helper, handover.watch, handover.finish):
+            compiled(closed.ctypes.data)  # now: helpers compile nothing
+
+    def offer(self, call, count):
+        """Put ``call`` before up to ``count`` helpers."""
+        missing = count - len(self._idents)
+        if missing > 0 and time.monotonic() >= self._retry_at:
+            try:
+                # Threads start and are counted in one step for Python, so that no exception comes between.
+                self._idents.extend(map(_thread.start_new_thread, [_help] * missing, [(self._calls,)] * missing))
+            except (RuntimeError, MemoryError) as error:
+                if error.__traceback__.tb_next is not None:
+                    raise  # by a signal handler
+                self._retry_at = time.monotonic() + RETRY
+        for _ in range(min(count, len(self._idents))):
+            self._calls.put(call)
+
+
+def _help(calls):
+    while True:
+        call = work = None  # while waiting, a helper keeps nothing alive
+        with suppress(BaseException):  # what fails here never entered the call: its caller does the work
+            call = calls.get()
+            work = call.work
+            if work is not None and handover.is_open(call.word):
+                work(call.word, True)
+
+
+_helpers = PerProcess(_Helpers)

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from primeattn.blas import one_blas_thread, openblas_threads
-from primeattn.kernels import threads
+from primeattn.blas import openblas
+from primeattn.kernels import products, threads
 
 BLOCK = 1 << 16  # entries of a block: enough work for the hand-over to a thread not to count
 PRODUCT = 1 << 24  # multiply-adds of a block of a product
@@ -38,16 +38,39 @@ def share(blocks, work):
         for i, block in waiting:
             work(i, block)
 
-    threads.run(worker, min(threads.get_num_threads(), len(blocks)))
+    workers = min(threads.get_num_threads(), len(blocks))
+    if workers > 1:
+        threads.delegate(worker, workers)
+    worker()  # all, or what is left where helpers did not come
 
 
 def product(a, b, out):
-    """``out = a @ b`` of matrices, by blocks of rows.
+    """``out = a @ b`` of matrices, by blocks of rows; ``out`` is contiguous.
 
-    OpenBLAS would do it by threads of its own, but these go on spinning for some ten milliseconds and take
-    half a core each from the kernels that come next (a training step: 375 ms in place of 292). Another BLAS,
-    which cannot be held to one thread, gets the whole.
+    A BLAS other than OpenBLAS, which cannot be held to one thread, gets the whole.
     """
-    step = max(64, PRODUCT // max(1, b.size)) if openblas_threads()[0]() else max(1, len(out))
-    with one_blas_thread():
-        share(_blocks(len(out), step), lambda _, rows: np.matmul(a[rows], b, out=out[rows]))
+    known = openblas()
+    if known is None or not (a.size and b.size) or max(a.size, b.size) > np.iinfo(known.integer).max:
+        np.matmul(a, b, out=out)
+        return
+    (a, *of_a), (b, *of_b) = _as_blas(a), _as_blas(b)
+    (m, n), k, step = out.shape, len(b), max(64, PRODUCT // b.size)
+    numbers = products.Product(
+        *(known.numbers.ctypes.data, known.gemm[out.dtype], m, n, k, step),
+        *(a.ctypes.data, b.ctypes.data, out.ctypes.data, a.strides[0], out.strides[0]),
+        *(stride for stride, _ in (of_a, of_b)),
+        *(transposed for _, transposed in (of_a, of_b)),
+    )
+    one = out.dtype.type(1)
+    workers = min(threads.get_num_threads(), -(-m // step))
+    threads.run(lambda *way: products.multiply(one, known.integer, numbers, *way), workers)
+
+
+def _as_blas(matrix):
+    """The matrix, or a copy, as BLAS takes it: rows or columns that are contiguous, and their distance."""
+    for array, transposed in ((matrix, False), (matrix.T, True)):
+        rows, columns = array.shape
+        stride, odd = divmod(array.strides[0], array.itemsize)
+        if (columns == 1 or array.strides[1] == array.itemsize) and (rows == 1 or (stride >= columns and not odd)):
+            return matrix, stride if rows > 1 else columns, transposed
+    return np.ascontiguousarray(matrix), matrix.shape[1], False

@@ -117,8 +117,10 @@ def _check_free(name):
 
 
 def _publish(name, public):
-    _registry[name] = vars(_package)[name] = public
-    _package.__all__.append(name)
+    _registry[name] = public
+    if name not in _package.__all__:
+        _package.__all__.append(name)
+    vars(_package)[name] = public  # last: what was interrupted before may be done again
     return public
 
 

@@ -7,6 +7,8 @@ import threading
 
 import numpy as np
 
+from primeattn.forks import PerProcess
+
 __all__ = ["EMPTY", "Sequence", "as_int", "from_array", "from_callable"]
 
 EMPTY = np.empty(0, np.int64)
@@ -90,7 +92,7 @@ class Sequence:
 
     def __init__(self, *args):
         # _known = (terms, bound): all terms <= bound. Replaced whole, so that readers need no lock.
-        vars(self).update(_args=args, _known=(EMPTY, 0), _lock=threading.RLock())
+        vars(self).update(_args=args, _known=(EMPTY, 0), _lock=PerProcess(threading.RLock))
 
     def __call__(self, limit) -> np.ndarray:
         """Return the terms 1 <= s <= ``limit``: sorted unique int64, a read-only view of the cache.
@@ -122,7 +124,7 @@ class Sequence:
     def _reach(self, limit):
         """Return (terms, bound) with bound >= limit >= 1: every term <= bound."""
         if self._known[1] < limit:
-            with self._lock:
+            with self._lock():
                 if self._known[1] < limit:
                     vars(self)["_known"] = self._grow(*self._known, limit)
         return self._known

@@ -3,6 +3,8 @@ import threading
 import numpy as np
 import pytest
 
+from primeattn.forks import PerProcess
+
 
 @pytest.fixture(scope="session")
 def fresh():
@@ -10,7 +12,7 @@ def fresh():
 
     def fresh(sequence):
         clone = object.__new__(type(sequence))
-        vars(clone).update(vars(sequence), _known=(np.empty(0, np.int64), 0), _lock=threading.RLock())
+        vars(clone).update(vars(sequence), _known=(np.empty(0, np.int64), 0), _lock=PerProcess(threading.RLock))
         return clone
 
     return fresh
