@@ -17,17 +17,19 @@ from primeattn.kernels.handover import enter, leave
 from primeattn.kernels.jit import cached_njit, part_njit
 from primeattn.kernels.packing import (
     TASKS,
-    WORKERS,
     copy_row,
     draw,
+    open_scratch,
     pack_keys,
+    pack_local,
     pack_queries,
     wait,
     write_row,
     zero_rows,
 )
+from primeattn.kernels.plan import LOCAL_SPACE
 from primeattn.kernels.simd import GROUP, LINE, view
-from primeattn.kernels.slots import SLOTS, key_tile, make_slots, query_tile
+from primeattn.kernels.slots import SLOT_BYTES, SLOTS, key_tile, query_tile
 from primeattn.kernels.tiles import (
     ZERO,
     Packed,
@@ -40,13 +42,15 @@ from primeattn.kernels.tiles import (
     hide,
     softmax,
 )
+from primeattn.kernels.unowned import unowned
 
 
-def scratch_bytes(block: int, lines: int, size: int, gather: bool) -> int:
-    """Bytes of one worker's scratch: three blocks of rows, two tiles of scores or the rows of a tile."""
+def scratch_bytes(block: int, lines: int, size: int, gather: bool, local: bool) -> int:
+    """Bytes of a worker's scratch: slots, blocks of rows, two tiles of scores or the rows of a tile."""
     tile = SLOTS // GROUP * (block * GROUP * size + LINE)
-    rest = max(tile, 2 * block * LINE + (2 * block * SLOTS * lines * LINE if gather else 0))
-    return 3 * block * lines * LINE + tile + rest
+    copied = 2 * block * SLOTS if gather else 2 * LOCAL_SPACE if local else 0
+    rest = max(tile, 2 * block * LINE + copied * lines * LINE)
+    return 3 * block * lines * LINE + tile + rest + 2 * SLOT_BYTES
 
 
 @part_njit
@@ -81,12 +85,15 @@ def _forward_block(like, scale, job, tables, task, slots, own, scratch):
     q, out, s, maxima_address = _split(job, scratch)
     maxima = view(maxima_address, 2 * job.block, like)
     sums = view(maxima_address + LINE * job.block, job.block, like)
+    copies = maxima_address + 2 * LINE * job.block
     if job.gather:
-        keys = Packed(maxima_address + 2 * LINE * job.block, SLOTS * job.block)
-        values = Packed(keys.address + keys.rows * job.lines * LINE, keys.rows)
+        keys = Packed(copies, SLOTS * job.block)
+        values = Packed(copies + keys.rows * job.lines * LINE, keys.rows)
+    elif job.local:
+        keys, values = pack_local(like, job, sequence, moving, fixed, copies)
     n, b, h = task.count, sequence.batch, task.head
-    maxima[:] = np.finfo(maxima.dtype).min
-    sums[:] = 0
+    maxima[:n] = maxima[job.block : job.block + n] = np.finfo(maxima.dtype).min
+    sums[:n] = 0
     zero_rows(like, job, out, ZERO, n)
     for r in range(n):
         row = sequence.q_row + task.first + r
@@ -153,7 +160,7 @@ def _backward_key_block(like, job, tables, task, slots, own, scratch):
     queries, douts = Packed(job.queries, job.query_rows), Packed(job.douts, job.query_rows)
     dk, dv, s, ds = _split(job, scratch)
     part = Packed(ds + SLOTS // GROUP * group_bytes(job), job.block)
-    zero_rows(like, job, part, ZERO, job.block)
+    zero_rows(like, job, part, ZERO, task.count)
     zero = job.minus_delta  # of the rows before the first panel
     zero_rows(like, job, dk, ZERO, task.count)
     zero_rows(like, job, dv, ZERO, task.count)
@@ -209,15 +216,14 @@ def _split(job, scratch):
 @cached_njit
 def forward(like, scale, jobs, tables, word, helps):
     """Fill out and lse; ``like`` is 1 in the working dtype, as is the scale."""
-    slots, own = make_slots(like), make_slots(like)
     if not enter(word, helps):
         return
-    job = jobs[0]
+    job, tables = jobs[0], unowned(tables)
     tasks = tables.query_tasks
-    if not job.gather:
+    if not (job.gather or job.local):
         pack_keys(like, job, tables)
         wait(job, tables.key_pieces.size)
-    scratch = job.scratch + draw(job, WORKERS) * job.scratch_bytes
+    slots, own, scratch = open_scratch(like, job)
     while True:
         t = draw(job, TASKS)
         if t >= tasks.size:
@@ -229,13 +235,12 @@ def forward(like, scale, jobs, tables, word, helps):
 @cached_njit
 def backward(like, scale, jobs, tables, word, helps):
     """Fill dq, dk and dv; ``like`` is 1 in the working dtype, as is the scale."""
-    slots, own = make_slots(like), make_slots(like)
     if not enter(word, helps):
         return
-    job = jobs[0]
+    job, tables = jobs[0], unowned(tables)
+    slots, own, scratch = open_scratch(like, job)
     pack_queries(like, scale, job, tables, pack_keys(like, job, tables), slots.start)
     wait(job, tables.key_pieces.size + tables.query_pieces.size)
-    scratch = job.scratch + draw(job, WORKERS) * job.scratch_bytes
     key_tasks, query_tasks = tables.key_tasks, tables.query_tasks
     while True:
         t = draw(job, TASKS)

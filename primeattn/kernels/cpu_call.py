@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import numpy as np
 
 from primeattn.kernels import cpu, fused, packing, threads
-from primeattn.kernels.plan import make_plan
+from primeattn.kernels.plan import make_plan, split_short
 from primeattn.kernels.simd import LINE
 
 SERIAL_WORK = 1_000_000  # multiply-adds below which waking a second thread costs more than it saves
@@ -16,31 +16,38 @@ SERIAL_WORK = 1_000_000  # multiply-adds below which waking a second thread cost
 def forward(out, lse, q, k, v, options):
     """Run the forward kernel; see :func:`primeattn.sparse_index_kernel`."""
     arrays = {"q": q, "k": k, "v": v, "out": out, "lse": lse}
-    if options.sequences.size == 0:
-        return  # the arrays are empty
-    plan = make_plan(options.patterns, k.shape[1], options.sequences, q.shape[3], q.itemsize)
-    packs = {} if plan.gather else _key_packs(plan)
-    own = cpu.scratch_bytes(plan.block, plan.lines, q.itemsize, plan.gather)
-    _call(cpu.forward, arrays, options, plan, packs, own, plan.tables.query_tasks.size, products=2)
+    for sequences in split_short(options.sequences):  # none where the arrays are empty
+        plan = make_plan(options.patterns, k.shape[1], sequences, q.shape[3], q.itemsize)
+        packs = {} if plan.gather else _key_packs(plan)
+        own = cpu.scratch_bytes(plan.block, plan.lines, q.itemsize, plan.gather, plan.local)
+        _call(cpu.forward, arrays, options, plan, packs, own, plan.tables.query_tasks.size, products=2)
 
 
 def backward(dq, dk, dv, dout, q, k, v, out, lse, dlse, options):
     """Run the backward kernel; see :func:`primeattn.sparse_index_kernel_backward`."""
     arrays = {"q": q, "k": k, "v": v, "out": out, "lse": lse, "dout": dout, "dlse": dlse}
     arrays |= {"dq": dq, "dk": dk, "dv": dv}
-    if options.sequences.size == 0:
-        return
-    plan = make_plan(options.patterns, k.shape[1], options.sequences, q.shape[3], q.itemsize, backward=True)
-    packs = _key_packs(plan)
-    if plan.fused:
-        longest, key_heads = int(options.sequences["n_k"].max()), options.sequences.size * k.shape[1]
-        own = fused.scratch_bytes(plan.block, plan.lines, q.itemsize, longest)
-        _call(fused.backward, arrays, options, plan, packs, own, key_heads, products=5)
-        return
-    rows, numbers = plan.query_rows * plan.lines * LINE, -(-plan.query_rows * q.itemsize // LINE) * LINE
-    packs |= {"queries": rows, "douts": rows, "minus_lse": numbers, "minus_delta": numbers}
+    for sequences in split_short(options.sequences):
+        plan = make_plan(options.patterns, k.shape[1], sequences, q.shape[3], q.itemsize, backward=True)
+        run = _backward_in_one_pass if plan.fused else _backward_in_two_passes
+        run(arrays, options, plan)
+
+
+def _backward_in_one_pass(arrays, options, plan):
+    size, lengths, kv_heads = arrays["q"].itemsize, plan.tables.sequences["n_k"], arrays["k"].shape[1]
+    longest = max(int(lengths.max()), 1)
+    own = fused.scratch_bytes(plan.block, plan.lines, size, longest, plan.local)
+    # A worker has room for the longest: so many of them as the rest takes as long as that.
+    tasks = min(lengths.size * kv_heads, -(-int(lengths.sum()) * kv_heads // longest))
+    _call(fused.backward, arrays, options, plan, _key_packs(plan), own, max(tasks, 1), products=5)
+
+
+def _backward_in_two_passes(arrays, options, plan):
+    size = arrays["q"].itemsize
+    rows, numbers = plan.query_rows * plan.lines * LINE, -(-plan.query_rows * size // LINE) * LINE
+    packs = _key_packs(plan) | {"queries": rows, "douts": rows, "minus_lse": numbers, "minus_delta": numbers}
     tasks = plan.tables.query_tasks.size + plan.tables.key_tasks.size
-    own = cpu.scratch_bytes(plan.block, plan.lines, q.itemsize, False)
+    own = cpu.scratch_bytes(plan.block, plan.lines, size, False, False)
     _call(cpu.backward, arrays, options, plan, packs, own, tasks, products=7)
 
 
@@ -61,6 +68,7 @@ def _call(kernel, arrays, options, plan, packs, own, tasks, products):
         "group": q.shape[1] // arrays["k"].shape[1],
         "block": plan.block,
         "gather": plan.gather,
+        "local": plan.local,
         "key_rows": plan.key_rows,
         "query_rows": plan.query_rows,
         "scratch_bytes": own,

@@ -19,17 +19,19 @@ from primeattn.kernels.handover import enter, leave
 from primeattn.kernels.jit import cached_njit, part_njit
 from primeattn.kernels.packing import (
     TASKS,
-    WORKERS,
     copy_row,
     draw,
+    open_scratch,
     pack_keys,
+    pack_local,
     query_numbers,
     wait,
     write_row,
     zero_rows,
 )
+from primeattn.kernels.plan import LOCAL_SPACE
 from primeattn.kernels.simd import GROUP, LINE, transpose8, view
-from primeattn.kernels.slots import SLOTS, Slots, make_slots, query_tile
+from primeattn.kernels.slots import SLOT_BYTES, SLOTS, Slots, query_tile
 from primeattn.kernels.tiles import (
     ZERO,
     Packed,
@@ -42,11 +44,13 @@ from primeattn.kernels.tiles import (
     hide,
     tile_group,
 )
+from primeattn.kernels.unowned import unowned
 
 
 class Scratch(NamedTuple):
     """A worker's memory. ``q`` and ``dout`` hold a block between a block of zero rows on either side."""
 
+    block: int  # most rows of a block of the sequence at hand
     dq: Packed
     q: Packed
     dout: Packed
@@ -60,21 +64,23 @@ class Scratch(NamedTuple):
     zeros: int  # one more column, of zeros
     weights: int  # weights by key row
     span: int
+    panels: int  # of a short sequence
 
 
-def scratch_bytes(block: int, lines: int, size: int, n_k: int) -> int:
-    """Bytes of one worker's scratch; see ``_split``."""
-    rows = block + 2 * (3 * block + GROUP) + 2 * (n_k + 2 * block + GROUP)
+def scratch_bytes(block: int, lines: int, size: int, n_k: int, local: bool) -> int:
+    """Bytes of one worker's scratch, at the longest sequence; see ``_split``."""
+    rows = block + 2 * (3 * block + GROUP) + 2 * (n_k + 2 * block + GROUP) + 2 * LOCAL_SPACE * local
     tiles = 2 * (SLOTS // GROUP) * (block * GROUP * size + LINE)
     numbers = 2 * block + (GROUP + 1) * (3 * block + 2 * GROUP) + GROUP * (2 * block + 2 * GROUP)
-    return rows * lines * LINE + tiles + -(-numbers * size // LINE) * LINE
+    return rows * lines * LINE + tiles + -(-numbers * size // LINE) * LINE + 2 * SLOT_BYTES
 
 
 @part_njit
-def _split(job, scratch, n_k):
-    block, row = job.block, job.lines * LINE
+def _split(job, scratch, n_q, n_k):
+    block, row = min(job.block, (max(n_q, 1) + GROUP - 1) // GROUP * GROUP), job.lines * LINE
     padded, keys, span = 3 * block + GROUP, n_k + 2 * block + GROUP, 3 * block + 2 * GROUP
-    q = scratch + block * row
+    dq = scratch + 2 * LOCAL_SPACE * job.local * row
+    q = dq + block * row
     dout = q + padded * row
     dk = dout + padded * row
     dv = dk + keys * row
@@ -84,7 +90,8 @@ def _split(job, scratch, n_k):
     columns = numbers + 2 * block * job.size
     zeros = columns + GROUP * span * job.size
     return Scratch(
-        Packed(scratch, block),
+        block,
+        Packed(dq, block),
         Packed(q, padded),
         Packed(dout, padded),
         Packed(dk, keys),
@@ -97,6 +104,7 @@ def _split(job, scratch, n_k):
         zeros,
         zeros + span * job.size,
         span,
+        scratch,
     )
 
 
@@ -106,7 +114,7 @@ def _load_block(like, scale, job, sequence, head, first, n, own, eight):
 
     Rows of dq and ``eight`` numbers are spare as yet.
     """
-    block, b, h = job.block, sequence.batch, head
+    block, b, h = own.block, sequence.batch, head
     minus_lse, minus_delta = view(own.minus_lse, n, like), view(own.minus_delta, n, like)
     for r in range(n):
         row = sequence.q_row + first + r
@@ -125,12 +133,12 @@ def _load_block(like, scale, job, sequence, head, first, n, own, eight):
 @part_njit
 def _turn(like, job, s, own, n):
     """columns[u, block + r] = s[r, u] for the n rows of a group, zeros behind them."""
-    row, target = GROUP * job.size, own.columns + job.block * job.size
+    row, target = GROUP * job.size, own.columns + own.block * job.size
     sources = (s, s + row, s + 2 * row, s + 3 * row, s + 4 * row, s + 5 * row, s + 6 * row, s + 7 * row)
     for r in range(0, n, GROUP):
         transpose8(like, sources, r * row, target + r * job.size, own.span * job.size)
     for u in range(GROUP):
-        view(target + (u * own.span + n) * job.size, job.block - n, like)[:] = 0
+        view(target + (u * own.span + n) * job.size, own.block - n, like)[:] = 0
 
 
 @part_njit
@@ -140,10 +148,10 @@ def _add_run(like, job, slots, u0, u1, own, shifted, x, shift, y, n):
     at = shifted.low  # where each slot's column begins
     for u in range(GROUP):
         if u0 <= u <= u1:
-            shifted.rows[u] = job.block + low - slots.rows[u]
+            shifted.rows[u] = own.block + low - slots.rows[u]
             at[u] = own.columns + (u * own.span + shifted.rows[u]) * job.size
         else:  # any row that is seen anyway, at weight 0
-            shifted.rows[u], at[u] = job.block + low - slots.rows[u0], own.zeros
+            shifted.rows[u], at[u] = own.block + low - slots.rows[u0], own.zeros
     sources = (at[0], at[1], at[2], at[3], at[4], at[5], at[6], at[7])
     row = GROUP * job.size
     for c in range(0, count, GROUP):
@@ -161,8 +169,8 @@ def _add_fixed(like, job, slots, own, shifted, x, shift, y):
     for u in range(GROUP):
         for r in range(slots.low[u] // GROUP * GROUP, slots.high[u], GROUP):
             for i in range(GROUP):
-                shifted.rows[i] = job.block + r + i if r + i >= slots.low[u] else 0
-            weights = own.columns + (u * own.span + job.block + r) * job.size
+                shifted.rows[i] = own.block + r + i if r + i >= slots.low[u] else 0
+            weights = own.columns + (u * own.span + own.block + r) * job.size
             axpy_group(like, job, x, ZERO, y, shifted.rows, ZERO, ZERO, weights, ZERO, ZERO + 1)
         if slots.low[u] < slots.high[u]:
             add_rows(like, job, x, slots.rows[u] + shift, x, ZERO, ZERO + 1)
@@ -180,7 +188,7 @@ def _add_group(like, job, slots, g, step, own, shifted, x, shift, y, n):
     while u < GROUP and group.low[u] < group.high[u]:  # what fills up the last group exists for no row
         end = u
         while end + 1 < GROUP and group.low[end + 1] < group.high[end + 1]:
-            if group.rows[u] - group.rows[end + 1] > job.block:
+            if group.rows[u] - group.rows[end + 1] > own.block:
                 break  # too far apart for one pass over the keys
             end += 1
         _add_run(like, job, group, u, end, own, shifted, x, shift, y, n)
@@ -191,7 +199,7 @@ def _add_group(like, job, slots, g, step, own, shifted, x, shift, y, n):
 def _backward_key_head(like, scale, job, tables, index, kv_head, slots, shifted, scratch):
     """dk and dv of a sequence and key head, and dq of the query heads that read it."""
     sequence = tables.sequences[index]
-    own = _split(job, scratch, sequence.n_k)
+    own = _split(job, scratch, sequence.n_q, sequence.n_k)
     keys, values = Packed(job.keys, job.key_rows), Packed(job.values, job.key_rows)
     view(own.columns, (GROUP + 1) * own.span, like)[:] = 0
     zero_rows(like, job, own.q, ZERO, own.q.rows)
@@ -203,8 +211,10 @@ def _backward_key_head(like, scale, job, tables, index, kv_head, slots, shifted,
         route = tables.routes[index, head]
         moving, fixed = tables.key_panels[route.keys], tables.key_panels[route.globals]
         offsets = tables.offsets[route.begin : route.end]
-        for first in range(0, sequence.n_q, job.block):
-            n = min(job.block, sequence.n_q - first)
+        if job.local:
+            keys, values = pack_local(like, job, sequence, moving, fixed, own.panels)
+        for first in range(0, sequence.n_q, own.block):
+            n = min(own.block, sequence.n_q - first)
             _load_block(like, scale, job, sequence, head, first, n, own, slots.start)
             zero_rows(like, job, own.dq, ZERO, n)
             t = ZERO
@@ -212,14 +222,14 @@ def _backward_key_head(like, scale, job, tables, index, kv_head, slots, shifted,
                 groups, step = query_tile(slots, offsets, t, sequence.q_start + first, n, moving, fixed)
                 if groups == 0:
                     break
-                dots(like, job, own.q, job.block, keys, slots, groups, step, own.s, n, -np.inf)
-                dots(like, job, own.dout, job.block, values, slots, groups, step, own.ds, n, 0.0)
+                dots(like, job, own.q, own.block, keys, slots, groups, step, own.s, n, -np.inf)
+                dots(like, job, own.dout, own.block, values, slots, groups, step, own.ds, n, 0.0)
                 hide(like, job, slots, groups, own.s, n, -np.inf)
                 exp_product(like, job, own.s, own.ds, groups, n, own.minus_lse, own.minus_delta, job.size)
                 hide(like, job, slots, groups, own.ds, n, 0.0)
                 axpys(like, job, own.dq, ZERO, keys, slots, shifted, groups, step, own.ds, n)
                 panel = moving if step == 1 else fixed
-                shift = job.block + panel.first - sequence.k_start - panel.row
+                shift = own.block + panel.first - sequence.k_start - panel.row
                 for g in range(groups):
                     _turn(like, job, tile_group(job, own.s, g), own, n)
                     _add_group(like, job, slots, g, step, own, shifted, own.dv, shift, own.dout, n)
@@ -232,20 +242,20 @@ def _backward_key_head(like, scale, job, tables, index, kv_head, slots, shifted,
     dk = job.dk + b * job.dk_batch + kv_head * job.dk_head + sequence.k_row * job.dk_row
     dv = job.dv + b * job.dv_batch + kv_head * job.dv_head + sequence.k_row * job.dv_row
     for j in range(sequence.n_k):
-        write_row(like, job, own.dk, job.block + j, dk + j * job.dk_row, like)
-        write_row(like, job, own.dv, job.block + j, dv + j * job.dv_row, like)
+        write_row(like, job, own.dk, own.block + j, dk + j * job.dk_row, like)
+        write_row(like, job, own.dv, own.block + j, dv + j * job.dv_row, like)
 
 
 @cached_njit
 def backward(like, scale, jobs, tables, word, helps):
     """Fill dq, dk and dv; ``like`` is 1 in the working dtype, as is the scale."""
-    slots, shifted = make_slots(like), make_slots(like)
     if not enter(word, helps):
         return
-    job = jobs[0]
-    pack_keys(like, job, tables)
-    wait(job, tables.key_pieces.size)
-    scratch = job.scratch + draw(job, WORKERS) * job.scratch_bytes
+    job, tables = jobs[0], unowned(tables)
+    if not job.local:
+        pack_keys(like, job, tables)
+        wait(job, tables.key_pieces.size)
+    slots, shifted, scratch = open_scratch(like, job)
     kv_heads = tables.routes.shape[1] // job.group
     while True:
         t = draw(job, TASKS)

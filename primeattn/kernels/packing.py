@@ -11,14 +11,17 @@ import numpy as np
 
 from primeattn.kernels.handover import pause
 from primeattn.kernels.jit import part_njit
+from primeattn.kernels.plan import LOCAL_SPACE
 from primeattn.kernels.simd import LINE, atomic_add, view
+from primeattn.kernels.slots import SLOT_BYTES, make_slots
 from primeattn.kernels.tiles import ZERO, Packed, chunk_address, chunk_lines, dot_group
 
 ARRAYS = ("q", "k", "v", "out", "lse", "dout", "dlse", "dq", "dk", "dv")
 _NUMBERS = (
     *("head_dim", "size", "lines"),  # columns of a row, bytes of a number, cache lines of a packed row
     *("group", "block"),  # query heads of a key head, most rows of a block
-    "gather",  # 1: copy the rows a tile needs, 0: pack all rows first
+    "gather",  # 1: copy the rows a tile needs
+    "local",  # 1: each task packs its sequence; with 0 and 0: pack all rows first
     "counters",  # address of four int64, see below
     *("keys", "values", "key_rows"),  # packed k and v
     *("queries", "douts", "query_rows"),  # packed scale * q, and dout
@@ -79,19 +82,38 @@ def zero_rows(like, job, packed, row, count):
 
 
 @part_njit
-def _pack_keys(like, job, sequences, panels, piece):
-    panel = panels[piece.panel]
-    sequence = sequences[panel.sequence]
-    keys, values = Packed(job.keys, job.key_rows), Packed(job.values, job.key_rows)
-    row = panel.row + piece.start
-    zero_rows(like, job, keys, row - piece.zeros, piece.zeros)
-    zero_rows(like, job, values, row - piece.zeros, piece.zeros)
-    source = sequence.k_row + panel.first - sequence.k_start + piece.start
+def _copy_keys(like, job, sequence, panel, start, count, keys, values):
+    """Pack ``count`` rows of a panel from its row ``start`` on."""
+    source = sequence.k_row + panel.first - sequence.k_start + start
     k = job.k + sequence.batch * job.k_batch + panel.head * job.k_head + source * job.k_row
     v = job.v + sequence.batch * job.v_batch + panel.head * job.v_head + source * job.v_row
-    for i in range(piece.count):
+    row = panel.row + start
+    for i in range(count):
         copy_row(like, job, k + i * job.k_row, keys, row + i, like)
         copy_row(like, job, v + i * job.v_row, values, row + i, like)
+
+
+@part_njit
+def _pack_keys(like, job, sequences, panels, piece):
+    panel = panels[piece.panel]
+    keys, values = Packed(job.keys, job.key_rows), Packed(job.values, job.key_rows)
+    row = panel.row + piece.start - piece.zeros
+    zero_rows(like, job, keys, row, piece.zeros)
+    zero_rows(like, job, values, row, piece.zeros)
+    _copy_keys(like, job, sequences[panel.sequence], panel, piece.start, piece.count, keys, values)
+
+
+@part_njit
+def pack_local(like, job, sequence, moving, fixed, scratch):
+    """Pack the panels of a short sequence in a worker's scratch; return its packed keys and values."""
+    keys = Packed(scratch, LOCAL_SPACE)
+    values = Packed(scratch + LOCAL_SPACE * job.lines * LINE, LOCAL_SPACE)
+    for side in (keys, values):
+        zero_rows(like, job, side, ZERO, moving.row)
+        zero_rows(like, job, side, moving.row + moving.count, moving.row)
+    for panel in (moving, fixed):
+        _copy_keys(like, job, sequence, panel, ZERO, panel.count, keys, values)
+    return keys, values
 
 
 @part_njit
@@ -141,6 +163,13 @@ def _pack_queries(like, scale, job, sequences, panels, piece, eight):
 def draw(job, counter):
     """The next number of one of the counters that the workers of a call share."""
     return atomic_add(job.counters + 8 * counter, ZERO + 1)
+
+
+@part_njit
+def open_scratch(like, job):
+    """Two rooms for slots and the address of the rest of the scratch of a worker that begins."""
+    at = job.scratch + draw(job, WORKERS) * job.scratch_bytes
+    return make_slots(like, at), make_slots(like, at + SLOT_BYTES), at + 2 * SLOT_BYTES
 
 
 @part_njit

@@ -34,6 +34,8 @@ ROUTE = _record("begin", "end", "keys", "globals", "queries")  # of a sequence a
 TASK = _record("sequence", "head", "first", "count")  # rows of a block, counted from the sequence's first
 
 PIECE_ROWS = 1024
+LOCAL_ROWS = 64  # most queries and keys of a short sequence
+LOCAL_SPACE = 4 * LOCAL_ROWS + GROUP  # packed rows of its two panels, and zeros around the moving one
 KEPT_PLANS = 64
 
 
@@ -60,6 +62,7 @@ class Plan:
     lines: int  # cache lines of a packed row
     fused: bool  # whether the backward is one pass
     gather: bool  # whether the forward copies what each tile needs instead of packing all keys
+    local: bool  # whether tasks pack for themselves
     key_rows: int  # packed rows
     query_rows: int
     work: float  # multiply-adds of one product over all pairs, at most
@@ -112,6 +115,12 @@ def fuses(n_q: int, reads: int, key_heads: int) -> bool:
     return key_heads >= 8 and 16 * reads >= n_q
 
 
+def split_short(sequences) -> list[np.ndarray]:
+    """The long sequences and the short ones, which have plans of their own; of these what there is."""
+    short = np.maximum(sequences["n_q"], sequences["n_k"]) <= LOCAL_ROWS
+    return [part for part in (sequences[~short], sequences[short]) if part.size]
+
+
 def make_plan(patterns, kv_heads, sequences, head_dim, itemsize, backward=False) -> Plan:
     """Plan for one pattern per query head and a SEQUENCE table; the last plans are kept.
 
@@ -128,14 +137,18 @@ def make_plan(patterns, kv_heads, sequences, head_dim, itemsize, backward=False)
 
 def _build(patterns, kv_heads, sequences, head_dim, itemsize, backward) -> Plan:
     heads, count = len(patterns), len(sequences)
+    n_q, n_k = int(sequences["n_q"].max(initial=0)), int(sequences["n_k"].max(initial=0))
+    local = max(n_q, n_k) <= LOCAL_ROWS
+    if not local:
+        # The longest first: the last tasks are short, and neighbouring panels need about as many zero rows.
+        sequences = sequences[np.argsort(-sequences["n_q"], kind="stable")]
     distinct = list(dict.fromkeys(patterns))
     reach = int((sequences["q_start"] + sequences["n_q"]).max(initial=0))
     runs = [pattern.offsets(reach) for pattern in distinct]
     ends = np.cumsum([run.size for run in runs])
     which = [distinct.index(pattern) for pattern in patterns]
     reads = [runs[w].size + pattern.global_tokens for w, pattern in zip(which, patterns, strict=True)]
-    n_q = int(sequences["n_q"].max(initial=0))
-    fused = backward and fuses(n_q, max(reads), count * kv_heads)
+    fused = backward and (local or fuses(n_q, max(reads), count * kv_heads))
     rows = heads * int(sequences["n_q"].sum())
     block = fused_block_rows(n_q) if fused else block_rows(n_q, max(reads), rows)
 
@@ -148,13 +161,22 @@ def _build(patterns, kv_heads, sequences, head_dim, itemsize, backward) -> Plan:
     moving = _panels(owner, edge, last - edge)
     fixed = _panels(owner, np.broadcast_to(first, edge.shape), edge - first)
     query_shape = (count, heads)
-    asking = _panels(
-        range(heads),
-        np.broadcast_to(sequences["q_start"][:, None], query_shape),
-        np.broadcast_to(sequences["n_q"][:, None], query_shape),
-    )
-    key_panels, key_pieces, key_rows = _pack(moving, fixed, block)
-    query_panels, query_pieces, query_rows = _pack(asking, np.zeros(1, PANEL), block)
+    zeros = np.minimum(sequences["n_q"], block)
+    if local:
+        moving["row"] = zeros[moving["sequence"]]
+        fixed["row"] = 2 * moving["row"] + moving["count"]
+        key_panels, key_pieces, key_rows = np.concatenate([moving, fixed]), np.zeros(0, PIECE), 0
+    else:
+        key_panels, key_pieces, key_rows = _pack(moving, fixed, zeros)
+    query_panels, query_pieces, query_rows = np.zeros(0, PANEL), np.zeros(0, PIECE), 0
+    if backward and not fused:
+        asking = _panels(
+            range(heads),
+            np.broadcast_to(sequences["q_start"][:, None], query_shape),
+            np.broadcast_to(sequences["n_q"][:, None], query_shape),
+        )
+        zeros = np.minimum(sequences["n_k"], block)
+        query_panels, query_pieces, query_rows = _pack(asking, np.zeros(1, PANEL), zeros)
 
     routes = np.zeros(query_shape, ROUTE)
     routes["begin"] = [ends[w] - runs[w].size for w in which]
@@ -172,15 +194,15 @@ def _build(patterns, kv_heads, sequences, head_dim, itemsize, backward) -> Plan:
         key_pieces=key_pieces,
         query_pieces=query_pieces,
         # Late queries have more keys, early keys have more queries: the long blocks come first.
-        query_tasks=_tasks(sequences["n_q"], heads, block)[::-1].copy(),
+        query_tasks=_late_first(_tasks(sequences["n_q"], heads, block)),
         key_tasks=_tasks(sequences["n_k"], kv_heads, block),
     )
     pairs = (
         sequences["n_q"][:, None] * np.minimum(sequences["n_k"][:, None], float(1) * np.array(reads))
     ).sum()
     lines = -(-head_dim * itemsize // LINE)
-    gather = bool(2 * pairs < kv_heads * sequences["n_k"].sum())
-    return Plan(tables, block, lines, fused, gather, key_rows, query_rows, float(pairs * head_dim))
+    gather = not local and bool(2 * pairs < kv_heads * sequences["n_k"].sum())
+    return Plan(tables, block, lines, fused, gather, local, key_rows, query_rows, float(pairs * head_dim))
 
 
 def _panels(heads, first, count):
@@ -200,20 +222,22 @@ def _cut(counts, size, at_least):
     return run, start, np.minimum(counts[run] - start, size)
 
 
-def _pack(moving, fixed, block):
-    """Place panels in one space of rows, with ``block`` zero rows before and after every moving one.
+def _pack(moving, fixed, zeros):
+    """Place panels in one space of rows, with zero rows before and after every moving one.
 
+    ``zeros`` says how many, by sequence: as many as the longest block that reads the panel has rows. Two
+    panels share those between them; the first panel has the most, which fill up groups of slots.
     Returns the panels, the pieces in which they are packed, and the size of the space.
     """
     panels = np.concatenate([moving, fixed])
-    zeros = np.zeros(panels.size, np.int64)
-    zeros[: moving.size + 1] = block
-    ends = np.cumsum(zeros + panels["count"])
+    around = np.concatenate([zeros[moving["sequence"]], np.zeros(fixed.size, np.int64)])
+    before = np.maximum(around, np.concatenate([[zeros.max()], around[:-1]]))
+    ends = np.cumsum(before + panels["count"])
     panels["row"] = ends - panels["count"]
     run, start, length = _cut(panels["count"], PIECE_ROWS, at_least=1)
     pieces = np.zeros(run.size, PIECE)
     pieces["panel"], pieces["start"], pieces["count"] = run, start, length
-    pieces["zeros"] = np.where(start == 0, zeros[run], 0)
+    pieces["zeros"] = np.where(start == 0, before[run], 0)
     return panels, pieces, int(ends[-1]) + GROUP
 
 
@@ -224,3 +248,8 @@ def _tasks(lengths, heads, block):
     tasks["sequence"], tasks["head"] = np.divmod(run, heads)
     tasks["first"], tasks["count"] = start, length
     return tasks
+
+
+def _late_first(tasks):
+    """The blocks of every sequence and head from the last to the first."""
+    return tasks[np.lexsort((-tasks["first"], tasks["head"], tasks["sequence"]))]

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from primeattn.kernels.jit import part_njit
-from primeattn.kernels.simd import GROUP
+from primeattn.kernels.simd import GROUP, LINE, view
 
 SLOTS = 128  # most slots of a tile: its scores are rescaled once
+SLOT_BYTES = 3 * 8 * SLOTS + LINE  # of one Slots
 
 
 class Slots(NamedTuple):
@@ -22,10 +23,12 @@ class Slots(NamedTuple):
 
 
 @part_njit
-def make_slots(like):
-    """Room for the slots of one tile, and numbers of the dtype of ``like``."""
-    rows, low, high = np.empty(SLOTS, np.int64), np.empty(SLOTS, np.int64), np.empty(SLOTS, np.int64)
-    return Slots(rows, low, high, np.full(GROUP, like))
+def make_slots(like, address):
+    """Room for the slots of a tile in ``SLOT_BYTES`` at an address, and numbers of the dtype of ``like``."""
+    integer, size = np.int64(1), 8 * SLOTS
+    rows, low = view(address, SLOTS, integer), view(address + size, SLOTS, integer)
+    high, start = view(address + 2 * size, SLOTS, integer), view(address + 3 * size, GROUP, like)
+    return Slots(rows, low, high, start)
 
 
 @part_njit

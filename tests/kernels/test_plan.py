@@ -5,7 +5,7 @@ import pytest
 
 import primeattn as pa
 from primeattn.kernels import plan
-from primeattn.kernels.plan import PIECE_ROWS, SEQUENCE, block_rows, fused_block_rows, make_plan
+from primeattn.kernels.plan import PIECE_ROWS, SEQUENCE, block_rows, fused_block_rows, make_plan, split_short
 
 
 def sequences(*rows):
@@ -20,9 +20,12 @@ def whole(n, batch=0):
 def test_tasks_cover_every_row_once(lengths):
     pattern = pa.Pattern("primes", window=1, global_tokens=3)
     plan = make_plan((pattern,) * 4, 2, sequences(*(whole(n, b) for b, n in enumerate(lengths))), 16, 4)
+    batch = plan.tables.sequences["batch"]
     for tasks, heads in ((plan.tables.query_tasks, 4), (plan.tables.key_tasks, 2)):
         rows = [
-            (t["sequence"], t["head"], r) for t in tasks for r in range(t["first"], t["first"] + t["count"])
+            (batch[t["sequence"]], t["head"], r)
+            for t in tasks
+            for r in range(t["first"], t["first"] + t["count"])
         ]
         assert sorted(rows) == [
             (s, h, r) for s, n in enumerate(lengths) for h in range(heads) for r in range(n)
@@ -33,7 +36,8 @@ def test_tasks_cover_every_row_once(lengths):
 def test_pieces_write_every_packed_row_once():
     """Panels and the zero rows around them tile the space; only the last rows are slack."""
     patterns = tuple(pa.Pattern("squares", global_tokens=g) for g in (0, 2, 2, 700))
-    plan = make_plan(patterns, 2, sequences(whole(PIECE_ROWS + 100), whole(30, 1)), 16, 4)
+    table = sequences(whole(PIECE_ROWS + 100), whole(30, 1), whole(70, 2))
+    plan = make_plan(patterns, 2, table, 16, 4, backward=True)
     tables = plan.tables
     for panels, pieces, rows in (
         (tables.key_panels, tables.key_pieces, plan.key_rows),
@@ -44,6 +48,32 @@ def test_pieces_write_every_packed_row_once():
             first = panels[piece["panel"]]["row"] + piece["start"]
             written[first - piece["zeros"] : first + piece["count"]] += 1
         assert (written[:-8] == 1).all() and (written[-8:] == 0).all()
+
+
+def test_long_sequences_come_first_and_late_queries_before_early_ones():
+    lengths = [70, 3000, 100]
+    table = sequences(*(whole(n, b) for b, n in enumerate(lengths)))
+    tables = make_plan((pa.Pattern("primes"),), 1, table, 16, 4).tables
+    assert [lengths[s["batch"]] for s in tables.sequences] == [3000, 100, 70]
+    first = tables.query_tasks["first"][tables.query_tasks["sequence"] == 0]
+    assert tables.query_tasks["sequence"].tolist() == sorted(tables.query_tasks["sequence"])
+    assert first.size > 1 and first.tolist() == sorted(first, reverse=True)
+
+
+@pytest.mark.parametrize("lengths", [[3000] + [65] * 1000, [65, 600] * 100, list(range(65, 600))])
+def test_zero_rows_follow_the_length_of_each_sequence(lengths):
+    table = sequences(*(whole(n, b) for b, n in enumerate(lengths)))
+    plan = make_plan((pa.Pattern("squares", global_tokens=2),), 1, table, 16, 4, backward=True)
+    assert max(plan.key_rows, plan.query_rows) < 2.1 * sum(lengths)
+
+
+def test_short_sequences_are_packed_by_their_tasks():
+    table = sequences(*(whole(n, b) for b, n in enumerate([1, 64, 65, 2000])))
+    long, short = split_short(table)
+    assert (long["n_q"].tolist(), short["n_q"].tolist()) == ([65, 2000], [1, 64])
+    plan = make_plan((pa.Pattern("primes", global_tokens=2),), 1, short, 16, 4, backward=True)
+    assert plan.local and plan.fused and plan.key_rows == plan.tables.key_pieces.size == 0
+    assert [len(split_short(part)) for part in (long, short, short[:0])] == [1, 1, 0]
 
 
 def test_heads_share_what_they_agree_on():
