@@ -34,7 +34,9 @@ def backward(dq, dk, dv, dout, q, k, v, out, lse, dlse, options):
     packs = _key_packs(plan)
     if plan.fused:
         longest, key_heads = int(options.sequences["n_k"].max()), options.sequences.size * k.shape[1]
-        own = fused.scratch_bytes(plan.block, plan.lines, q.itemsize, longest)
+        routes = plan.tables.routes
+        terms = int((routes["end"] - routes["begin"]).max()) * (q.shape[1] // k.shape[1])
+        own = fused.scratch_bytes(plan.block, plan.lines, q.itemsize, longest, terms)
         _call(fused.backward, arrays, options, plan, packs, own, key_heads, products=5)
         return
     rows, numbers = plan.query_rows * plan.lines * LINE, -(-plan.query_rows * q.itemsize // LINE) * LINE

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
-
 from primeattn.kernels.jit import cached_njit, part_njit
 from primeattn.kernels.packing import (
     TASKS,
@@ -25,28 +23,33 @@ from primeattn.kernels.packing import (
     query_numbers,
     wait,
     write_row,
-    zero_rows,
 )
 from primeattn.kernels.simd import GROUP, LINE, transpose8, view
 from primeattn.kernels.slots import SLOTS, Slots, make_slots, query_tile
 from primeattn.kernels.tiles import (
+    RUN,
     ZERO,
     Packed,
     add_rows,
     axpy_group,
     axpys,
+    carry,
     dots,
     exp_product,
     group_bytes,
     hide,
     tile_group,
+    zero_rows,
 )
+
+TERMS = 1024  # of a sum that are added up before the sum is carried over
 
 
 class Scratch(NamedTuple):
     """A worker's memory. ``q`` and ``dout`` hold a block between a block of zero rows on either side."""
 
     dq: Packed
+    total_dq: Packed
     q: Packed
     dout: Packed
     dk: Packed  # rows of all keys, from row ``block`` on
@@ -58,12 +61,14 @@ class Scratch(NamedTuple):
     columns: int  # weights by slot, a column of ``span`` numbers each
     zeros: int  # one more column, of zeros
     weights: int  # weights by key row
+    total_dk: Packed  # only where sums are long
+    total_dv: Packed
     span: int
 
 
-def scratch_bytes(block: int, lines: int, size: int, n_k: int) -> int:
-    """Bytes of one worker's scratch; see ``_split``."""
-    rows = block + 2 * (3 * block + GROUP) + 2 * (n_k + 2 * block + GROUP)
+def scratch_bytes(block: int, lines: int, size: int, n_k: int, terms: int) -> int:
+    """Bytes of one worker's scratch, see ``_split``; ``terms`` are the most of a row of dk."""
+    rows = 2 * block + 2 * (3 * block + GROUP) + (4 if terms > TERMS else 2) * (n_k + 2 * block + GROUP)
     tiles = 2 * (SLOTS // GROUP) * (block * GROUP * size + LINE)
     numbers = 2 * block + (GROUP + 1) * (3 * block + 2 * GROUP) + GROUP * (2 * block + 2 * GROUP)
     return rows * lines * LINE + tiles + -(-numbers * size // LINE) * LINE
@@ -73,7 +78,7 @@ def scratch_bytes(block: int, lines: int, size: int, n_k: int) -> int:
 def _split(job, scratch, n_k):
     block, row = job.block, job.lines * LINE
     padded, keys, span = 3 * block + GROUP, n_k + 2 * block + GROUP, 3 * block + 2 * GROUP
-    q = scratch + block * row
+    q = scratch + 2 * block * row
     dout = q + padded * row
     dk = dout + padded * row
     dv = dk + keys * row
@@ -82,8 +87,11 @@ def _split(job, scratch, n_k):
     numbers = ds + SLOTS // GROUP * group_bytes(job)
     columns = numbers + 2 * block * job.size
     zeros = columns + GROUP * span * job.size
+    weights = zeros + span * job.size
+    end = -(-(weights + GROUP * (2 * block + 2 * GROUP) * job.size) // LINE) * LINE
     return Scratch(
         Packed(scratch, block),
+        Packed(scratch + block * row, block),
         Packed(q, padded),
         Packed(dout, padded),
         Packed(dk, keys),
@@ -94,7 +102,9 @@ def _split(job, scratch, n_k):
         numbers + block * job.size,
         columns,
         zeros,
-        zeros + span * job.size,
+        weights,
+        Packed(end, keys),
+        Packed(end + keys * row, keys),
         span,
     )
 
@@ -197,13 +207,18 @@ def _backward_key_head(like, scale, job, tables, index, kv_head, slots, shifted,
     zero_rows(like, job, own.dout, ZERO, own.dout.rows)
     zero_rows(like, job, own.dk, ZERO, own.dk.rows)
     zero_rows(like, job, own.dv, ZERO, own.dv.rows)
-    b = sequence.batch
+    b, n_k, terms, carried = sequence.batch, sequence.n_k, ZERO, False
     for head in range(kv_head * job.group, (kv_head + 1) * job.group):
         route = tables.routes[index, head]
         moving, fixed = tables.key_panels[route.keys], tables.key_panels[route.globals]
         offsets = tables.offsets[route.begin : route.end]
         for first in range(0, sequence.n_q, job.block):
             n = min(job.block, sequence.n_q - first)
+            if terms > TERMS * sequence.n_q:
+                for total, x in ((own.total_dk, own.dk), (own.total_dv, own.dv)):
+                    carry(like, job, total, x, job.block + n_k, not carried)
+                terms, carried = ZERO, True
+            terms += n * offsets.size
             _load_block(like, scale, job, sequence, head, first, n, own, slots.start)
             zero_rows(like, job, own.dq, ZERO, n)
             t = ZERO
@@ -211,10 +226,12 @@ def _backward_key_head(like, scale, job, tables, index, kv_head, slots, shifted,
                 groups, step = query_tile(slots, offsets, t, sequence.q_start + first, n, moving, fixed)
                 if groups == 0:
                     break
-                dots(like, job, own.q, job.block, keys, slots, groups, step, own.s, n, -np.inf)
-                dots(like, job, own.dout, job.block, values, slots, groups, step, own.ds, n, 0.0)
-                hide(like, job, slots, groups, own.s, n, -np.inf)
+                if t > 0 and t % RUN == 0:
+                    carry(like, job, own.total_dq, own.dq, n, t == RUN)
+                dots(like, job, own.q, job.block, keys, slots, groups, step, own.s, n, False)
+                dots(like, job, own.dout, job.block, values, slots, groups, step, own.ds, n, False)
                 exp_product(like, job, own.s, own.ds, groups, n, own.minus_lse, own.minus_delta, job.size)
+                hide(like, job, slots, groups, own.s, n, 0.0)
                 hide(like, job, slots, groups, own.ds, n, 0.0)
                 axpys(like, job, own.dq, ZERO, keys, slots, shifted, groups, step, own.ds, n)
                 panel = moving if step == 1 else fixed
@@ -225,14 +242,23 @@ def _backward_key_head(like, scale, job, tables, index, kv_head, slots, shifted,
                     _turn(like, job, tile_group(job, own.ds, g), own, n)
                     _add_group(like, job, slots, g, step, own, shifted, own.dk, shift, own.q, n)
                 t += 1
+            own_dq = own.dq
+            if t > RUN:
+                carry(like, job, own.total_dq, own.dq, n, False)
+                own_dq = own.total_dq
             dq = job.dq + b * job.dq_batch + head * job.dq_head + (sequence.q_row + first) * job.dq_row
             for r in range(n):
-                write_row(like, job, own.dq, r, dq + r * job.dq_row, scale)
+                write_row(like, job, own_dq, r, dq + r * job.dq_row, scale)
+    own_dk, own_dv = own.dk, own.dv
+    if carried:
+        carry(like, job, own.total_dk, own.dk, job.block + n_k, False)
+        carry(like, job, own.total_dv, own.dv, job.block + n_k, False)
+        own_dk, own_dv = own.total_dk, own.total_dv
     dk = job.dk + b * job.dk_batch + kv_head * job.dk_head + sequence.k_row * job.dk_row
     dv = job.dv + b * job.dv_batch + kv_head * job.dv_head + sequence.k_row * job.dv_row
-    for j in range(sequence.n_k):
-        write_row(like, job, own.dk, job.block + j, dk + j * job.dk_row, like)
-        write_row(like, job, own.dv, job.block + j, dv + j * job.dv_row, like)
+    for j in range(n_k):
+        write_row(like, job, own_dk, job.block + j, dk + j * job.dk_row, like)
+        write_row(like, job, own_dv, job.block + j, dv + j * job.dv_row, like)
 
 
 @cached_njit
