@@ -105,7 +105,8 @@ def gate(x, a, b, y):
             ys[i] = -abs(_gate_argument(xs[i], a, b))
         _exp(ys, tail)  # e = exp(-|z|) does not overflow
         for i in range(xs.size):
-            ys[i] = xs[i] * ((one if xs[i] >= 0 else ys[i]) / (one + ys[i]))
+            s = (one if xs[i] >= 0 else ys[i]) / (one + ys[i])
+            ys[i] = xs[i] * s if s != 0 else s  # -inf * 0 is not 0
 
 
 @cached_njit
@@ -120,7 +121,8 @@ def gate_backward(dy, x, a, b, dx):
         for i in range(xs.size):
             e, r = dxs[i], one / (one + dxs[i])
             dz = a if b == 0 else a + three * b * xs[i] * xs[i]
-            dxs[i] = dys[i] * r * ((one if xs[i] >= 0 else e) + xs[i] * dz * (e * r))
+            curve = xs[i] * dz * (e * r) if e != 0 else e  # x dz/dx may be infinite
+            dxs[i] = dys[i] * r * ((one if xs[i] >= 0 else e) + curve)
 
 
 @_sums

@@ -73,5 +73,5 @@ def sum_products(a, b, out, memory):
     total.fill(0)
     for rows in blocks:
         product(a[rows].T, b[rows], part)
-        total += part
+        _loops.add_rows(part, total)
     out[...] = total

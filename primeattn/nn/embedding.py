@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from primeattn.checks import is_array
 from primeattn.nn import _loops
 from primeattn.nn._config import check_callable, freeze_size
 from primeattn.nn._layer import Layer, Parameter, check_float
@@ -83,8 +84,8 @@ class Embedding(Layer):
         return {"cu_seqlens": None} if self.previous else {}
 
     def check_input(self, x, ps):
-        if not isinstance(x, np.ndarray) or x.dtype.kind not in "iu":
-            got = x.dtype if isinstance(x, np.ndarray) else type(x).__name__
+        if not is_array(x) or x.dtype.kind not in "iu":
+            got = x.dtype if is_array(x) else type(x).__name__
             raise TypeError(f"{self}: x must be a numpy array of integer tokens, got {got}")
         if self.previous and x.ndim not in (1, 2):
             raise ValueError(f"{self}: x must have shape (seq,) or (batch, seq), got {x.shape}")
