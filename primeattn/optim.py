@@ -74,12 +74,13 @@ class _Optimiser(Config):
         tree.check(new_ps, ps, "out[0]")
         tree.check(new_state, like, "out[1]")
         if out is None:
-            _refuse_shared(tree.flatten({"ps": ps}), {})
+            _refuse_shared("ps", tree.flatten(ps), {})
         else:
-            _refuse_shared(
-                tree.flatten({"ps": new_ps, "state": new_state}),
-                tree.flatten({"ps": ps, "state": state, "grads": grads}),
-            )
+            written = tree.flatten({"ps": new_ps, "state": new_state})
+            for path, leaf in written.items():
+                if not leaf.flags.writeable:
+                    raise ValueError(f"out: {path} is read-only")
+            _refuse_shared("out", written, tree.flatten({"ps": ps, "state": state, "grads": grads}))
 
         step = int(state["step"]) + 1
         olds, news = ([t[name] for name in self.moments] for t in (state, new_state))
@@ -269,32 +270,25 @@ def clip_by_global_norm(grads, max_norm, out=None):
         out = tree.map(np.empty_like, grads)
     else:
         tree.check(out, grads, "out")
-        _refuse_shared(tree.flatten({"grads": out}), tree.flatten({"grads": grads}))
+        _refuse_shared("out", tree.flatten(out), tree.flatten(grads))
     scale = max_norm / norm if max_norm < norm < math.inf else 1.0
     return tree.map(lambda g, new: np.multiply(g, scale, out=new), grads, out), norm
 
 
-def _refuse_shared(written, read):
-    """Raise if a leaf of ``written`` is read-only, or shares memory with any other but what it replaces.
-
-    What it replaces is the leaf of ``read`` at the same path, if that is the same array.
-    """
-    # Leaves in the order of their addresses: only neighbours can share memory.
-    leaves = []
-    for path, leaf in written.items():
-        if not leaf.flags.writeable:
-            raise ValueError(f"out: {path} is read-only")
-        leaves.append((*extent(leaf), path, leaf, True))
+def _refuse_shared(name, written, read):
+    """Raise if a leaf of ``written`` shares memory with any but the one of ``read`` that it replaces."""
+    leaves = [(*extent(leaf), path, leaf, True) for path, leaf in written.items()]
     for path, leaf in read.items():
-        if leaf is not written.get(path):
+        new = written.get(path)
+        if new is None or (extent(new), new.strides) != (extent(leaf), leaf.strides):
             leaves.append((*extent(leaf), path, leaf, False))
-    near = []
+    near = []  # in the order of addresses, only neighbours can share memory
     for one in sorted(leaves, key=lambda entry: entry[0]):
         begin, _, path, leaf, is_written = one
         near = [entry for entry in near if entry[1] > begin]
         for _, _, other, leaf2, other_written in near:
             if (is_written or other_written) and share_memory(leaf, leaf2):
-                raise ValueError(f"out: {path} shares memory with {other}")
+                raise ValueError(f"{name}: {path} shares memory with {other}")
         near.append(one)
 
 

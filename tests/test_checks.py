@@ -89,7 +89,7 @@ def test_boundaries_beyond_int64(ends, rng):
 @pytest.mark.parametrize("scale", [1e39, -1e39, 10**400, np.float64(1e300)])
 def test_a_scale_must_be_finite_in_the_dtype_that_is_computed_in(scale, rng):
     q = rng.standard_normal((1, 1, 3, 4)).astype(np.float32)
-    with pytest.raises(ValueError, match="scale: expected a finite number, got .* for float32"):
+    with pytest.raises(ValueError, match=r"scale: expected a finite number, got .* for float32"):
         pa.attention(q, q, q, PATTERN, scale=scale)
     if abs(scale) < 1e50:
         pa.attention(q.astype(np.float64), *2 * [q.astype(np.float64)], PATTERN, scale=1e39)

@@ -130,6 +130,7 @@ class Layer(Config):
     def apply(self, x, ps, st, memory):
         """``forward`` after a check of st and x; ``saved`` is None where no pullback will follow."""
         self._check_call(x, ps, st)
+        memory.called(self, x, ps, st)
         y, st, saved = self.forward(x, ps, st, memory)
         return y, st, saved if memory.saving else None
 
