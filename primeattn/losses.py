@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from primeattn.checks import is_array
 from primeattn.nn import _loops
 from primeattn.nn._memory import Memory
 from primeattn.nn._rows import as_rows, row_blocks, share
@@ -48,8 +49,8 @@ def cross_entropy(logits, labels, *, ignore=-100, workspace=None):
     _check_float("logits", logits)
     if logits.ndim == 0 or logits.shape[-1] == 0:
         raise ValueError(f"logits: expected shape (..., classes), got {logits.shape}")
-    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu":
-        got = labels.dtype if isinstance(labels, np.ndarray) else type(labels).__name__
+    if not is_array(labels) or labels.dtype.kind not in "iu":
+        got = labels.dtype if is_array(labels) else type(labels).__name__
         raise TypeError(f"labels: expected a numpy array of integers, got {got}")
     if labels.shape != logits.shape[:-1]:
         raise ValueError(f"labels: expected shape {logits.shape[:-1]}, got {labels.shape}")
@@ -122,6 +123,6 @@ def mse(y, target, *, workspace=None):
 
 
 def _check_float(name, array):
-    if not isinstance(array, np.ndarray) or array.dtype not in (np.float32, np.float64):
-        got = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+    if not is_array(array) or array.dtype not in (np.float32, np.float64):
+        got = array.dtype if is_array(array) else type(array).__name__
         raise TypeError(f"{name}: expected a float32 or float64 array, got {got}")

@@ -17,6 +17,7 @@ from dataclasses import KW_ONLY, dataclass
 import numpy as np
 
 from primeattn import tree
+from primeattn.checks import extent, is_array, share_memory
 from primeattn.nn import _loops
 from primeattn.nn._config import Config, check_callable, freeze_real
 from primeattn.nn._layer import DTYPES
@@ -46,8 +47,8 @@ class _Optimiser(Config):
         lr : float, optional
             Learning rate of this step, instead of the optimiser's.
         out : (ps, state), optional
-            Trees to write the result to, for example those passed in, but not the gradients; by default new
-            ones. The numbers are bitwise the same.
+            Trees to write the result to, for example those passed in; by default new ones. A leaf may be the
+            one that it replaces and shares memory with no other. The numbers are bitwise the same.
 
         Returns
         -------
@@ -56,25 +57,30 @@ class _Optimiser(Config):
         Raises
         ------
         TypeError, ValueError
-            When ps is not float32 or float64, or a tree has not the keys, shapes and dtypes of ps; nothing
-            is written then.
+            When ps is not float32 or float64, a tree has not the keys, shapes and dtypes of ps, or leaves
+            share memory, such as one array at two places of ps; nothing is written then.
         """
         lr = self.lr if lr is None else _non_negative("lr", lr)
         for path, p in tree.flatten(ps).items():
-            if p.dtype not in DTYPES:
-                raise TypeError(f"ps/{path}: expected float32 or float64, got {p.dtype}")
+            if not is_array(p) or p.dtype not in DTYPES:
+                got = p.dtype if is_array(p) else type(p).__name__
+                raise TypeError(f"ps/{path}: expected float32 or float64, got {got}")
+            if lr > float(np.finfo(p.dtype).max):
+                raise ValueError(f"lr: expected a finite number of {p.dtype}, got {lr}")
         tree.check(grads, ps, "grads")
         like = {"step": np.empty((), np.int64), **dict.fromkeys(self.moments, ps)}
         tree.check(state, like, "state")
         new_ps, new_state = (tree.map(np.empty_like, t) for t in (ps, state)) if out is None else out
         tree.check(new_ps, ps, "out[0]")
         tree.check(new_state, like, "out[1]")
-        gradients = {id(leaf) for leaf in tree.flatten(grads).values()}
-        for path, leaf in tree.flatten({"ps": new_ps, "state": new_state}).items():
-            if not leaf.flags.writeable:
-                raise ValueError(f"out: {path} is read-only")
-            if id(leaf) in gradients:
-                raise ValueError(f"out: {path} is one of the gradients")
+        if out is None:
+            _refuse_shared("ps", tree.flatten(ps), {})
+        else:
+            written = tree.flatten({"ps": new_ps, "state": new_state})
+            for path, leaf in written.items():
+                if not leaf.flags.writeable:
+                    raise ValueError(f"out: {path} is read-only")
+            _refuse_shared("out", written, tree.flatten({"ps": ps, "state": state, "grads": grads}))
 
         step = int(state["step"]) + 1
         olds, news = ([t[name] for name in self.moments] for t in (state, new_state))
@@ -256,12 +262,34 @@ def clip_by_global_norm(grads, max_norm, out=None):
     max_norm = _non_negative("max_norm", max_norm)
     if max_norm == 0:
         raise ValueError("max_norm: expected a number above 0, got 0")
+    for path, leaf in tree.flatten(grads).items():
+        if not is_array(leaf):
+            raise TypeError(f"grads/{path}: expected a NumPy array, got {type(leaf).__name__}")
     norm = math.sqrt(sum(_loops.sum_squares(_flat(leaf)) for leaf in tree.flatten(grads).values()))
     if out is None:
         out = tree.map(np.empty_like, grads)
-    tree.check(out, grads, "out")
+    else:
+        tree.check(out, grads, "out")
+        _refuse_shared("out", tree.flatten(out), tree.flatten(grads))
     scale = max_norm / norm if max_norm < norm < math.inf else 1.0
     return tree.map(lambda g, new: np.multiply(g, scale, out=new), grads, out), norm
+
+
+def _refuse_shared(name, written, read):
+    """Raise if a leaf of ``written`` shares memory with any but the one of ``read`` that it replaces."""
+    leaves = [(*extent(leaf), path, leaf, True) for path, leaf in written.items()]
+    for path, leaf in read.items():
+        new = written.get(path)
+        if new is None or (extent(new), new.strides) != (extent(leaf), leaf.strides):
+            leaves.append((*extent(leaf), path, leaf, False))
+    near = []  # in the order of addresses, only neighbours can share memory
+    for one in sorted(leaves, key=lambda entry: entry[0]):
+        begin, _, path, leaf, is_written = one
+        near = [entry for entry in near if entry[1] > begin]
+        for _, _, other, leaf2, other_written in near:
+            if (is_written or other_written) and share_memory(leaf, leaf2):
+                raise ValueError(f"{name}: {path} shares memory with {other}")
+        near.append(one)
 
 
 def _flat(array):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from primeattn.checks import integers, is_array
+
 __all__ = [
     "check",
     "flatten",
@@ -126,7 +128,7 @@ def check(tree, like, name="tree"):
         _check_keys(tree, like, name)
         for key, child in like.items():
             check(tree[key], child, f"{name}/{key}")
-    elif not isinstance(tree, np.ndarray):
+    elif not is_array(tree):
         raise TypeError(f"{name}: expected an array of shape {like.shape}, got {type(tree).__name__}")
     elif tree.shape != like.shape:
         raise ValueError(f"{name}: expected shape {like.shape}, got {tree.shape}")
@@ -203,13 +205,10 @@ def with_segments(st, cu_seqlens):
     array([0., 1., 0., 1., 2.], dtype=float32)
     """
     if cu_seqlens is not None:
-        bounds = np.asarray(cu_seqlens)
-        if bounds.dtype.kind not in "iu":
-            raise TypeError(f"cu_seqlens: expected integers, got dtype {bounds.dtype}")
+        bounds = cu_seqlens = integers("cu_seqlens", cu_seqlens)
         if bounds.ndim != 1 or bounds.size == 0:
             raise ValueError(f"cu_seqlens: expected one axis, not empty, got shape {bounds.shape}")
-        cu_seqlens = bounds.astype(np.int64)
-        if cu_seqlens[0] != 0 or (np.diff(cu_seqlens) < 0).any():
+        if bounds[0] != 0 or (np.diff(bounds) < 0).any():
             raise ValueError(f"cu_seqlens: expected to start at 0 and never decrease, got {bounds}")
     return _replace(st, "cu_seqlens", cu_seqlens)
 

@@ -134,3 +134,26 @@ def test_bad_calls():
         check_gradients(relu, [1.0])
     with pytest.raises(TypeError, match="st: give it together with ps"):
         check_gradients(relu, np.ones(1), ps={})
+
+
+@dataclass(frozen=True, repr=False)
+class Power(Layer):
+    """factor * x^2, with a gradient ``error`` times too large."""
+
+    factor: float
+    error: float = 0.0
+
+    def forward(self, x, ps, st, memory):
+        return self.factor * x * x, st, x
+
+    def backward(self, dy, saved, ps, memory):
+        return (1 + self.error) * 2 * self.factor * saved * dy, {}
+
+
+@pytest.mark.parametrize("factor", [1e-300, 1e-30, 1e-10, 1, 1e10])
+def test_errors_are_relative_to_the_gradient_however_small(factor, rng):
+    x = rng.standard_normal((4, 5))
+    assert check_gradients(Power(factor), x)["x"] < 1e-8
+    for error in (-1, -2, 1e-5):  # a gradient of 0, of the wrong sign, a little off
+        with pytest.raises(AssertionError, match="x: at"):
+            check_gradients(Power(factor, error), x)

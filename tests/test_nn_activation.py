@@ -67,3 +67,16 @@ def test_activations_are_values():
     assert Activation("relu") == relu != gelu and repr(silu) == "silu"
     with pytest.raises(ValueError, match=r"name must be one of \['gelu', 'relu', 'silu'\], got 'tanh'"):
         Activation("tanh")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("layer", [gelu, silu])
+def test_far_from_zero_they_are_relu(layer, dtype):
+    """Up to infinity; NaN stays NaN."""
+    largest = np.finfo(dtype).max
+    x = np.array([1e3, 1e14, 1e20, largest, np.inf, np.nan], dtype)
+    x = np.concatenate([x, -x])
+    y, _, pullback = layer.pullback(x, {}, {})
+    dx, _ = pullback(np.ones_like(x))
+    np.testing.assert_array_equal(y, [*x[:5], np.nan, *[0] * 5, np.nan])
+    np.testing.assert_array_equal(dx, [*[1] * 5, np.nan, *[0] * 5, np.nan])

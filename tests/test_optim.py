@@ -142,7 +142,7 @@ def test_update_refuses_and_writes_nothing():
         ((ps, grads, state, (ps, {"step": state["step"]})), ValueError, r"out\[1\]: .* missing \['m', 'v'\]"),
         ((ps, grads, state, ({"w": ps["w"]}, state)), ValueError, r"out\[0\]: .* missing \['b'\]"),
         ((ps, grads, state, (frozen, state)), ValueError, "out: ps/b is read-only"),
-        ((ps, grads, state, (grads, state)), ValueError, "out: ps/w is one of the gradients"),
+        ((ps, grads, state, (grads, state)), ValueError, r"out: grads/. shares memory with ps/."),
     ]:
         with pytest.raises(error, match=match):
             opt.update(*arguments[:3], out=(arguments[3] if len(arguments) > 3 else (ps, state)))
@@ -236,3 +236,55 @@ def test_schedule_refuses(bad):
         warmup_cosine(-1, base_lr=1.0, warmup=0, total=5)
     with pytest.raises(ValueError, match="base_lr"):
         warmup_cosine(0, base_lr=-1.0, warmup=0, total=5)
+
+
+def leaves(rng):
+    ps = {"a": rng.standard_normal((3, 4)), "b": rng.standard_normal((3, 4))}
+    return ps, tree.map(np.ones_like, ps)
+
+
+@pytest.mark.parametrize("optimizer", [SGD(0.1, momentum=0.9), AdamW(0.1)], ids=["SGD", "AdamW"])
+def test_leaves_that_share_memory_are_refused(optimizer, rng):
+    ps, grads = leaves(rng)
+    state, moment = optimizer.init(ps), optimizer.moments[0]
+    swapped = {"a": ps["b"], "b": ps["a"]}
+    tied = {"a": ps["a"], "b": ps["a"]}
+    crossed = {**state, moment: {"a": ps["a"], "b": state[moment]["b"]}}
+    fresh, twice = np.zeros((3, 4)), np.zeros((4, 4))
+    for given, out in (
+        (ps, (swapped, state)),
+        (ps, (ps, crossed)),
+        (ps, ({"a": fresh, "b": fresh}, optimizer.init(ps))),
+        (ps, ({"a": twice[:3], "b": twice[1:]}, optimizer.init(ps))),
+        (ps, ({"a": ps["a"][::-1], "b": fresh}, optimizer.init(ps))),
+        (tied, None),
+        (tied, (tied, state)),
+        ({"a": twice[:3], "b": twice[1:]}, None),
+    ):
+        before = tree.map(np.copy, ps)
+        with pytest.raises(ValueError, match=r"(out|ps): .* shares memory with"):
+            optimizer.update(given, grads, state, out=out)
+        tree.map(np.testing.assert_array_equal, ps, before)
+    frozen = tree.map(np.copy, ps)
+    for leaf in frozen.values():
+        leaf.flags.writeable = False
+    optimizer.update(frozen, grads, state)  # nothing of it is written
+    # Slices of one buffer that share no element are leaves like any other.
+    buffer = np.zeros((3, 8))
+    columns = {"a": buffer[:, ::2], "b": buffer[:, 1::2]}
+    tree.map(np.copyto, columns, ps)
+    expected, _ = optimizer.update(ps, grads, state)
+    got, _ = optimizer.update(columns, grads, state, out=(columns, state))
+    tree.map(np.testing.assert_array_equal, got, expected)
+
+
+def test_clipping_into_other_gradients_is_refused(rng):
+    _, grads = leaves(rng)
+    with pytest.raises(ValueError, match=r"out: .* shares memory with"):
+        clip_by_global_norm(grads, 1.0, out={"a": grads["b"], "b": grads["a"]})
+
+
+def test_a_rate_that_float32_cannot_hold(rng):
+    ps = {"w": np.ones(3, np.float32)}
+    with pytest.raises(ValueError, match=r"lr: expected a finite number of float32, got 1e\+39"):
+        AdamW(1e39).update(ps, ps, AdamW(1e39).init(ps))

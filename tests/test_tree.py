@@ -87,8 +87,8 @@ def test_segments_are_set_replaced_and_removed(rng):
         ([0, 3, 2], ValueError, "never decrease"),
         ([], (TypeError, ValueError), "cu_seqlens"),
         ([[0, 3]], ValueError, "one axis"),
-        ([0.0, 3.0], TypeError, "integers, got dtype float64"),
-        ([False, True], TypeError, "integers, got dtype bool"),
+        ([0.0, 3.0], TypeError, "integers, got float64"),
+        ([False, True], TypeError, "integers, got bool"),
     ],
 )
 def test_segments_refuse(bounds, error, match):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 
 from primeattn.analysis.rules import as_map
 from primeattn.kernels.arguments import as_boundaries
+from primeattn.nn._memory import Memory
 from primeattn.nn.attention import SparseIndexAttention
 from primeattn.sequences.value import as_int
 
@@ -21,13 +23,14 @@ def attention_map(layer, x, ps, st, head, *, batch=0):
 
         p_ij = exp(q_i·k_j / sqrt(head_dim)) / sum of the same over keys(i),    j in keys(i).
 
-    It stores each pair of the head's pattern (within the packed sequences of ``st``, if there are any) and no
-    other, also where p underflows to 0. Temporary memory beyond q, k and the result is bounded.
+    with the q and k that the layer gives to its kernel. It stores each pair of the head's pattern (within the
+    packed sequences of ``st``, if there are any) and no other, also where p underflows to 0. Temporary memory
+    beyond a call of the layer and the result is bounded.
 
     Parameters
     ----------
     layer : SparseIndexAttention
-        Or PrimeSelfAttention and its like.
+        Or PrimeSelfAttention and its like, or a layer derived from these that computes scores as they do.
     x : float array (seq, dims) or (batch, seq, dims)
         Input of the layer; ``attention_calls`` finds it in a model.
     ps, st : nested dicts
@@ -41,6 +44,12 @@ def attention_map(layer, x, ps, st, head, *, batch=0):
     -------
     scipy.sparse.csr_matrix (seq, seq)
         In the dtype of x, indices sorted. Rows sum to 1.
+
+    Raises
+    ------
+    ValueError
+        When the layer does not compute its attention so: it calls no kernel by way of SparseIndexAttention,
+        several, or one with other scores.
 
     Examples
     --------
@@ -64,7 +73,7 @@ def attention_map(layer, x, ps, st, head, *, batch=0):
     if len(x) == 0:
         raise ValueError(f"x: expected at least one token, got shape {x.shape}")
     p = _structure(layer.pattern_of(head), len(x), st["cu_seqlens"]).astype(x.dtype)
-    q, k = _query_and_key(layer, x, ps["Wi"], head)
+    q, k, lse = _as_computed(layer, x, ps, st, head)
     rows_of_part = np.searchsorted(p.indptr, np.arange(0, p.nnz, max(_NUMBERS // layer.head_dim, 1)))
     rows_of_part = np.unique(np.append(rows_of_part, len(x)))
     for begin, end in pairwise(rows_of_part.tolist()):
@@ -73,8 +82,12 @@ def attention_map(layer, x, ps, st, head, *, batch=0):
         query = np.repeat(np.arange(begin, end), counts)
         scores = np.einsum("pd,pd->p", q[query], k[p.indices[part]])
         starts = p.indptr[begin:end] - p.indptr[begin]  # no row is empty: a query sees itself
-        weights = np.exp(scores - np.repeat(np.maximum.reduceat(scores, starts), counts))
-        p.data[part] = weights / np.repeat(np.add.reduceat(weights, starts), counts)
+        largest = np.maximum.reduceat(scores, starts)
+        weights = np.exp(scores - np.repeat(largest, counts))
+        sums = np.add.reduceat(weights, starts)
+        if not np.allclose(largest + np.log(sums), lse[begin:end], rtol=1e-3, atol=1e-3, equal_nan=True):
+            raise ValueError(f"layer: its scores are not q·k / sqrt(head_dim) over its pattern, in {layer!r}")
+        p.data[part] = weights / np.repeat(sums, counts)
     return p
 
 
@@ -122,10 +135,33 @@ def _structure(pattern, n, cu_seqlens):
     return block_diag([pattern.to_csr(length) for length in lengths[lengths > 0].tolist()], format="csr")
 
 
-def _query_and_key(layer, x, ps, head):
-    """Return q / sqrt(head_dim) and k of one head, each (seq, head_dim)."""
-    width = layer.head_dim
-    key_head = layer.heads + head // (layer.heads // layer.kv_heads)
-    columns = [slice(h * width, (h + 1) * width) for h in (head, key_head)]
-    q, k = (x @ ps["weight"][:, c] + (ps["bias"][c] if layer.bias else 0) for c in columns)
-    return q * (1 / np.sqrt(width)).astype(x.dtype), k
+class _Watch(Memory):
+    """Memory of a call that notes what attention is computed with."""
+
+    __slots__ = ("attentions",)
+
+    def __init__(self):
+        super().__init__(saving=False)
+        self.attentions = []
+
+    def attended(self, q, k, lse, segments):
+        self.attentions.append((q, k, lse))
+
+
+def _as_computed(layer, x, ps, st, head):
+    """Return q / sqrt(head_dim) and k of one head, each (seq, head_dim), and lse (seq,), from a call."""
+    if layer.device == "cuda":  # what is there cannot be looked at
+        layer = replace(layer, device=None)
+    watch = _Watch()
+    layer.apply(x, ps, st, watch)
+    if len(watch.attentions) != 1:
+        raise ValueError(
+            f"layer: expected one call of the kernel by SparseIndexAttention, got {len(watch.attentions)} "
+            f"in {layer!r}"
+        )
+    q, k, lse = watch.attentions[0]
+    return (
+        q[0, head] * (1 / np.sqrt(q.shape[3])).astype(x.dtype),
+        k[0, head * k.shape[1] // q.shape[1]],
+        lse[0, head],
+    )

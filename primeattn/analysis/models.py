@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from primeattn import tree
 from primeattn.analysis.attention import attention_map, entropy
 from primeattn.analysis.rules import rule_mass
 from primeattn.analysis.table import Table
-from primeattn.nn import Chain, Layer, SkipConnection, SparseIndexAttention
+from primeattn.nn import Layer, SparseIndexAttention
+from primeattn.nn._memory import Memory
 
 __all__ = ["LayerCall", "attention_calls", "attention_summary"]
 
@@ -36,8 +39,9 @@ class LayerCall(NamedTuple):
 def attention_calls(model, x, ps, st) -> dict[str, LayerCall]:
     """Run ``model`` on ``x`` and return how it calls each of its attention layers, by their paths in ``ps``.
 
-    Attention is found in a Chain and in a SkipConnection, nested in any way. ``attention_map`` takes what is
-    found: ``attention_map(*call, head)``.
+    Attention is found in every container that runs its children by ``child.apply(x, ps, st, memory)``. A
+    warning names attention layers of the model that were not run so. ``attention_map`` takes what is found:
+    ``attention_map(*call, head)``.
 
     Parameters
     ----------
@@ -64,10 +68,17 @@ def attention_calls(model, x, ps, st) -> dict[str, LayerCall]:
     if not isinstance(model, Layer):
         raise TypeError(f"model: expected a Layer, got {type(model).__name__}")
     model.check(x, ps, st)
-    calls = {}
-    _call(model, x, ps, st, "", calls)
-    if not calls:
-        raise ValueError(f"model: expected attention in a Chain or a SkipConnection, got {model!r}")
+    watch = _Watch()
+    model.apply(x, ps, st, watch)
+    seen = {id(call.layer) for call in watch.calls}
+    missed = [layer for layer in _attention_within(model) if id(layer) not in seen]
+    if not watch.calls:
+        raise ValueError(f"model: expected attention that containers run by apply, got {model!r}")
+    if missed:
+        warnings.warn(f"model: not seen, as not run by apply: {missed}", stacklevel=2)
+    calls, owners = {}, {id(leaf): path for path, leaf in tree.flatten(ps).items()}
+    for call in watch.calls:
+        calls[_path(call, owners, calls)] = call
     return calls
 
 
@@ -103,17 +114,40 @@ def attention_summary(model, x, ps, st) -> Table:
     )
 
 
-def _call(layer, x, ps, st, path, calls):
-    """Return layer(x, ps, st), and note the calls of attention layers on the way."""
-    if isinstance(layer, SparseIndexAttention):
-        calls[path] = LayerCall(layer, x, ps, st)
-    elif isinstance(layer, Chain):
-        for name, child in layer.items():
-            x = _call(child, x, ps[name], st[name], f"{path}/{name}" if path else name, calls)
-        return x
-    elif isinstance(layer, SkipConnection):
-        return x + _call(layer.layer, x, ps, st, path, calls)
-    return layer(x, ps, st)[0]
+class _Watch(Memory):
+    """Memory of a run of a model that notes how attention layers are called."""
+
+    __slots__ = ("calls",)
+
+    def __init__(self):
+        super().__init__(saving=False)
+        self.calls = []
+
+    def called(self, layer, x, ps, st):
+        if isinstance(layer, SparseIndexAttention):
+            self.calls.append(LayerCall(layer, x, ps, st))
+
+
+def _path(call, owners, known):
+    """Where the parameters of a call are in those of the model; a second call there gets a number."""
+    below, leaf = next(iter(tree.flatten(call.ps).items()))
+    path = owners.get(id(leaf), below).removesuffix(below).rstrip("/")
+    again = 2
+    name = path
+    while name in known:
+        name, again = f"{path} ({again})", again + 1
+    return name
+
+
+def _attention_within(value):
+    """Yield the attention layers that a layer holds in its fields, in whatever collections."""
+    if isinstance(value, SparseIndexAttention):
+        yield value
+    elif isinstance(value, Layer):
+        yield from _attention_within(list(vars(value).values()))
+    elif isinstance(value, (list, tuple, set, frozenset, dict)):
+        for child in value.values() if isinstance(value, dict) else value:
+            yield from _attention_within(child)
 
 
 def _row(path, call, head):

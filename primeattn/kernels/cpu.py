@@ -25,22 +25,24 @@ from primeattn.kernels.packing import (
     pack_queries,
     wait,
     write_row,
-    zero_rows,
 )
 from primeattn.kernels.plan import LOCAL_SPACE
 from primeattn.kernels.simd import GROUP, LINE, view
 from primeattn.kernels.slots import SLOT_BYTES, SLOTS, key_tile, query_tile
 from primeattn.kernels.tiles import (
+    RUN,
     ZERO,
     Packed,
-    add_rows,
     axpys,
+    carry,
+    carry_softmax,
     dots,
     exp_product,
     fill_by_slot,
     group_bytes,
     hide,
     softmax,
+    zero_rows,
 )
 from primeattn.kernels.unowned import unowned
 
@@ -49,8 +51,8 @@ def scratch_bytes(block: int, lines: int, size: int, gather: bool, local: bool) 
     """Bytes of a worker's scratch: slots, blocks of rows, two tiles of scores or the rows of a tile."""
     tile = SLOTS // GROUP * (block * GROUP * size + LINE)
     copied = 2 * block * SLOTS if gather else 2 * LOCAL_SPACE if local else 0
-    rest = max(tile, 2 * block * LINE + copied * lines * LINE)
-    return 3 * block * lines * LINE + tile + rest + 2 * SLOT_BYTES
+    rest = max(tile, block * LINE + copied * lines * LINE)
+    return 4 * block * lines * LINE + tile + rest + 2 * SLOT_BYTES
 
 
 @part_njit
@@ -82,10 +84,10 @@ def _forward_block(like, scale, job, tables, task, slots, own, scratch):
     moving, fixed = tables.key_panels[route.keys], tables.key_panels[route.globals]
     offsets = tables.offsets[route.begin : route.end]
     keys, values = Packed(job.keys, job.key_rows), Packed(job.values, job.key_rows)
-    q, out, s, maxima_address = _split(job, scratch)
-    maxima = view(maxima_address, 2 * job.block, like)
-    sums = view(maxima_address + LINE * job.block, job.block, like)
-    copies = maxima_address + 2 * LINE * job.block
+    q, out, total, _, s, numbers = _split(job, scratch)
+    maxima = view(numbers, 3 * job.block, like)
+    sums = view(numbers + 3 * job.block * job.size, 2 * job.block, like)
+    copies = numbers + LINE * job.block
     if job.gather:
         keys = Packed(copies, SLOTS * job.block)
         values = Packed(copies + keys.rows * job.lines * LINE, keys.rows)
@@ -103,14 +105,19 @@ def _forward_block(like, scale, job, tables, task, slots, own, scratch):
         groups, step = query_tile(slots, offsets, t, sequence.q_start + task.first, n, moving, fixed)
         if groups == 0:
             break
+        if t > 0 and t % RUN == 0:
+            carry_softmax(like, job, total, out, maxima, sums, n, t == RUN)
         if job.gather:
             panel = moving if step else fixed
             _gather(like, job, sequence, panel, step, slots, groups, h, n, keys, values)
-        dots(like, job, q, ZERO, keys, slots, groups, step, s, n, -np.inf)
+        dots(like, job, q, ZERO, keys, slots, groups, step, s, n, False)
         hide(like, job, slots, groups, s, n, -np.inf)
         softmax(like, job, out, maxima, sums, s, groups, n)
         axpys(like, job, out, ZERO, values, slots, own, groups, step, s, n)
         t += 1
+    if t > RUN:
+        carry_softmax(like, job, total, out, maxima, sums, n, False)
+        out, sums = total, sums[job.block :]
     for r in range(n):
         row = sequence.q_row + task.first + r
         factor = like / sums[r] if sums[r] != 0 else sums[r]
@@ -130,7 +137,7 @@ def _backward_query_block(like, scale, job, tables, task, slots, own, scratch):
     offsets = tables.offsets[route.begin : route.end]
     keys, values = Packed(job.keys, job.key_rows), Packed(job.values, job.key_rows)
     queries, douts = Packed(job.queries, job.query_rows), Packed(job.douts, job.query_rows)
-    dq, _, s, ds = _split(job, scratch)
+    dq, total, _, _, s, ds = _split(job, scratch)
     n, b, h = task.count, sequence.batch, task.head
     at = tables.query_panels[route.queries].row + task.first
     minus_lse, minus_delta = job.minus_lse + at * job.size, job.minus_delta + at * job.size
@@ -140,13 +147,17 @@ def _backward_query_block(like, scale, job, tables, task, slots, own, scratch):
         groups, step = query_tile(slots, offsets, t, sequence.q_start + task.first, n, moving, fixed)
         if groups == 0:
             break
-        dots(like, job, queries, at, keys, slots, groups, step, s, n, -np.inf)
-        dots(like, job, douts, at, values, slots, groups, step, ds, n, 0.0)
-        hide(like, job, slots, groups, s, n, -np.inf)
+        if t > 0 and t % RUN == 0:
+            carry(like, job, total, dq, n, t == RUN)
+        dots(like, job, queries, at, keys, slots, groups, step, s, n, False)
+        dots(like, job, douts, at, values, slots, groups, step, ds, n, False)
         exp_product(like, job, s, ds, groups, n, minus_lse, minus_delta, job.size)
         hide(like, job, slots, groups, ds, n, 0.0)
         axpys(like, job, dq, ZERO, keys, slots, own, groups, step, ds, n)
         t += 1
+    if t > RUN:
+        carry(like, job, total, dq, n, False)
+        dq = total
     for r in range(n):
         row = sequence.q_row + task.first + r
         write_row(like, job, dq, r, job.dq + b * job.dq_batch + h * job.dq_head + row * job.dq_row, scale)
@@ -158,13 +169,11 @@ def _backward_key_block(like, job, tables, task, slots, own, scratch):
     sequence = tables.sequences[task.sequence]
     keys, values = Packed(job.keys, job.key_rows), Packed(job.values, job.key_rows)
     queries, douts = Packed(job.queries, job.query_rows), Packed(job.douts, job.query_rows)
-    dk, dv, s, ds = _split(job, scratch)
-    part = Packed(ds + SLOTS // GROUP * group_bytes(job), job.block)
-    zero_rows(like, job, part, ZERO, task.count)
+    dk, dv, total_dk, total_dv, s, ds = _split(job, scratch)
     zero = job.minus_delta  # of the rows before the first panel
     zero_rows(like, job, dk, ZERO, task.count)
     zero_rows(like, job, dv, ZERO, task.count)
-    begin = sequence.k_start + task.first
+    begin, tiles = sequence.k_start + task.first, ZERO
     for head in range(task.head * job.group, (task.head + 1) * job.group):
         route = tables.routes[task.sequence, head]
         asking = tables.query_panels[route.queries]
@@ -181,22 +190,23 @@ def _backward_key_block(like, job, tables, task, slots, own, scratch):
                 groups, step = key_tile(slots, offsets, t, first, n, asking, moving)
                 if groups == 0:
                     break
+                if tiles > 0 and tiles % RUN == 0:
+                    carry(like, job, total_dk, dk, task.count, tiles == RUN)
+                    carry(like, job, total_dv, dv, task.count, tiles == RUN)
                 fill_by_slot(like, job, job.minus_lse, slots, groups, step, s, n)
                 fill_by_slot(like, job, job.minus_delta, slots, groups, step, ds, n)
-                dots(like, job, keys, at, queries, slots, groups, step, s, n, np.nan)
-                dots(like, job, values, at, douts, slots, groups, step, ds, n, np.nan)
-                if not moving:  # queries beyond either end have lse = inf, so p = 0
-                    hide(like, job, slots, groups, s, n, -np.inf)
+                dots(like, job, keys, at, queries, slots, groups, step, s, n, True)
+                dots(like, job, values, at, douts, slots, groups, step, ds, n, True)
                 exp_product(like, job, s, ds, groups, n, zero, zero, ZERO)
-                if not moving:
-                    hide(like, job, slots, groups, ds, n, 0.0)
-                for x, y, weights in ((dv, douts, s), (dk, queries, ds)):
-                    if moving:
-                        axpys(like, job, x, first - begin, y, slots, own, groups, step, weights, n)
-                    else:  # a sum over all queries, tile by tile: one long chain would lose a digit
-                        axpys(like, job, part, ZERO, y, slots, own, groups, step, weights, n)
-                        add_rows(like, job, x, first - begin, part, ZERO, n)
-                t += 1
+                hide(like, job, slots, groups, s, n, 0.0)
+                hide(like, job, slots, groups, ds, n, 0.0)
+                axpys(like, job, dv, first - begin, douts, slots, own, groups, step, s, n)
+                axpys(like, job, dk, first - begin, queries, slots, own, groups, step, ds, n)
+                t, tiles = t + 1, tiles + 1
+    if tiles > RUN:
+        carry(like, job, total_dk, dk, task.count, False)
+        carry(like, job, total_dv, dv, task.count, False)
+        dk, dv = total_dk, total_dv
     b, h = sequence.batch, task.head
     for r in range(task.count):
         row = sequence.k_row + task.first + r
@@ -206,11 +216,12 @@ def _backward_key_block(like, job, tables, task, slots, own, scratch):
 
 @part_njit
 def _split(job, scratch):
-    """Two blocks of rows and the addresses of two tiles of scores, in a worker's scratch."""
+    """Four blocks of rows and the addresses of two tiles of scores, in a worker's scratch."""
     rows = job.block * job.lines * LINE
-    tile = SLOTS // GROUP * group_bytes(job)
     first, second = Packed(scratch, job.block), Packed(scratch + rows, job.block)
-    return first, second, scratch + 2 * rows, scratch + 2 * rows + tile
+    third, fourth = Packed(scratch + 2 * rows, job.block), Packed(scratch + 3 * rows, job.block)
+    tile = scratch + 4 * rows
+    return first, second, third, fourth, tile, tile + SLOTS // GROUP * group_bytes(job)
 
 
 @cached_njit

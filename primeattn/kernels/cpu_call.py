@@ -35,8 +35,9 @@ def backward(dq, dk, dv, dout, q, k, v, out, lse, dlse, options):
 
 def _backward_in_one_pass(arrays, options, plan):
     size, lengths, kv_heads = arrays["q"].itemsize, plan.tables.sequences["n_k"], arrays["k"].shape[1]
-    longest = max(int(lengths.max()), 1)
-    own = fused.scratch_bytes(plan.block, plan.lines, size, longest, plan.local)
+    longest, routes = max(int(lengths.max()), 1), plan.tables.routes
+    terms = int((routes["end"] - routes["begin"]).max()) * (arrays["q"].shape[1] // kv_heads)
+    own = fused.scratch_bytes(plan.block, plan.lines, size, longest, plan.local, terms)
     # A worker has room for the longest: so many of them as the rest takes as long as that.
     tasks = min(lengths.size * kv_heads, -(-int(lengths.sum()) * kv_heads // longest))
     _call(fused.backward, arrays, options, plan, _key_packs(plan), own, max(tasks, 1), products=5)

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
-
 from primeattn.kernels.handover import enter, leave
 from primeattn.kernels.jit import cached_njit, part_njit
 from primeattn.kernels.packing import (
@@ -27,24 +25,28 @@ from primeattn.kernels.packing import (
     query_numbers,
     wait,
     write_row,
-    zero_rows,
 )
 from primeattn.kernels.plan import LOCAL_SPACE
 from primeattn.kernels.simd import GROUP, LINE, transpose8, view
 from primeattn.kernels.slots import SLOT_BYTES, SLOTS, Slots, query_tile
 from primeattn.kernels.tiles import (
+    RUN,
     ZERO,
     Packed,
     add_rows,
     axpy_group,
     axpys,
+    carry,
     dots,
     exp_product,
     group_bytes,
     hide,
     tile_group,
+    zero_rows,
 )
 from primeattn.kernels.unowned import unowned
+
+TERMS = 1024  # of a sum that are added up before the sum is carried over
 
 
 class Scratch(NamedTuple):
@@ -52,6 +54,7 @@ class Scratch(NamedTuple):
 
     block: int  # most rows of a block of the sequence at hand
     dq: Packed
+    total_dq: Packed
     q: Packed
     dout: Packed
     dk: Packed  # rows of all keys, from row ``block`` on
@@ -63,13 +66,17 @@ class Scratch(NamedTuple):
     columns: int  # weights by slot, a column of ``span`` numbers each
     zeros: int  # one more column, of zeros
     weights: int  # weights by key row
+    total_dk: Packed  # only where sums are long
+    total_dv: Packed
     span: int
     panels: int  # of a short sequence
 
 
-def scratch_bytes(block: int, lines: int, size: int, n_k: int, local: bool) -> int:
-    """Bytes of one worker's scratch, at the longest sequence; see ``_split``."""
-    rows = block + 2 * (3 * block + GROUP) + 2 * (n_k + 2 * block + GROUP) + 2 * LOCAL_SPACE * local
+def scratch_bytes(block: int, lines: int, size: int, n_k: int, local: bool, terms: int) -> int:
+    """Bytes of one worker's scratch, at the longest sequence; ``terms`` are the most of a row of dk. See
+    ``_split``."""
+    keys = n_k + 2 * block + GROUP
+    rows = 2 * block + 2 * (3 * block + GROUP) + (4 if terms > TERMS else 2) * keys + 2 * LOCAL_SPACE * local
     tiles = 2 * (SLOTS // GROUP) * (block * GROUP * size + LINE)
     numbers = 2 * block + (GROUP + 1) * (3 * block + 2 * GROUP) + GROUP * (2 * block + 2 * GROUP)
     return rows * lines * LINE + tiles + -(-numbers * size // LINE) * LINE + 2 * SLOT_BYTES
@@ -80,7 +87,7 @@ def _split(job, scratch, n_q, n_k):
     block, row = min(job.block, (max(n_q, 1) + GROUP - 1) // GROUP * GROUP), job.lines * LINE
     padded, keys, span = 3 * block + GROUP, n_k + 2 * block + GROUP, 3 * block + 2 * GROUP
     dq = scratch + 2 * LOCAL_SPACE * job.local * row
-    q = dq + block * row
+    q = dq + 2 * block * row
     dout = q + padded * row
     dk = dout + padded * row
     dv = dk + keys * row
@@ -89,9 +96,12 @@ def _split(job, scratch, n_q, n_k):
     numbers = ds + SLOTS // GROUP * group_bytes(job)
     columns = numbers + 2 * block * job.size
     zeros = columns + GROUP * span * job.size
+    weights = zeros + span * job.size
+    end = -(-(weights + GROUP * (2 * block + 2 * GROUP) * job.size) // LINE) * LINE
     return Scratch(
         block,
         Packed(dq, block),
+        Packed(dq + block * row, block),
         Packed(q, padded),
         Packed(dout, padded),
         Packed(dk, keys),
@@ -102,7 +112,9 @@ def _split(job, scratch, n_q, n_k):
         numbers + block * job.size,
         columns,
         zeros,
-        zeros + span * job.size,
+        weights,
+        Packed(end, keys),
+        Packed(end + keys * row, keys),
         span,
         scratch,
     )
@@ -206,7 +218,7 @@ def _backward_key_head(like, scale, job, tables, index, kv_head, slots, shifted,
     zero_rows(like, job, own.dout, ZERO, own.dout.rows)
     zero_rows(like, job, own.dk, ZERO, own.dk.rows)
     zero_rows(like, job, own.dv, ZERO, own.dv.rows)
-    b = sequence.batch
+    b, n_k, terms, carried = sequence.batch, sequence.n_k, ZERO, False
     for head in range(kv_head * job.group, (kv_head + 1) * job.group):
         route = tables.routes[index, head]
         moving, fixed = tables.key_panels[route.keys], tables.key_panels[route.globals]
@@ -215,6 +227,11 @@ def _backward_key_head(like, scale, job, tables, index, kv_head, slots, shifted,
             keys, values = pack_local(like, job, sequence, moving, fixed, own.panels)
         for first in range(0, sequence.n_q, own.block):
             n = min(own.block, sequence.n_q - first)
+            if terms > TERMS * sequence.n_q:
+                for total, x in ((own.total_dk, own.dk), (own.total_dv, own.dv)):
+                    carry(like, job, total, x, own.block + n_k, not carried)
+                terms, carried = ZERO, True
+            terms += n * offsets.size
             _load_block(like, scale, job, sequence, head, first, n, own, slots.start)
             zero_rows(like, job, own.dq, ZERO, n)
             t = ZERO
@@ -222,10 +239,12 @@ def _backward_key_head(like, scale, job, tables, index, kv_head, slots, shifted,
                 groups, step = query_tile(slots, offsets, t, sequence.q_start + first, n, moving, fixed)
                 if groups == 0:
                     break
-                dots(like, job, own.q, own.block, keys, slots, groups, step, own.s, n, -np.inf)
-                dots(like, job, own.dout, own.block, values, slots, groups, step, own.ds, n, 0.0)
-                hide(like, job, slots, groups, own.s, n, -np.inf)
+                if t > 0 and t % RUN == 0:
+                    carry(like, job, own.total_dq, own.dq, n, t == RUN)
+                dots(like, job, own.q, own.block, keys, slots, groups, step, own.s, n, False)
+                dots(like, job, own.dout, own.block, values, slots, groups, step, own.ds, n, False)
                 exp_product(like, job, own.s, own.ds, groups, n, own.minus_lse, own.minus_delta, job.size)
+                hide(like, job, slots, groups, own.s, n, 0.0)
                 hide(like, job, slots, groups, own.ds, n, 0.0)
                 axpys(like, job, own.dq, ZERO, keys, slots, shifted, groups, step, own.ds, n)
                 panel = moving if step == 1 else fixed
@@ -236,14 +255,23 @@ def _backward_key_head(like, scale, job, tables, index, kv_head, slots, shifted,
                     _turn(like, job, tile_group(job, own.ds, g), own, n)
                     _add_group(like, job, slots, g, step, own, shifted, own.dk, shift, own.q, n)
                 t += 1
+            own_dq = own.dq
+            if t > RUN:
+                carry(like, job, own.total_dq, own.dq, n, False)
+                own_dq = own.total_dq
             dq = job.dq + b * job.dq_batch + head * job.dq_head + (sequence.q_row + first) * job.dq_row
             for r in range(n):
-                write_row(like, job, own.dq, r, dq + r * job.dq_row, scale)
+                write_row(like, job, own_dq, r, dq + r * job.dq_row, scale)
+    own_dk, own_dv = own.dk, own.dv
+    if carried:
+        carry(like, job, own.total_dk, own.dk, own.block + n_k, False)
+        carry(like, job, own.total_dv, own.dv, own.block + n_k, False)
+        own_dk, own_dv = own.total_dk, own.total_dv
     dk = job.dk + b * job.dk_batch + kv_head * job.dk_head + sequence.k_row * job.dk_row
     dv = job.dv + b * job.dv_batch + kv_head * job.dv_head + sequence.k_row * job.dv_row
-    for j in range(sequence.n_k):
-        write_row(like, job, own.dk, own.block + j, dk + j * job.dk_row, like)
-        write_row(like, job, own.dv, own.block + j, dv + j * job.dv_row, like)
+    for j in range(n_k):
+        write_row(like, job, own_dk, own.block + j, dk + j * job.dk_row, like)
+        write_row(like, job, own_dv, own.block + j, dv + j * job.dv_row, like)
 
 
 @cached_njit

@@ -14,7 +14,7 @@ from primeattn.kernels.jit import part_njit
 from primeattn.kernels.plan import LOCAL_SPACE
 from primeattn.kernels.simd import LINE, atomic_add, view
 from primeattn.kernels.slots import SLOT_BYTES, make_slots
-from primeattn.kernels.tiles import ZERO, Packed, chunk_address, chunk_lines, dot_group
+from primeattn.kernels.tiles import ZERO, Packed, chunk_address, chunk_lines, dot_group, zero_rows
 
 ARRAYS = ("q", "k", "v", "out", "lse", "dout", "dlse", "dq", "dk", "dv")
 _NUMBERS = (
@@ -69,15 +69,6 @@ def write_row(like, job, packed, row, target, factor):
         for c in range(given):
             numbers[c] = source[c] * factor
         target += width * LINE
-        done += width
-
-
-@part_njit
-def zero_rows(like, job, packed, row, count):
-    done = ZERO
-    while done < job.lines:
-        width = chunk_lines(job.lines, done)
-        view(chunk_address(packed, done, width, row), count * width * LINE // job.size, like)[:] = 0
         done += width
 
 

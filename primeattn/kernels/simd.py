@@ -260,7 +260,10 @@ def dot8(typingctx, lines, like, x, y, rows, y_step, old, old_step, s, n):
 
 @intrinsic
 def axpy8(typingctx, lines, like, x, y, rows, y_step, s, n):
-    """x[r] += sum over u of s[r, u] * y[rows[u], r] for n rows r; all else as in ``dot8``."""
+    """x[r] += sum over u of s[r, u] * y[rows[u], r] for n rows r; all else as in ``dot8``.
+
+    The sum is taken before x is added: a chain of additions to x is an eighth as long.
+    """
     n_lines = _literal(lines)
     if n_lines is None:
         return None
@@ -271,16 +274,17 @@ def axpy8(typingctx, lines, like, x, y, rows, y_step, s, n):
         ys = emit.at_rows(y, rows, n_lines)
         steps = range(0, n_lines * LINE, VECTOR)
         with emit.rows(n, (x, n_lines * LINE), (I64(0), y_step), (s, GROUP * emit.size)) as (x, offset, s):
-            xs = [emit.load(emit.vector, x, step) for step in steps]
+            sums = None
             for u, y in enumerate(ys):
                 y = builder.add(y, offset)
                 weight = emit.splat(emit.load(emit.element, s, u * emit.size), emit.vector)
-                xs = [
-                    emit.fma(weight, emit.load(emit.vector, y, step), part)
-                    for part, step in zip(xs, steps, strict=True)
-                ]
-            for part, step in zip(xs, steps, strict=True):
-                emit.store(part, x, step)
+                parts = [emit.load(emit.vector, y, step) for step in steps]
+                if sums is None:
+                    sums = [builder.fmul(weight, part) for part in parts]
+                else:
+                    sums = [emit.fma(weight, part, total) for part, total in zip(parts, sums, strict=True)]
+            for total, step in zip(sums, steps, strict=True):
+                emit.store(builder.fadd(emit.load(emit.vector, x, step), total), x, step)
         return context.get_dummy_value()
 
     return types.void(lines, like, x, y, rows, y_step, s, n), codegen

@@ -19,7 +19,7 @@ class Slots(NamedTuple):
     rows: np.ndarray
     low: np.ndarray
     high: np.ndarray
-    start: np.ndarray  # GROUP numbers: what the scores of a group begin with
+    start: np.ndarray  # GROUP numbers: zeros that the scores of a group begin with, and spare
 
 
 @part_njit

@@ -19,6 +19,7 @@ import numpy as np
 from primeattn.kernels.jit import part_njit
 from primeattn.kernels.simd import GROUP, LINE, axpy8, dot8, exp_times, row_exp, row_max, transpose8, view
 
+RUN = 4  # tiles that are summed before the sum is carried over: one chain through all would lose digits
 ZERO = np.int64(0)  # in calls: literal numbers would have the function compiled once more for each
 
 
@@ -106,17 +107,16 @@ def dot_group(like, job, x, x_row, y, rows, step, target, low, high, start):
 
 
 @part_njit
-def dots(like, job, x, x_row, y, slots, groups, step, s, n, absent):
+def dots(like, job, x, x_row, y, slots, groups, step, s, n, onto):
     """s[g, r, u] = x[x_row + r] · y[slot u of row r], where slots of the group exist for the row.
 
-    Scores of slots that exist for no row come out as ``absent``; where that is NaN, all are added to s.
+    With ``onto`` they are added to s.
     """
+    slots.start[:] = 0
+    start = ZERO if onto else np.int64(slots.start.ctypes.data)
     for g in range(groups):
         low, high = seen_rows(slots, g, n)
         target = tile_group(job, s, g)
-        for u in range(GROUP):
-            slots.start[u] = 0 if slots.low[g * GROUP + u] < slots.high[g * GROUP + u] else absent
-        start = ZERO if absent != absent else np.int64(slots.start.ctypes.data)
         rows, first = slots.rows, g * GROUP
         if _few(slots, g, step):
             two = rows[first], rows[first + 1]
@@ -176,6 +176,15 @@ def axpys(like, job, x, x_row, y, slots, own, groups, step, s, n):
 
 
 @part_njit
+def zero_rows(like, job, packed, row, count):
+    done = ZERO
+    while done < job.lines:
+        width = chunk_lines(job.lines, done)
+        view(chunk_address(packed, done, width, row), count * width * LINE // job.size, like)[:] = 0
+        done += width
+
+
+@part_njit
 def add_rows(like, job, x, x_row, y, y_row, n):
     """x[x_row + r] += y[y_row + r], and y = 0."""
     done = ZERO
@@ -191,8 +200,19 @@ def add_rows(like, job, x, x_row, y, y_row, n):
 
 
 @part_njit
+def carry(like, job, total, x, n, first):
+    """total[r] += x[r] for n rows, and x = 0; ``first``: what is in ``total`` does not count."""
+    if first:
+        zero_rows(like, job, total, ZERO, n)
+    add_rows(like, job, total, ZERO, x, ZERO, n)
+
+
+@part_njit
 def hide(like, job, slots, groups, s, n, value):
-    """s = ``value`` where a slot does not exist for a row, but for slots that exist for none."""
+    """s = ``value`` where a slot does not exist for a row.
+
+    What was computed there may be NaN: rows that are read in place of it are 0, but 0 * NaN is not.
+    """
     for g in range(groups):
         low, high = seen_rows(slots, g, n)
         target = tile_group(job, s, g)
@@ -201,11 +221,12 @@ def hide(like, job, slots, groups, s, n, value):
         scores = view(target, n * GROUP, like)
         for u in range(GROUP):
             first, last = slots.low[g * GROUP + u], slots.high[g * GROUP + u]
-            if first < last:
-                for r in range(low, first):
-                    scores[r * GROUP + u] = value
-                for r in range(last, high):
-                    scores[r * GROUP + u] = value
+            if first >= last:
+                first = last = high
+            for r in range(low, first):
+                scores[r * GROUP + u] = value
+            for r in range(last, high):
+                scores[r * GROUP + u] = value
 
 
 @part_njit
@@ -237,6 +258,24 @@ def softmax(like, job, out, maxima, sums, s, groups, n):
                 _scale_row(like, job, out, r, factor)
             old[r] = new[r]
     row_exp(like, s, stride, groups, np.int64(new.ctypes.data), np.int64(sums.ctypes.data), n)
+
+
+@part_njit
+def carry_softmax(like, job, total, out, maxima, sums, n, first):
+    """``carry`` for ``softmax``: the total has sums of its own, behind the others, and maxima, behind all."""
+    new, kept = maxima[: job.block], maxima[2 * job.block :]
+    total_sums = sums[job.block :]
+    for r in range(n):
+        if first:
+            total_sums[r] = 0
+        elif new[r] > kept[r] and total_sums[r] != 0:
+            factor = np.exp(kept[r] - new[r])
+            total_sums[r] *= factor
+            _scale_row(like, job, total, r, factor)
+        kept[r] = new[r]
+        total_sums[r] += sums[r]
+        sums[r] = 0
+    carry(like, job, total, out, n, first)
 
 
 @part_njit

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from primeattn import tree
+from primeattn.checks import is_array
 from primeattn.nn._config import Config
 from primeattn.nn._memory import Memory
 
@@ -129,6 +130,7 @@ class Layer(Config):
     def apply(self, x, ps, st, memory):
         """``forward`` after a check of st and x; ``saved`` is None where no pullback will follow."""
         self._check_call(x, ps, st)
+        memory.called(self, x, ps, st)
         y, st, saved = self.forward(x, ps, st, memory)
         return y, st, saved if memory.saving else None
 
@@ -236,7 +238,7 @@ def parameter_dtype(ps):
 
 def check_float(layer, x, ps, features=None, ranks=None):
     """Raise unless x is a float array of the dtype of ps, with ``features`` in its last axis."""
-    if not isinstance(x, np.ndarray):
+    if not is_array(x):
         raise TypeError(f"{_name(layer)}: x must be a numpy array, got {type(x).__name__}")
     dtype = parameter_dtype(ps)
     if x.dtype not in DTYPES:

@@ -28,21 +28,26 @@ def _tail(x):
 
 @njit
 def _exp(x, tail):
-    """x <- exp(x) in place; returns the sum."""
-    one, whole, stride = x.dtype.type(1), x.size // GROUP, GROUP * x.itemsize
+    """x <- exp(x) in place; returns the sum, of chunks in float64."""
+    one, stride, total = x.dtype.type(1), GROUP * x.itemsize, 0.0
     shift = np.int64(tail.ctypes.data) + stride
-    total = shift + x.itemsize
-    tail[GROUP] = tail[GROUP + 1] = 0
-    if whole > 0:
-        row_exp(one, np.int64(x.ctypes.data), stride, whole, shift, total, 1)
-    done = whole * GROUP
+    part = shift + x.itemsize
+    done = x.size // GROUP * GROUP
+    tail[GROUP] = 0
+    for start in range(0, done, CHUNK):
+        tail[GROUP + 1] = 0
+        groups = (min(start + CHUNK, done) - start) // GROUP
+        row_exp(one, np.int64(x.ctypes.data) + start * x.itemsize, stride, groups, shift, part, 1)
+        total += np.float64(tail[GROUP + 1])
     if done < x.size:
+        tail[GROUP + 1] = 0
         for i in range(GROUP):  # slices assigned to slices take seconds to compile
             tail[i] = x[done + i] if done + i < x.size else -np.inf
-        row_exp(one, np.int64(tail.ctypes.data), stride, 1, shift, total, 1)
+        row_exp(one, np.int64(tail.ctypes.data), stride, 1, shift, part, 1)
+        total += np.float64(tail[GROUP + 1])
         for i in range(done, x.size):
             x[i] = tail[i - done]
-    return tail[GROUP + 1]
+    return total
 
 
 @njit
@@ -68,6 +73,23 @@ def add_bias(bias, y):
             y[r, c] += bias[c]
 
 
+@cached_njit
+def sum_rows(x, total):
+    """``total = sum of the rows of x`` (rows, dim), in float64."""
+    total[:] = 0
+    for r in range(len(x)):
+        for c in range(total.size):
+            total[c] += np.float64(x[r, c])
+
+
+@cached_njit
+def add_rows(x, total):
+    """``total += x`` (rows, dim), total in float64."""
+    for r in range(len(x)):
+        for c in range(x.shape[1]):
+            total[r, c] += np.float64(x[r, c])
+
+
 @njit
 def _gate_argument(x, a, b):
     return x * a if b == 0 else x * (a + b * x * x)
@@ -83,7 +105,8 @@ def gate(x, a, b, y):
             ys[i] = -abs(_gate_argument(xs[i], a, b))
         _exp(ys, tail)  # e = exp(-|z|) does not overflow
         for i in range(xs.size):
-            ys[i] = xs[i] * ((one if xs[i] >= 0 else ys[i]) / (one + ys[i]))
+            s = (one if xs[i] >= 0 else ys[i]) / (one + ys[i])
+            ys[i] = xs[i] * s if s != 0 else s  # -inf * 0 is not 0
 
 
 @cached_njit
@@ -98,7 +121,8 @@ def gate_backward(dy, x, a, b, dx):
         for i in range(xs.size):
             e, r = dxs[i], one / (one + dxs[i])
             dz = a if b == 0 else a + three * b * xs[i] * xs[i]
-            dxs[i] = dys[i] * r * ((one if xs[i] >= 0 else e) + xs[i] * dz * (e * r))
+            curve = xs[i] * dz * (e * r) if e != 0 else e  # x dz/dx may be infinite
+            dxs[i] = dys[i] * r * ((one if xs[i] >= 0 else e) + curve)
 
 
 @_sums
@@ -150,7 +174,10 @@ def norm(x, scale, bias, eps, y, mean, rstd):
 
 @cached_njit
 def norm_backward(dy, x, scale, mean, rstd, dx, dscale, dbias):
-    """Gradients of `norm`; dscale and dbias (dim,) are sums over these rows, dbias None without a bias."""
+    """Gradients of `norm`; dscale and dbias (dim,) are sums over these rows in float64.
+
+    dbias is None without a bias.
+    """
     zero = x.dtype.type(0)
     dscale[:] = 0
     if dbias is not None:
@@ -164,10 +191,10 @@ def norm_backward(dy, x, scale, mean, rstd, dx, dscale, dbias):
         for c in range(x.shape[1]):
             dx[r, c] = (dy[r, c] * scale[c] - ones - (x[r, c] - m) * s * along) * s
         for c in range(x.shape[1]):
-            dscale[c] += dy[r, c] * ((x[r, c] - m) * s)
+            dscale[c] += np.float64(dy[r, c] * ((x[r, c] - m) * s))
         if dbias is not None:
             for c in range(x.shape[1]):
-                dbias[c] += dy[r, c]
+                dbias[c] += np.float64(dy[r, c])
 
 
 @cached_njit
@@ -185,14 +212,36 @@ def add_earlier(tokens, bounds, back, table, y):
 
 
 @cached_njit
-def add_to_earlier(tokens, bounds, back, dy, dtable):
-    """``dtable[tokens_{t - back}] += dy_t``, the transpose of `add_earlier`, in the order of t."""
-    for b in range(len(tokens)):
+def sum_by_earlier(tokens, bounds, back, dy, ends, order, dtable):
+    """``dtable_v = sum of dy_t with tokens_{t - back} = v``, the transpose of `add_earlier`.
+
+    dy is (batch * length, dim). Each sum is taken in float64, in the order of t. Room: ``ends`` for a number
+    per token of the vocabulary, ``order`` for one per token.
+    """
+    batch, length = tokens.shape
+    ends[:] = 0
+    for b in range(batch):
         for s in range(bounds.size - 1):
-            for t in range(bounds[s] + back, bounds[s + 1]):
-                row = dtable[tokens[b, t - back]]
-                for c in range(row.size):
-                    row[c] += dy[b, t, c]
+            for t in range(bounds[s], bounds[s + 1] - back):
+                ends[tokens[b, t]] += 1
+    count = 0
+    for v in range(ends.size):  # where the rows of each token begin
+        count, ends[v] = count + ends[v], count
+    for b in range(batch):
+        for s in range(bounds.size - 1):
+            for t in range(bounds[s], bounds[s + 1] - back):
+                v = tokens[b, t]
+                order[ends[v]] = b * length + t + back
+                ends[v] += 1
+    total, begin = np.empty(dtable.shape[1]), 0
+    for v in range(ends.size):
+        total[:] = 0
+        for i in range(begin, ends[v]):
+            for c in range(total.size):
+                total[c] += np.float64(dy[order[i], c])
+        for c in range(total.size):
+            dtable[v, c] = total[c]
+        begin = ends[v]
 
 
 @cached_njit
@@ -213,8 +262,8 @@ def cross_entropy(z, label, count, dz):
             d[c] = z[r, c] - largest
         shifted = np.float64(d[label[r]])
         total = _exp(d, tail)
-        loss += math.log(np.float64(total)) - shifted
-        factor = one / (count * total)
+        loss += math.log(total) - shifted
+        factor = one / (count * z.dtype.type(total))
         for c in range(d.size):
             d[c] *= factor
         d[label[r]] -= one / count

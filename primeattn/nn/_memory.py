@@ -39,6 +39,12 @@ class Memory:
         """Uninitialised C-ordered array, made by ``empty``."""
         return empty(shape, dtype) if self.workspace is None else self.workspace.take(shape, dtype, empty)
 
+    def called(self, layer, x, ps, st):
+        """Learn that ``layer`` is about to be applied; who looks into a model overrides this."""
+
+    def attended(self, q, k, lse, segments):
+        """Learn what an attention layer has computed with; as ``called``."""
+
     def copy(self, array):
         result = self.take(array.shape, array.dtype)
         np.copyto(result, array)

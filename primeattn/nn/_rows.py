@@ -8,9 +8,11 @@ import numpy as np
 
 from primeattn.blas import openblas
 from primeattn.kernels import products, threads
+from primeattn.nn import _loops
 
 BLOCK = 1 << 16  # entries of a block: enough work for the hand-over to a thread not to count
 PRODUCT = 1 << 24  # multiply-adds of a block of a product
+INNER = 1 << 13  # terms of a sum of products that BLAS takes at once
 
 
 def as_rows(array):
@@ -74,3 +76,25 @@ def _as_blas(matrix):
         if (columns == 1 or array.strides[1] == array.itemsize) and (rows == 1 or (stride >= columns and not odd)):
             return matrix, stride if rows > 1 else columns, transposed
     return np.ascontiguousarray(matrix), matrix.shape[1], False
+
+
+def sum_rows(rows, out, memory):
+    """``out = rows.sum(axis=0)``, in float64: a long chain of float32 additions would lose digits."""
+    blocks = row_blocks(*rows.shape)
+    sums = memory.take((len(blocks), out.size), np.float64)
+    share(blocks, lambda i, block: _loops.sum_rows(rows[block], sums[i]))
+    out[...] = sums.sum(axis=0)
+
+
+def sum_products(a, b, out, memory):
+    """``out = a.T @ b``, summed over blocks of rows in float64."""
+    blocks = _blocks(len(a), INNER)
+    if len(blocks) <= 1:
+        product(a.T, b, out)
+        return
+    part, total = memory.take(out.shape, out.dtype), memory.take(out.shape, np.float64)
+    total.fill(0)
+    for rows in blocks:
+        product(a[rows].T, b[rows], part)
+        _loops.add_rows(part, total)
+    out[...] = total

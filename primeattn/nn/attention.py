@@ -145,6 +145,9 @@ class SparseIndexAttention(Layer):
     def _kernel(self, function, *arrays, segments, memory):
         device = None if self.device == "cuda" else self.device  # or the arrays are there already
         function(*arrays, self.pattern, cu_seqlens=segments, workspace=memory.workspace, device=device)
+        if function is kernels.sparse_index_kernel:
+            _, lse, q, k, _ = arrays
+            memory.attended(q, k, lse, segments)
 
     def forward(self, x, ps, st, memory):
         at = OnGpu(memory) if self.device == "cuda" else Here(memory)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 
-import numpy as np
-
 from primeattn.nn import _loops
 from primeattn.nn._config import check_callable, freeze_flag, freeze_size
 from primeattn.nn._layer import Layer, Parameter, check_float
-from primeattn.nn._rows import as_rows, product, row_blocks, share
+from primeattn.nn._rows import as_rows, product, row_blocks, share, sum_products, sum_rows
 from primeattn.nn.initializers import glorot_uniform, zeros
 
 __all__ = ["Dense"]
@@ -80,8 +78,8 @@ class Dense(Layer):
         dx = memory.take(shape, dy.dtype)
         product(dy_rows, ps["weight"].T, as_rows(dx))  # y = x @ weight
         dps = {"weight": memory.take((self.in_features, self.out_features), dy.dtype)}
-        product(x_rows.T, dy_rows, dps["weight"])  # y = x @ weight
+        sum_products(x_rows, dy_rows, dps["weight"], memory)  # y = x @ weight
         if self.bias:
             dps["bias"] = memory.take((self.out_features,), dy.dtype)
-            np.sum(dy_rows, axis=0, out=dps["bias"])  # y += bias
+            sum_rows(dy_rows, dps["bias"], memory)  # y += bias
         return dx, dps

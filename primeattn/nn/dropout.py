@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from primeattn.checks import is_array
 from primeattn.nn._config import freeze_real
 from primeattn.nn._layer import Layer
 from primeattn.nn._rows import BLOCK, row_blocks
@@ -53,7 +54,7 @@ class Dropout(Layer):
         if not st["training"]:
             return x, st, None
         state = st["rng"]
-        if not isinstance(state, np.ndarray) or state.dtype != np.uint64 or state.shape != (2,):
+        if not is_array(state) or state.dtype != np.uint64 or state.shape != (2,):
             raise ValueError(f"{self}: rng in st must be a uint64 array [seed, counter], got {state!r}")
         generator = np.random.Generator(np.random.Philox(key=state))
         y, factor = (memory.take(x.shape, x.dtype) for _ in range(2))

@@ -8,9 +8,11 @@ from itertools import pairwise
 
 import numpy as np
 
+from primeattn.checks import is_array
 from primeattn.nn import _loops
 from primeattn.nn._config import check_callable, freeze_size
 from primeattn.nn._layer import Layer, Parameter, check_float
+from primeattn.nn._rows import as_rows
 from primeattn.nn.initializers import Normal
 
 __all__ = ["Embedding", "PositionalEmbedding"]
@@ -82,8 +84,8 @@ class Embedding(Layer):
         return {"cu_seqlens": None} if self.previous else {}
 
     def check_input(self, x, ps):
-        if not isinstance(x, np.ndarray) or x.dtype.kind not in "iu":
-            got = x.dtype if isinstance(x, np.ndarray) else type(x).__name__
+        if not is_array(x) or x.dtype.kind not in "iu":
+            got = x.dtype if is_array(x) else type(x).__name__
             raise TypeError(f"{self}: x must be a numpy array of integer tokens, got {got}")
         if self.previous and x.ndim not in (1, 2):
             raise ValueError(f"{self}: x must have shape (seq,) or (batch, seq), got {x.shape}")
@@ -106,10 +108,9 @@ class Embedding(Layer):
     def backward(self, dy, saved, ps, memory):
         tokens, bounds = saved
         dps = {name: memory.take(table.shape, dy.dtype) for name, table in ps.items()}
-        dy_rows = np.ascontiguousarray(dy).reshape(*tokens.shape, self.dim)
+        ends, order = memory.take((self.vocab,), np.int64), memory.take((tokens.size,), np.int64)
         for back, dtable in enumerate(_tables(dps)):
-            dtable.fill(0)
-            _loops.add_to_earlier(tokens, bounds, back, dy_rows, dtable)
+            _loops.sum_by_earlier(tokens, bounds, back, as_rows(dy), ends, order, dtable)
         return None, dps
 
 
@@ -171,10 +172,13 @@ class PositionalEmbedding(Layer):
 
     def backward(self, dy, saved, ps, memory):
         dps = {"weight": memory.take((self.max_len, self.dim), dy.dtype)}
-        dps["weight"].fill(0)
-        for sequence in dy if dy.ndim == 3 else dy[None]:
+        sums = memory.take((self.max_len, self.dim), np.float64)
+        sums.fill(0)
+        dy_rows = np.ascontiguousarray(dy)
+        for sequence in dy_rows if dy.ndim == 3 else dy_rows[None]:
             for start, stop in pairwise(saved):
-                dps["weight"][: stop - start] += sequence[start:stop]  # y = x + weight
+                _loops.add_rows(sequence[start:stop], sums)  # y = x + weight
+        dps["weight"][...] = sums
         return dy, dps
 
 

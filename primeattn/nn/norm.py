@@ -47,7 +47,7 @@ class _Norm(Layer):
         dx = memory.take(dy.shape, dy.dtype)
         dy_rows, dx_rows, blocks = as_rows(dy), as_rows(dx), row_blocks(*x_rows.shape)
         dps = {name: memory.take((self.dim,), dy.dtype) for name in ps}
-        sums = {name: memory.take((len(blocks), self.dim), dy.dtype) for name in ps}  # of each block
+        sums = {name: memory.take((len(blocks), self.dim), np.float64) for name in ps}  # of each block
 
         def rows(i, b):
             dscale, dbias = sums["scale"][i], sums["bias"][i] if "bias" in sums else None
@@ -57,7 +57,7 @@ class _Norm(Layer):
 
         share(blocks, rows)
         for name in ps:
-            np.sum(sums[name], axis=0, out=dps[name])
+            dps[name][...] = sums[name].sum(axis=0)
         return dx, dps
 
 

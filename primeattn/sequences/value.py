@@ -7,6 +7,7 @@ import threading
 
 import numpy as np
 
+from primeattn.checks import is_array
 from primeattn.forks import PerProcess
 
 __all__ = ["EMPTY", "Sequence", "as_int", "from_array", "from_callable"]
@@ -32,6 +33,8 @@ def as_int(name, value, minimum=None) -> int:
 def _as_offsets(name, values) -> np.ndarray:
     """Return a fresh read-only int64 copy of 1-D positive integers, sorted and without duplicates."""
     if hasattr(values, "dtype"):
+        if isinstance(values, np.ndarray) and not is_array(values):
+            raise TypeError(f"{name}: expected a NumPy array, got {type(values).__name__}")
         values = np.asarray(values)
         if values.size and values.dtype.kind not in "iu":
             raise TypeError(f"{name}: expected integers, got dtype {values.dtype}")

@@ -1,3 +1,4 @@
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -93,6 +94,63 @@ def test_it_is_what_the_layer_computes(layer, rng):
         ]
         y = np.concatenate(heads, axis=1) @ ps["Wo"]["weight"] + ps["Wo"].get("bias", 0)
         np.testing.assert_allclose(layer(x, ps, st)[0][batch], y, rtol=0, atol=1e-12)
+
+
+def turned(x):
+    """Rows of (batch, heads, seq, head_dim) turned by their positions, as rotary positions are."""
+    angle = np.arange(x.shape[2])[:, None] / 3 ** np.arange(x.shape[3] // 2)
+    a, b = x[..., ::2], x[..., 1::2]
+    pairs = np.stack([a * np.cos(angle) - b * np.sin(angle), a * np.sin(angle) + b * np.cos(angle)], -1)
+    return pairs.reshape(x.shape).astype(x.dtype)
+
+
+@dataclass(frozen=True, repr=False)
+class Rotary(PrimeSelfAttention):
+    """Queries and keys are turned on their way to the kernel."""
+
+    def _kernel(self, function, out, lse, q, k, v, **options):
+        super()._kernel(function, out, lse, turned(q), turned(k), v, **options)
+
+
+@dataclass(frozen=True, repr=False)
+class Sharper(PrimeSelfAttention):
+    """Another scale, which no hook tells."""
+
+    def _kernel(self, function, *arrays, segments, memory):
+        function(*arrays, self.pattern, scale=3.0)
+        memory.attended(arrays[2], arrays[3], arrays[1], segments)
+
+
+@dataclass(frozen=True, repr=False)
+class Silent(PrimeSelfAttention):
+    """A forward of its own."""
+
+    def forward(self, x, ps, st, memory):
+        return x @ ps["Wo"]["weight"], st, None
+
+
+def test_a_layer_derived_from_these_is_seen_as_it_computes(rng):
+    layer = Rotary(8, heads=2)
+    x, ps, st = example(layer, rng, shape=(41,))
+    qkv = (x @ ps["Wi"]["weight"]).reshape(41, 6, 4).transpose(1, 0, 2)[None]
+    q, k = turned(qkv[:, :2]), turned(qkv[:, 2:4])
+    for head in range(2):
+        scores = np.where(layer.pattern.to_dense(41), q[0, head] @ k[0, head].T / 2, -np.inf)
+        p = np.exp(scores - scores.max(axis=1, keepdims=True))
+        got = attention_map(layer, x, ps, st, head).toarray()
+        np.testing.assert_allclose(got, p / p.sum(axis=1, keepdims=True), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("layer", "match"),
+    [
+        (Silent(8), "layer: expected one call of the kernel by SparseIndexAttention, got 0 in Silent"),
+        (Sharper(8), r"layer: its scores are not q·k / sqrt\(head_dim\) over its pattern, in Sharper"),
+    ],
+)
+def test_a_layer_that_computes_otherwise_is_refused(layer, match, rng):
+    with pytest.raises(ValueError, match=match):
+        attention_map(layer, *example(layer, rng, shape=(41,)), 0)
 
 
 def test_scores_that_overflow_or_underflow_the_exponential(rng):

@@ -1,9 +1,21 @@
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
 from primeattn.analysis import attention_calls, attention_map, attention_summary, entropy, rule_mass
 from primeattn.language_model import make_model
-from primeattn.nn import Chain, Dense, Dropout, PrimeSelfAttention, RMSNorm, SkipConnection, relu, setup
+from primeattn.nn import (
+    Chain,
+    Dense,
+    Dropout,
+    Layer,
+    PrimeSelfAttention,
+    RMSNorm,
+    SkipConnection,
+    relu,
+    setup,
+)
 from primeattn.nn import SparseIndexAttention as Attention
 from primeattn.patterns import Pattern
 from primeattn.tree import with_segments
@@ -66,15 +78,50 @@ def test_the_summary_is_the_mean_over_queries(segments, rng):
         assert row["window"] + row["global tokens"] + row["sequence"] == pytest.approx(1)
 
 
+@dataclass(frozen=True, repr=False)
+class Twice(Layer):
+    """A container of a user: two layers side by side, the first one twice."""
+
+    layers: dict
+    direct: bool = False
+
+    def parameters(self):
+        return {name: layer.parameters() for name, layer in self.layers.items()}
+
+    def states(self, rng):
+        return {name: layer.states(rng) for name, layer in self.layers.items()}
+
+    def forward(self, x, ps, st, memory):
+        (one, first), (two, second) = self.layers.items()
+        y = first.apply(x, ps[one], st[one], memory)[0] + first.apply(x + 1, ps[one], st[one], memory)[0]
+        if self.direct:
+            return y + second(x, ps[two], st[two])[0], st, None
+        return y + second.apply(x, ps[two], st[two], memory)[0], st, None
+
+
+def test_attention_is_found_in_a_container_of_the_user(rng):
+    x = rng.standard_normal((20, 8), dtype=np.float32)
+    layers = {"a": PrimeSelfAttention(8), "b": Chain(relu, SkipConnection(PrimeSelfAttention(8, heads=2)))}
+    model = Chain(RMSNorm(8), Twice(layers))
+    ps, st = setup(rng, model)
+    calls = attention_calls(model, x, ps, st)
+    assert list(calls) == ["layer_1/a", "layer_1/a (2)", "layer_1/b/layer_1"]
+    np.testing.assert_array_equal(calls["layer_1/a (2)"].x, calls["layer_1/a"].x + 1)
+    assert len(attention_summary(model, x, ps, st)) == 4
+    model = Chain(RMSNorm(8), Twice(layers, direct=True))
+    with pytest.warns(
+        UserWarning, match=r"not seen, as not run by apply: \[PrimeSelfAttention\(8, heads=2\)\]"
+    ):
+        assert list(attention_calls(model, x, ps, st)) == ["layer_1/a", "layer_1/a (2)"]
+
+
 def test_bad_input(rng):
     with pytest.raises(TypeError, match="model: expected a Layer, got str"):
         attention_calls("model", None, {}, {})
     model = Chain(Dense(4, 4), relu)
     ps, st = setup(rng, model)
     x = rng.standard_normal((5, 4), dtype=np.float32)
-    with pytest.raises(
-        ValueError, match="model: expected attention in a Chain or a SkipConnection, got Chain"
-    ):
+    with pytest.raises(ValueError, match="model: expected attention that containers run by apply, got Chain"):
         attention_summary(model, x, ps, st)
     with pytest.raises(ValueError, match="ps"):
         attention_calls(model, x, {}, st)

@@ -1,0 +1,84 @@
+"""Checks that all parts of the library share."""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = ["extent", "integers", "is_array", "share_memory"]
+
+OVERLAP_WORK = 100_000  # steps that np.shares_memory may take to prove two strided views disjoint
+
+
+def is_array(value) -> bool:
+    """Whether ``value`` is a NumPy array, in memory or mapped from a file.
+
+    Subclasses mean something by what they add, such as a mask, units or another product: taken for plain
+    arrays they would lose it without a word.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from primeattn.checks import is_array
+    >>> is_array(np.ones(2)), is_array(np.ma.masked_less([1, 2], 2)), is_array([1, 2])
+    (True, False, False)
+    """
+    return type(value) in (np.ndarray, np.memmap)
+
+
+def integers(name, values) -> np.ndarray:
+    """Return ``values`` as a new int64 array; raise unless they are integers that fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from primeattn.checks import integers
+    >>> integers("starts", np.array([1, 2], np.uint8))
+    array([1, 2])
+    """
+    if isinstance(values, np.ndarray) and not is_array(values):
+        raise TypeError(f"{name}: expected a NumPy array, got {type(values).__name__}")
+    array = np.asarray(values)
+    if array.dtype.kind not in "iu":
+        exact = np.asarray(values, object)  # lists of integers that no integer type holds
+        if not exact.size or not all(type(value) is int for value in exact.flat):
+            raise TypeError(f"{name}: expected integers, got {array.dtype}")
+        array = exact
+    for value in (array.min(), array.max()) if array.size else ():
+        if not -(2**63) <= int(value) < 2**63:
+            raise ValueError(f"{name}: expected integers below 2**63 in size, got {value}")
+    return array.astype(np.int64)
+
+
+def extent(array) -> tuple[int, int]:
+    """Return the address of the first byte of an array and that behind its last.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from primeattn.checks import extent
+    >>> begin, end = extent(np.zeros((2, 3))[::-1])
+    >>> end - begin
+    48
+    """
+    begin = end = array.ctypes.data
+    for stride, size in zip(array.strides, array.shape, strict=True):
+        begin += min(stride * (size - 1), 0)
+        end += max(stride * (size - 1), 0)
+    return begin, end + array.itemsize
+
+
+def share_memory(a, b) -> bool:
+    """Whether two arrays share an element, or cannot soon be shown to share none.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from primeattn.checks import share_memory
+    >>> a = np.zeros(4)
+    >>> share_memory(a, a[2:]), share_memory(a[::2], a[1::2])
+    (True, False)
+    """
+    try:
+        return np.may_share_memory(a, b) and np.shares_memory(a, b, max_work=OVERLAP_WORK)
+    except np.exceptions.TooHardError:
+        return True
