@@ -23,9 +23,9 @@ def check_gradients(layer, x, ps=None, st=None, *, rng=None, tol=1e-6, max_entri
     entry is ``(f(w + h e) - f(w - h e)) / 2h``, compared with the entry of the gradient g that the pullback
     gives; an array with more than ``max_entries`` entries is checked at that many random ones. Two random
     directions e of entries ±1 follow, which see every entry at once. The error of an entry is relative to
-    max|g|, that of a direction to the norm of g, after what the rounding of f may do was taken off. It is also checked that g has the structure, shapes and
-    dtypes of what it belongs to, that the call gives the y of the pullback, that nothing passed in is written
-    to, and that the pullback gives the same twice.
+    max|g|, that of a direction to the norm of g, after what the rounding of f may do was taken off. It is
+    also checked that g has the structure, shapes and dtypes of what it belongs to, that the call gives the y
+    of the pullback, that nothing passed in is written to, and that the pullback gives the same twice.
 
     Parameters
     ----------
