@@ -204,7 +204,15 @@ BAD = [
     (["reach", "primes", "--layers", "0"], "layers: expected an integer >= 1, got 0"),
     (["reach", "primes", "--layers", "100"], "layers: expected at most 99, got 100"),
     (["reach", "primes", "--out", "reach"], "path: expected a file name that ends in"),
-    (["compare", "primes", "-n", "100000"], "n: expected at most 268435456 pairs"),
+    (["compare", "primes", "-n", "1048577"], "n: expected at most 1048576, got 1048577"),
+    (["info", "--pattern", "primes", "-n", str(10**21)], "n: expected an integer <= 16777216, got 1000000"),
+    (["mask", "strided(10000000000000000000000000000000000000000)"], "stride: expected an integer <= 922"),
+    (["mask", "dilated(1, 10000000000000000000)"], "count: expected an integer <= 922"),
+    (["mask", f"shift(primes, {2**70})"], "by: expected an integer <= 922"),
+    (["mask", f"shift(primes, -{2**62})"], "limit: expected at most 134217728 terms"),
+    (["mask", "quadratic_residues(4611686018427387847)"], "q: expected an odd prime up to 16777216"),
+    (["mask", "smooth(2305843009213693953)"], "p: expected a prime, got 2305843009213693953"),
+    (["mask", "lucky", "-n", "16777216"], "limit: expected at most 2097152 for lucky, got 16777"),
 ]
 BAD += [
     ([command, *options], message)

@@ -301,3 +301,13 @@ def test_wheel_permutation():
     assert not np.tril(mask[150:300, 450:600], -60).any()  # classes 1 and 3, beyond the window
     with pytest.raises(ValueError, match="wheel: expected an integer >= 1, got 0"):
         pattern.wheel_permutation(9, 0)
+
+
+def test_long_tables_are_shown_by_their_ends_and_written_in_full():
+    long, short = Pattern(range(1, 200_001), window=1), Pattern(range(1, 1001))
+    assert repr(long) == "Pattern(from_array([1, 2, 3, ..., 199998, 199999, 200000]), window=1)"
+    assert Pattern.from_json(json.loads(json.dumps(long.to_json()))) == long
+    assert len(long.to_json()["sequence"]["offsets"]) == 200_000
+    assert sequences.parse(repr(short.sequence)) == short.sequence
+    with pytest.raises(ValueError, match="sequence: expected"):
+        sequences.parse(repr(long.sequence))

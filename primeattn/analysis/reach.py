@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy import fft
 
 from primeattn.patterns import Pattern
 from primeattn.sequences.value import as_int
 
 __all__ = ["as_pattern", "hops", "receptive_field"]
+
+
+_FEW = 4096  # of as many members shifting bits takes longer than a Fourier transform
 
 
 def as_pattern(pattern) -> Pattern:
@@ -144,13 +148,20 @@ def _sums(a, b, n):
 
     Few sums are formed one by one. Many are the union of the bits of the longer set, shifted by each member
     of the shorter: eight copies, shifted by 0 to 7 bits, turn that into operations on whole bytes. A search
-    does at most n of these in all, since every distance joins its frontier once.
+    does at most n of these in all, since every distance joins its frontier once. Most are read off a product
+    of Fourier transforms, which counts the ways to form them.
     """
     if len(a) > len(b):
         a, b = b, a
     if len(a) * len(b) <= max(64, n // 64):
         sums = np.unique(a[:, None] + b)
         return sums[: np.searchsorted(sums, n)]
+    if len(a) > _FEW:
+        size = fft.next_fast_len(2 * n, real=True)
+        has = np.zeros((2, n))
+        has[0, a[: np.searchsorted(a, n)]] = has[1, b[: np.searchsorted(b, n)]] = 1
+        ways = fft.irfft(fft.rfft(has[0], size) * fft.rfft(has[1], size), size)[:n]
+        return np.flatnonzero(ways > 0.5)  # integers up to n, off by far less than that
     bits = np.zeros((8, n), bool)
     for shift in range(8):
         bits[shift, b[: np.searchsorted(b, n - shift)] + shift] = True

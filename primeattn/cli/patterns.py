@@ -13,6 +13,7 @@ from primeattn.patterns import Pattern
 __all__ = ["add_commands"]
 
 _MOST_TOKENS = 2**24
+_MOST_COMPARED = 2**20  # tokens
 _MOST_LAYERS = 99
 
 
@@ -128,7 +129,10 @@ def _reach(arguments):
 def _compare(arguments):
     from primeattn import analysis
 
-    _print(arguments, analysis.compare(_patterns(arguments), arguments.n))
+    patterns = _patterns(arguments)
+    if arguments.n > _MOST_COMPARED:
+        raise ValueError(f"n: expected at most {_MOST_COMPARED}, got {arguments.n}")
+    _print(arguments, analysis.compare(patterns, arguments.n))
 
 
 def _sequences(arguments):

@@ -101,6 +101,9 @@ class KernelChoice(NamedTuple):
         return f"{self.reason}\n{self.table}"
 
 
+_MOST = 2**24  # tokens: what is met is counted in tables as long as the sequence
+
+
 def explain_kernel(pattern, n, head_dim=64, dtype="bfloat16") -> KernelChoice:
     """Compare what the GPU kernels cost for one head on one sequence of length ``n``, forward.
 
@@ -137,7 +140,7 @@ def explain_kernel(pattern, n, head_dim=64, dtype="bfloat16") -> KernelChoice:
 
     if not isinstance(pattern, Pattern):
         raise TypeError(f"pattern: expected a Pattern, got {pattern!r}")
-    n, head_dim = as_int("n", n, minimum=1), as_int("head_dim", head_dim, minimum=1)
+    n, head_dim = as_int("n", n, minimum=1, maximum=_MOST), as_int("head_dim", head_dim, minimum=1)
     if dtype not in DTYPES:
         raise ValueError(f"dtype: expected one of {', '.join(map(repr, DTYPES))}, got {dtype!r}")
     gather = gather_cost(pattern, n, head_dim)

@@ -7,6 +7,7 @@ from math import isqrt, log
 import numpy as np
 
 from primeattn.sequences.registry import register
+from primeattn.sequences.value import check_reach
 
 __all__ = ["mian_chowla", "ulam"]
 
@@ -31,6 +32,7 @@ def mian_chowla(known, start, stop):
     >>> pa.sequences.mian_chowla(50)
     array([ 1,  2,  4,  8, 13, 21, 31, 45])
     """
+    check_reach("mian_chowla", stop, 2**26)
     size = len(known)
     room = np.zeros(isqrt(2 * stop) + 2, np.int64)  # m terms have m(m-1)/2 differences, all < stop
     terms = np.append(known, room)
@@ -71,6 +73,7 @@ def ulam(known, start, stop):
     >>> pa.sequences.ulam(20)
     array([ 1,  2,  3,  4,  6,  8, 11, 13, 16, 18])
     """
+    check_reach("ulam", stop, 2**22)
     size = (stop >> 3) + 2
     shifted = np.zeros((8, size), np.uint8)
     once, twice = np.zeros(size, np.uint8), np.zeros(size, np.uint8)

@@ -6,7 +6,7 @@ import numpy as np
 
 from primeattn.sequences.chance import as_probability, as_seed, uniform
 from primeattn.sequences.registry import register
-from primeattn.sequences.value import Sequence, as_int
+from primeattn.sequences.value import Sequence, as_parameter, check_reach
 
 __all__ = ["as_sequence", "complement", "shift", "thin"]
 
@@ -25,7 +25,7 @@ def _terms(base, start, stop):
 
 
 def _shift_params(base, by):
-    return as_sequence("base", base), as_int("by", by)
+    return as_sequence("base", base), as_parameter("by", by, minimum=1 - 2**63)
 
 
 @register(
@@ -98,6 +98,7 @@ def complement(known, start, stop, base):
     >>> pa.sequences.complement(pa.sequences.primes)(10)
     array([ 1,  4,  6,  8,  9, 10])
     """
+    check_reach("complement", stop, 2**28)
     absent = np.ones(stop - start, bool)
     absent[_terms(base, start, stop) - start - 1] = False
     return np.flatnonzero(absent) + start + 1

@@ -11,7 +11,7 @@ import numpy as np
 from primeattn.sequences.chance import as_probability, as_seed, random_bits, uniform
 from primeattn.sequences.combinators import as_sequence
 from primeattn.sequences.registry import register
-from primeattn.sequences.value import EMPTY, as_int
+from primeattn.sequences.value import EMPTY, as_parameter, check_reach
 
 __all__ = ["dilated", "matched_random", "strided", "uniform_random"]
 
@@ -19,7 +19,7 @@ _UNIFORM, _MATCHED = 2, 3  # salts: with one seed, the two draw different number
 
 
 def _stride(stride):
-    return (as_int("stride", stride, minimum=1),)
+    return (as_parameter("stride", stride),)
 
 
 @register(
@@ -44,7 +44,7 @@ def strided(known, start, stop, stride):
 
 
 def _dilation(rate, count):
-    return as_int("rate", rate, minimum=1), as_int("count", count, minimum=1)
+    return as_parameter("rate", rate), as_parameter("count", count)
 
 
 @register(
@@ -90,6 +90,7 @@ def uniform_random(known, start, stop, density, seed):
     >>> pa.sequences.uniform_random(0.01, seed=0).count(10000)
     86
     """
+    check_reach("uniform_random", stop, 2**28)
     numbers = np.arange(start + 1, stop + 1)
     return numbers[uniform(numbers, _UNIFORM, seed) < density]
 

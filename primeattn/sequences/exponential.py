@@ -104,10 +104,15 @@ def _largest_prime(p):
     return powers_of_two if p == 2 else (p,)
 
 
+_MANY = 100  # beyond, the law is far off
+
+
 def _smooth_count(x, p):
     """Volume of the simplex { a : sum a_q ln q <= ln x + half of each ln q } (Ramanujan, for p = 3)."""
     if x < 1:
         return 0.0
+    if p >= x or p > _MANY:
+        return float(x) if p >= x else None
     factors = primes(p).tolist()
     reach = log(x) + log(prod(factors)) / 2
     return prod(reach / log(q) for q in factors) / factorial(len(factors))

@@ -10,10 +10,15 @@ from primeattn.sequences.sieves import as_prime
 __all__ = ["quadratic_residues"]
 
 
+_LARGEST = 2**24  # a table says of each residue whether it is a square
+
+
 def _modulus(q):
     q = as_prime("q", q)
     if q == 2:
         raise ValueError("q: expected an odd prime, got 2")
+    if q > _LARGEST:
+        raise ValueError(f"q: expected an odd prime up to {_LARGEST}, got {q}")
     return (q,)
 
 

@@ -8,17 +8,33 @@ import numpy as np
 
 from primeattn.sequences.polynomial import int_root
 from primeattn.sequences.registry import register
-from primeattn.sequences.value import EMPTY, as_int
+from primeattn.sequences.value import EMPTY, as_parameter, check_reach
 
 __all__ = ["as_prime", "lucky", "prime_powers", "primes", "semiprimes", "sophie_germain", "twin_primes"]
 
 
+_LUCKY = 2**21  # each step copies what is left
+
+
 def as_prime(name, value) -> int:
     """Return ``value`` as a Python int; ValueError unless it is a prime."""
-    value = as_int(name, value)
-    if value < 2 or any(value % d == 0 for d in range(2, isqrt(value) + 1)):
+    value = as_parameter(name, value, minimum=None)
+    if not _is_prime(value):
         raise ValueError(f"{name}: expected a prime, got {value}")
     return value
+
+
+def _is_prime(n):
+    """Miller and Rabin's test, to bases that leave no doubt below 3 * 10^24 (Sorenson and Webster)."""
+    bases = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)
+    if n < 2 or any(n % base == 0 for base in bases):
+        return n in bases
+    twos = (n - 1 & 1 - n).bit_length() - 1
+    for base in bases:
+        x = pow(base, n - 1 >> twos, n)
+        if x not in (1, n - 1) and all((x := x * x % n) != n - 1 for _ in range(twos - 1)):
+            return False
+    return True
 
 
 def _within(terms, start, stop):
@@ -169,6 +185,7 @@ def lucky(known, start, stop):
     >>> pa.sequences.lucky(25)
     array([ 1,  3,  7,  9, 13, 15, 21, 25])
     """
+    check_reach("lucky", stop, _LUCKY)
     longest = (stop + 1) // 2  # a step longer than what is left takes nothing
     enough = start >= longest or stop == 1
     steps = known if enough else np.concatenate([known, lucky._extend(known, start, longest)])

@@ -15,10 +15,12 @@ __all__ = ["EMPTY", "Sequence", "as_int", "from_array", "from_callable"]
 EMPTY = np.empty(0, np.int64)
 EMPTY.setflags(write=False)
 _FOREVER = 2**63 - 1
+_MOST_TERMS = 2**27  # 1 GiB
+_MOST_SHOWN = 1000
 
 
-def as_int(name, value, minimum=None) -> int:
-    """Return ``value`` as a Python int; floats and booleans raise TypeError, too small ones ValueError."""
+def as_int(name, value, minimum=None, maximum=None) -> int:
+    """Return ``value`` as a Python int; TypeError for floats and booleans, ValueError beyond the bounds."""
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name}: expected an integer, got {value!r} (bool)")
     try:
@@ -27,7 +29,14 @@ def as_int(name, value, minimum=None) -> int:
         raise TypeError(f"{name}: expected an integer, got {value!r} ({type(value).__name__})") from None
     if minimum is not None and value < minimum:
         raise ValueError(f"{name}: expected an integer >= {minimum}, got {value}")
+    if maximum is not None and value > maximum:
+        raise ValueError(f"{name}: expected an integer <= {maximum}, got {value}")
     return value
+
+
+def as_parameter(name, value, minimum=1) -> int:
+    """Return a number that a sequence counts with, which int64 has to hold."""
+    return as_int(name, value, minimum, _FOREVER)
 
 
 def _as_offsets(name, values) -> np.ndarray:
@@ -60,6 +69,12 @@ def _as_offsets(name, values) -> np.ndarray:
 
 class _EndError(ValueError):
     """Asked beyond the end of what is known: growing ahead of need stops here, a real request fails."""
+
+
+def check_reach(name, stop, most):
+    """Raise where a sequence is asked beyond ``most``, up to which it is made in seconds."""
+    if stop > most:
+        raise _EndError(f"limit: expected at most {most} for {name}, got {stop}")
 
 
 class Sequence:
@@ -134,6 +149,10 @@ class Sequence:
 
     def _grow(self, known, start, limit):
         stop = min(max(limit, 2 * start), _FOREVER)
+        if (self.estimate(stop) or 0) > _MOST_TERMS:
+            stop = limit
+            if (terms := self.estimate(limit) or 0) > _MOST_TERMS:
+                raise ValueError(f"limit: expected at most {_MOST_TERMS} terms, got {limit}: {terms:.2g}")
         try:
             new = self._extend(known, start, stop)
         except _EndError:  # something finite inside: go no further than asked
@@ -171,7 +190,7 @@ class Sequence:
     def __or__(self, other):
         if not isinstance(other, Sequence):
             return NotImplemented
-        parts = {part for s in (self, other) for part in (s._args if isinstance(s, _Union) else [s])}
+        parts = dict.fromkeys(p for s in (self, other) for p in (s._args if isinstance(s, _Union) else [s]))
         return _Union(*sorted(parts, key=repr)) if len(parts) > 1 else self
 
     def __mul__(self, factor):
@@ -228,11 +247,19 @@ class _Table(Sequence):
 
     def __repr__(self):
         known_to = "" if self._args[1] is None else f", known_to={self._args[1]}"
-        return f"from_array({self._known[0].tolist()}{known_to})"
+        return f"from_array({_listed(self._known[0])}{known_to})"
 
     def to_json(self):
         known_to = {} if self._args[1] is None else {"known_to": self._args[1]}
         return {"offsets": self._known[0].tolist(), **known_to}
+
+
+def _listed(offsets):
+    """A list as text, of many numbers their first and last, as NumPy shows them: ``parse`` refuses that."""
+    if offsets.size <= _MOST_SHOWN:
+        return str(offsets.tolist())
+    ends = ", ".join(map(str, offsets[:3].tolist())), ", ".join(map(str, offsets[-3:].tolist()))
+    return f"[{ends[0]}, ..., {ends[1]}]"
 
 
 class _Callable(Sequence):

@@ -336,3 +336,12 @@ def test_primes_to_a_hundred_thousand_in_seconds():
 def test_bad_input(call, error, match):
     with pytest.raises(error, match=match):
         call()
+
+
+def test_millions_of_distances_are_answered():
+    """By Fourier transforms: shifting bits would move 10^10 bytes."""
+    n = 2**21
+    by_transform = hops(Pattern("primes", window=3), n)
+    assert (
+        by_transform.max() == 3 and (by_transform[: 2**16] == hops(Pattern("primes", window=3), 2**16)).all()
+    )
