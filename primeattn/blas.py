@@ -17,7 +17,14 @@ __all__ = ["OpenBLAS", "one_blas_thread", "openblas", "openblas_threads"]
 
 
 class OpenBLAS(NamedTuple):
-    """What is known of OpenBLAS; see :mod:`primeattn.kernels.products`."""
+    """What is known of OpenBLAS; see :mod:`primeattn.kernels.products`.
+
+    Examples
+    --------
+    >>> from primeattn.blas import OpenBLAS
+    >>> OpenBLAS._fields
+    ('get_threads', 'set_threads', 'gemm', 'integer', 'numbers')
+    """
 
     get_threads: object  # functions
     set_threads: object

@@ -3,10 +3,10 @@
     python tests/stress_interrupts.py --rounds 20000 --seed 0 --threads 2 4 16
 
 Attention forward, its backward in one pass and in two, a Dense layer with its pullback, a whole training step
-and a Trainer are called again and again, and interrupted: by SIGALRM with a handler that raises, by SIGINT, often
-by a second one right after the first. After each the same call has to give the right bits, and NumPy's BLAS has to
-have its number of threads. With ``--fail K`` the K-th start of a thread and all later ones fail, with
-``--fail-once K`` that one alone. The calls run in a process of their own, which is watched.
+and a Trainer are called again and again, and interrupted: by SIGALRM with a handler that raises, by SIGINT,
+often by a second one right after the first. After each the same call has to give the right bits, and NumPy's
+BLAS has to have its number of threads. With ``--fail K`` the K-th start of a thread and all later ones fail,
+with ``--fail-once K`` that one alone. The calls run in a process of their own, which is watched.
 """
 
 from __future__ import annotations
@@ -264,8 +264,12 @@ def main():
     parser.add_argument("--rounds", type=int, default=20_000, help="interrupts in all (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, nargs="+", default=[2, 4, 16])
-    parser.add_argument("--fail", type=int, default=0, metavar="K", help="starts of threads fail from the K-th on")
-    parser.add_argument("--fail-once", type=int, default=0, metavar="K", help="the K-th start of a thread fails")
+    parser.add_argument(
+        "--fail", type=int, default=0, metavar="K", help="starts of threads fail from the K-th on"
+    )
+    parser.add_argument(
+        "--fail-once", type=int, default=0, metavar="K", help="the K-th start of a thread fails"
+    )
     parser.add_argument("--process", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.process:
@@ -278,8 +282,18 @@ def main():
         left, seed = args.rounds // len(args.threads), args.seed + 1000 * i
         while left > 0:
             struck, wrong = watch(left, seed, threads, args.fail, args.fail_once)
-            left, seed, total, failures = left - max(struck, 1), seed + 1, total + struck, failures + len(wrong)
-            print(f"{threads} threads: {struck} interrupts, {len(wrong)} failures", *wrong, sep="\n  ", flush=True)
+            left, seed, total, failures = (
+                left - max(struck, 1),
+                seed + 1,
+                total + struck,
+                failures + len(wrong),
+            )
+            print(
+                f"{threads} threads: {struck} interrupts, {len(wrong)} failures",
+                *wrong,
+                sep="\n  ",
+                flush=True,
+            )
     print(f"{total} interrupts, {failures} failures")
     return failures > 0
 

@@ -1,8 +1,9 @@
 """Which kernel the GPU runs: "gather" or "wheel", and modulo what, by a model of what each costs.
 
-Costs are instructions of a warp, which is what both kernels are bound by: counts of the compiled code, times
-how often it runs. The counts are known (``tests/kernels/gpu/test_ptx.py`` has the program that takes them);
-that time follows them, and ``RATE``, are PREDICTIONS: none of this has been measured on a GPU.
+Costs are in units of 2 picoseconds of an H200, fitted to the forward times in
+``figures/data/gpu_wheels_nvidia_h200.json`` (``python -m primeattn.bench gpu-check wheels``): a unit is about
+one instruction of a warp. Of its 18 shapes 14 get the fastest kernel and wheel for the forward, 16 for the
+forward and backward; the others lose at most 16 %.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ HEAD_DIMS, STORAGE = (64, 128), ("float16", "bfloat16")  # of the wheel kernels
 DTYPES = (*STORAGE, "float32", "float64")
 WHEELS = (1, 2, 6, 30, 210, 16, 48, 144, 720)  # what is tried: for primes, for squares; 1 is natural order
 
-STEP = {64: 420, 128: 350}  # by head_dim: a warp's 16 queries meet a tile of keys, 64 products of 16×16×8
-MEET = 275  # they meet one key each; head_dim 64
-SETUP = 500  # all that a warp does once
-PAIR = 16  # the gather kernel, one query and one key; head_dim 64
-RATE = 0.6 * 132 * 4 * 1.755e9  # instructions a second: 60 % of what an H200 can issue; only for display
+STEP = {64: 420, 128: 450}  # by head_dim: a warp's 16 queries meet a tile of keys, 64 products of 16×16×8
+MEET = 490  # they meet one key each; head_dim 64
+SETUP = {64: 7700, 128: 19000}  # all that a warp does once
+PAIR = 17  # the gather kernel, one query and one key; head_dim 64
+RATE = 5e11  # units a second; only for display
 
 
 class Division(NamedTuple):
@@ -65,7 +66,7 @@ def divide(pattern, n, wheel, head_dim=64) -> Division:
     chosen = regroup[far % wheel]
     met = np.concatenate([near, far[~chosen]])
     columns = min(pattern.global_tokens, n)
-    cost = blocks * wheel * warps * SETUP + (columns * n + (n - met).sum()) * meet
+    cost = blocks * wheel * warps * SETUP[head_dim] + (columns * n + (n - met).sum()) * meet
     count = int(by_residue[regroup].sum()) * warps
     return Division(wheel, met, far[chosen], count, float(cost + count * STEP[head_dim]))
 
@@ -107,8 +108,8 @@ _MOST = 2**24  # tokens: what is met is counted in tables as long as the sequenc
 def explain_kernel(pattern, n, head_dim=64, dtype="bfloat16") -> KernelChoice:
     """Compare what the GPU kernels cost for one head on one sequence of length ``n``, forward.
 
-    A prediction from counts of instructions: nothing has been measured on a GPU. ``kernel=None`` of
-    :func:`primeattn.sparse_index_kernel` decides by it.
+    A model fitted to times on an H200. ``kernel=None`` of :func:`primeattn.sparse_index_kernel` decides by
+    it.
 
     Parameters
     ----------
@@ -122,7 +123,7 @@ def explain_kernel(pattern, n, head_dim=64, dtype="bfloat16") -> KernelChoice:
     -------
     KernelChoice
         ``table`` has a row for each kernel and wheel: live tiles of 16 queries, pairs that are met one by
-        one, instructions of a warp, and the milliseconds that these take at 60 % of what an H200 can issue.
+        one, units of cost, and the milliseconds that these take on an H200.
 
     Raises
     ------

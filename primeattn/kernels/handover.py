@@ -2,8 +2,9 @@
 
 A call has a *word*, the address of an int64. It is 0 until the calling thread opens the call; while that is
 open, a helper may enter, and is counted. When the calling thread has done its part it closes the call, and
-waits until nobody is inside. So helpers are inside only while the caller is in one compiled function, and what
-they work on cannot go away below them. A helper that comes too early or too late does nothing: it is not needed.
+waits until nobody is inside. So helpers are inside only while the caller is in one compiled function, and
+what they work on cannot go away below them. A helper that comes too early or too late does nothing: it is not
+needed.
 """
 
 from __future__ import annotations

@@ -22,9 +22,9 @@ __all__ = ["AUTO_RULE", "GPU_KERNELS", "Place", "backend", "decide", "is_large",
 KERNELS = {"tiles": "cpu", "gather": "cuda", "wheel": "cuda"}
 GPU_KERNELS = tuple(name for name, device in KERNELS.items() if device == "cuda")
 # What a CPU multiplies and adds while a call with NumPy arrays gets to the GPU and back: for the call itself,
-# and for each byte of q, k, v and out. "auto" takes more work than that to the GPU. Both are estimates for 16
-# cores, not measured yet; `python -m primeattn.bench gpu-check auto` measures them.
-AUTO_RULE = 100_000_000, 40
+# and for each byte of q, k, v and out. "auto" takes more work than that to the GPU. Measured with 16 cores of
+# a Xeon beside an H200 by `python -m primeattn.bench gpu-check auto`.
+AUTO_RULE = 43_000_000, 5
 
 
 @dataclass(frozen=True)

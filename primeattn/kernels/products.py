@@ -2,8 +2,8 @@
 
 OpenBLAS would use threads of its own, but these go on spinning for some ten milliseconds and take half a core
 each from the kernels that come next (a training step: 375 ms in place of 292). Its number of threads is one
-for the whole process, so those who hold it at one are counted, and the last gives back the number from before.
-All of that is compiled: no exception of a signal handler comes between.
+for the whole process, so those who hold it at one are counted, and the last gives back the number from
+before. All of that is compiled: no exception of a signal handler comes between.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from primeattn.kernels.handover import ONE, ZERO, atomic_swap, call, enter, leav
 from primeattn.kernels.jit import cached_njit, part_njit
 from primeattn.kernels.simd import atomic_add, view
 
-# What is known of OpenBLAS, int64 numbers: addresses of its functions that tell and set its number of threads,
-# 0 where there is none, whether a thread is changing the rest, how many hold it, its number from before.
+# What is known of OpenBLAS, int64 numbers: addresses of its functions that tell and set its number of
+# threads, 0 where there is none, whether a thread is changing the rest, how many hold it, its number from
+# before.
 GET, SET, BUSY, HOLDERS, BEFORE, BLAS_NUMBERS = range(6)
 ROW_MAJOR, AS_IT_LIES, TRANSPOSED = np.int32(101), np.int32(111), np.int32(112)  # cblas.h
 INT = np.int32(0)  # of C, like which OpenBLAS tells and takes numbers of threads

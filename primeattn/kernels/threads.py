@@ -98,8 +98,8 @@ def run(work, workers: int) -> None:
 def delegate(work, workers: int) -> None:
     """Let ``workers`` helpers call ``work()``, which is Python, and wait until it has nothing more to do.
 
-    It shares out its parts by itself, and may be left undone if no helper has come, or begun by one alone. The
-    calling thread is where signal handlers raise: it waits in compiled code until all others are out.
+    It shares out its parts by itself, and may be left undone if no helper has come, or begun by one alone.
+    The calling thread is where signal handlers raise: it waits in compiled code until all others are out.
     """
     errors = []
 
@@ -144,7 +144,9 @@ class _Helpers:
         if missing > 0 and time.monotonic() >= self._retry_at:
             try:
                 # Threads start and are counted in one step for Python, so that no exception comes between.
-                self._idents.extend(map(_thread.start_new_thread, [_help] * missing, [(self._calls,)] * missing))
+                self._idents.extend(
+                    map(_thread.start_new_thread, [_help] * missing, [(self._calls,)] * missing)
+                )
             except (RuntimeError, MemoryError) as error:
                 if error.__traceback__.tb_next is not None:
                     raise  # by a signal handler

@@ -73,7 +73,9 @@ def _as_blas(matrix):
     for array, transposed in ((matrix, False), (matrix.T, True)):
         rows, columns = array.shape
         stride, odd = divmod(array.strides[0], array.itemsize)
-        if (columns == 1 or array.strides[1] == array.itemsize) and (rows == 1 or (stride >= columns and not odd)):
+        if (columns == 1 or array.strides[1] == array.itemsize) and (
+            rows == 1 or (stride >= columns and not odd)
+        ):
             return matrix, stride if rows > 1 else columns, transposed
     return np.ascontiguousarray(matrix), matrix.shape[1], False
 

@@ -10,7 +10,7 @@ import pytest
 
 from primeattn import bench, cli
 from primeattn.bench import gpu_cases, gpu_check, gpu_stages
-from primeattn.bench.gpu_check import Process, execute, is_failed, processes, text
+from primeattn.bench.gpu_check import Process, execute, is_failed, is_not_run, processes, text
 from primeattn.kernels.gpu import support
 
 
@@ -53,9 +53,10 @@ def test_a_stage_that_hangs_is_ended_with_all_that_it_started_and_keeps_what_it_
     entry = execute(
         script("; ".join([line(check="early", ok=True), child, "import time; time.sleep(60)"]), seconds=2), 30
     )
-    assert time.perf_counter() - start < 20 and entry["status"] is None and is_failed(entry)
+    assert time.perf_counter() - start < 20 and entry["status"] is None and is_not_run(entry)
+    assert not is_failed(entry)
     assert [found["check"] for found in entry["findings"]] == ["early"]
-    assert "FAILED: it took too long" in text("stage", entry)
+    assert "stage: not run: to its end, it took too long" in text("stage", entry)
     assert execute(script("print(1)"), 0.5)["skipped"] == "no time was left"
 
 
@@ -65,17 +66,17 @@ def test_processes(monkeypatch, tmp_path):
     def names(stage, left=300):
         return {p.name: p for p in processes(stage, ("gather", "wheel"), tmp_path, lambda: left)}
 
-    assert list(names("accuracy"))[3:5] == ["accuracy gather float64", "accuracy wheel float32"]
-    assert len(names("accuracy")) == 8 and list(names("auto")) == ["auto"]
-    check = names("racecheck")["racecheck wheel"].command
+    assert list(names("accuracy"))[3:5] == ["accuracy gather float64", "accuracy wheel bfloat16"]
+    assert len(names("accuracy")) == 6 and list(names("auto")) == ["auto"]
+    check = names("racecheck")["racecheck wheel bfloat16 128"].command
     assert check[:5] == ["/bin/compute-sanitizer", "--tool", "racecheck", "--error-exitcode", "9"]
-    assert check[-2:] == ["small", "wheel"]
+    assert check[-4:] == ["small", "wheel", "bfloat16", "wide"]
     assert names("benchmark")["benchmark"].command[-3:] == ["285", "--out", str(tmp_path)]
     assert execute(names("benchmark", 20)["benchmark"], 20)["skipped"] == "no time was left"
     monkeypatch.setattr(gpu_check, "sanitizer", lambda: None)
-    entry = execute(names("memcheck")["memcheck gather"], 300)
-    assert entry["skipped"] == "compute-sanitizer is not found" and not is_failed(entry)
-    assert "memcheck gather: skipped: compute-sanitizer is not found" in text("memcheck gather", entry)
+    entry = execute(names("memcheck")["memcheck gather float32 64"], 300)
+    assert entry["skipped"] == "compute-sanitizer is not found" and is_not_run(entry)
+    assert "memcheck: not run: compute-sanitizer is not found" in text("memcheck", entry)
     for stage in gpu_check.STAGES:
         assert all(p.seconds > 0 for p in names(stage).values())
         for process in names(stage).values():
@@ -101,6 +102,10 @@ def test_exit_status(main, checked, tmp_path, capsys):
     stages = ["accuracy", "auto"]
     assert main(["gpu-check", *stages, "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().out.endswith("\nall checks passed\n")
+    checked["accuracy"] = "import time; time.sleep(60)"
+    assert main(["gpu-check", *stages, "--limit", "3", "--out", str(tmp_path)]) == 3
+    assert "not run: accuracy" in capsys.readouterr().out.splitlines()[-1]
+    del checked["accuracy"]
     checked["auto"] = line(ok=False)
     assert main(["gpu-check", *stages, "--out", str(tmp_path)]) == 1
     assert capsys.readouterr().out.endswith("\nFAILED: auto\n")
@@ -127,9 +132,10 @@ def test_goals(checked, tmp_path):
     path = tmp_path / "data" / "gpu_some.json"
     path.write_text(json.dumps({"benchmark": "gpu", "rows": rows}))
     (tmp_path / "data" / "gpu_check.json").write_text(json.dumps({"benchmark": "gpu-check"}))
-    found = [(f["value"], f["limit"], f["note"]) for f in gpu_check.goals(tmp_path)]
+    found = [(f["value"], f["limit"], f["note"]) for f in gpu_check.goals(tmp_path, 0)]
     assert found[:3] == [(3.5, 3, "reached"), (None, 1.5, "not measured"), (4.0, 5, "missed")]
-    assert all(f["ok"] is None for f in gpu_check.goals(tmp_path)) and len(found) == 6
+    assert all(f["ok"] is None for f in gpu_check.goals(tmp_path, 0)) and len(found) == 6
+    assert gpu_check.goals(tmp_path, time.time() + 60) == []  # what an earlier run has left
 
 
 def test_versions_are_found_without_a_gpu():

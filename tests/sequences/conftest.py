@@ -12,7 +12,9 @@ def fresh():
 
     def fresh(sequence):
         clone = object.__new__(type(sequence))
-        vars(clone).update(vars(sequence), _known=(np.empty(0, np.int64), 0), _lock=PerProcess(threading.RLock))
+        vars(clone).update(
+            vars(sequence), _known=(np.empty(0, np.int64), 0), _lock=PerProcess(threading.RLock)
+        )
         return clone
 
     return fresh

@@ -72,7 +72,8 @@ def forward(out, lse, q, k, v, options):
             kernel = make_wheel_forward(layout.storage, layout.head_dim, plan.groups, plan.columns)
             threads, rest = 32 * plan.groups, (plan.tables, plan.strings, wheel, scale)
         if plan.query_tiles:
-            kernels.append((kernel[(plan.query_tiles, q.shape[1]), threads, stream], FORWARD, rest))
+            kernel = support.configured(kernel, (plan.query_tiles, q.shape[1]), threads, stream)
+            kernels.append((kernel, FORWARD, rest))
         launch = Launch(tuple(kernels), 0, _where(options))
         launch.run(at)
     return launch
@@ -92,7 +93,8 @@ def backward(dq, dk, dv, dout, q, k, v, out, lse, dlse, options):
 
         def add(kernel, tiles, heads, threads, names, *rest):
             if tiles:
-                kernels.append((kernel[(tiles, heads), threads, stream], names, (*rest, scale)))
+                kernel = support.configured(kernel, (tiles, heads), threads, stream)
+                kernels.append((kernel, names, (*rest, scale)))
 
         heads, kv_heads = q.shape[1], k.shape[1]
         if wheel is None:

@@ -6,14 +6,19 @@ Numba and ask here for the rest.
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
+from numba import NumbaPerformanceWarning
 
 from primeattn.kernels.place import GPU_KERNELS
 
-__all__ = ["available", "compiled", "current_device", "describe", "device_function", "problem", "require"]
+__all__ = [
+    "available", "compiled", "configured", "current_device", "describe", "device_function", "problem",
+    "require",
+]  # fmt: skip
 
 INSTALL = "install primeattn[cuda] on a machine with an NVIDIA GPU and its driver, or use device='cpu'"
 MIN_CAPABILITY = (8, 0)  # of bfloat16 conversions
@@ -66,7 +71,7 @@ def problem() -> str | None:
         low, high = (".".join(map(str, part)) for part in NUMBA_CUDA)
         return f"numba-cuda from {low} to below {high} is needed, found {package or 'none'}"
     try:  # compilers and driver that do not fit together show here, not in the first kernel of the caller
-        cuda.jit("void()")(_nothing)[1, 1]()
+        configured(cuda.jit("void()")(_nothing), 1, 1, 0)()
     except Exception as error:
         return f"a kernel does not compile and load ({_sentence(error)})"
     return None
@@ -112,6 +117,13 @@ def describe() -> dict[str, str]:
         "device": f"{name}, compute capability {major}.{minor}",
         "kernels": ", ".join(GPU_KERNELS),
     }
+
+
+def configured(kernel, grid, threads, stream):
+    """Return the kernel for launches of one shape; Numba would warn that a small one leaves a GPU idle."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NumbaPerformanceWarning)
+        return kernel[grid, threads, stream]
 
 
 def compiled(threads, blocks):

@@ -100,9 +100,16 @@ def test_a_write_beside_the_arrays_is_seen(machine, monkeypatch):
 
 
 def test_small_and_repeats(machine, monkeypatch):
-    assert [f["ok"] for f in gpu_stages.small("gather")] == [True] * 6
+    assert [f["ok"] for f in gpu_stages.small("gather", "float32", "packed", "decoding")] == [True] * 2
     monkeypatch.setattr(gpu_stages, "Case", lambda *sizes: Case(2, 1, 20, 20, 4))
-    assert [f["ok"] for f in gpu_stages.repeats("gather")] == [True] * 4
+    monkeypatch.setattr(gpu_stages, "BACKWARDS", 2)
+    assert [f["ok"] for f in gpu_stages.repeats("gather", "float32")] == [True] * 2
+
+
+def test_long(machine, monkeypatch):
+    monkeypatch.setattr(gpu_stages, "LONG", 40)
+    found = list(gpu_stages.long("gather", "float32"))
+    assert len(found) == 10 and all(f["ok"] for f in found)
 
 
 def test_only_other_kernels_may_refuse(machine, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 from primeattn.kernels.gpu import support
 
 
-def machine(error=None, available=True, capability=(9, 0)):
+def machine(error=None, available=True, capability=(9, 0), broken=None):
     """Numba's cuda as it looks on some machine."""
 
     def current():
@@ -17,15 +17,25 @@ def machine(error=None, available=True, capability=(9, 0)):
             raise capability
         return SimpleNamespace(compute_capability=capability, name=b"NVIDIA H200")
 
+    class Kernel:
+        def __getitem__(self, shape):
+            return launch
+
+    def launch():
+        if broken is not None:
+            raise broken
+
     return SimpleNamespace(
-        cuda_error=lambda: error, is_available=lambda: available, get_current_device=current
-    )
+        cuda_error=lambda: error, is_available=lambda: available, get_current_device=current,
+        jit=lambda signature: lambda function: Kernel(),
+    )  # fmt: skip
 
 
 @pytest.fixture
 def on(monkeypatch):
     def put(cuda, **attributes):
-        for name, value in ({"cuda": cuda} | attributes).items():
+        versions = {"numba-cuda": "0.30.4", "numba": "0.68.1"}
+        for name, value in ({"cuda": cuda, "_version": versions.get} | attributes).items():
             monkeypatch.setattr(support, name, value)
         support.problem.cache_clear()
 
@@ -42,8 +52,10 @@ def on(monkeypatch):
         (machine(capability=(7, 5)), "the GPU has compute capability 7.5, below 8.0"),
         (machine(capability=RuntimeError("Call to cuInit results in\nCUDA_ERROR_SYSTEM_DRIVER_MISMATCH")),
          "Call to cuInit results in CUDA_ERROR_SYSTEM_DRIVER_MISMATCH"),
+        (machine(broken=RuntimeError("nvJitLink: ERROR_OUTDATED_LIBRARY")),
+         "a kernel does not compile and load (nvJitLink: ERROR_OUTDATED_LIBRARY)"),
     ],
-    ids=["no driver", "no GPU", "old GPU", "old driver"],
+    ids=["no driver", "no GPU", "old GPU", "old driver", "compilers that do not fit"],
 )  # fmt: skip
 def test_the_reason_is_one_clear_sentence(cuda, reason, on):
     on(cuda)
@@ -57,6 +69,12 @@ def test_the_reason_is_one_clear_sentence(cuda, reason, on):
 def test_numba_and_numba_cuda_that_do_not_fit(on):
     on(None, _broken="AttributeError: module 'numba.cuda.types' has no attribute 'NPDatetime'")
     assert support.problem().startswith("numba.cuda does not import (AttributeError: module")
+
+
+@pytest.mark.parametrize("version", [None, "0.23.1", "0.31.0", "1.0"])
+def test_numba_cuda_of_another_version_is_refused(version, on):
+    on(machine(), _version={"numba-cuda": version}.get)
+    assert support.problem() == f"numba-cuda from 0.24 to below 0.31 is needed, found {version or 'none'}"
 
 
 def test_a_gpu_is_described(on):
