@@ -13,7 +13,7 @@ from primeattn.patterns import Pattern
 
 __all__ = [
     "CASES", "DTYPES", "LIMITS", "PATTERN", "RESULTS", "STORAGE", "STRIDED", "Case", "dense_mask", "errors",
-    "number_of",
+    "finding", "number_of",
 ]  # fmt: skip
 
 PATTERN = Pattern("primes", window=3, global_tokens=2)
@@ -110,3 +110,10 @@ def dense_mask(case) -> np.ndarray:
             n = last - first
             mask[b, h, first:last, first:last] = reference.mask(patterns[h], n, n)
     return mask
+
+
+def finding(check, value=None, limit=None, ok=None, **more) -> dict:
+    """What a stage of :mod:`primeattn.bench.gpu_check` found; it is ok within its limit."""
+    if limit is not None and ok is None:
+        ok = bool(value <= limit)
+    return {"check": check, "ok": ok, "value": value, "limit": limit, **more}

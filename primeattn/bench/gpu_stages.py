@@ -10,17 +10,14 @@ from __future__ import annotations
 import importlib.metadata
 import itertools
 import json
-import math
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
 from types import SimpleNamespace
-from unittest import mock
 
 import numpy as np
 
-from primeattn.bench.cpu import SEQUENCES
 from primeattn.bench.gpu_cases import (
     CASES,
     LIMITS,
@@ -31,18 +28,19 @@ from primeattn.bench.gpu_cases import (
     Case,
     dense_mask,
     errors,
+    finding,
     number_of,
 )
-from primeattn.bench.gpu_device import Array, Device, EventTurn, numbers, stored
-from primeattn.bench.gpu_peers import GpuInputs, ours
+from primeattn.bench.gpu_costs import auto, wheels
+from primeattn.bench.gpu_device import Array, numbers, stored
 from primeattn.bench.peers import find_torch
-from primeattn.kernels import attention, choice, sparse_index_kernel, sparse_index_kernel_backward
+from primeattn.kernels import attention, sparse_index_kernel, sparse_index_kernel_backward
 from primeattn.kernels import repeats as known
-from primeattn.kernels.gpu import support, wheel_plan
+from primeattn.kernels.gpu import support
 from primeattn.patterns import Pattern
 from primeattn.workspace import Workspace
 
-__all__ = ["STAGES", "finding", "fit_rule", "main"]
+__all__ = ["STAGES", "main"]
 
 SERVES_ALL = "gather"  # the kernel that may refuse nothing
 BACKWARDS = 30  # memory that is freed too early is given to others after some ten
@@ -81,12 +79,6 @@ def compute(kernel, case, q, k, v, dout, dlse, **options):
         grads = [stored(np.full(a.shape, np.nan), STORAGE[a.dtype]) for a in (q, k, v)]
         sparse_index_kernel_backward(*grads, dout, q, k, v, out, lse, case.pattern, dlse=dlse, **options)
     return out, lse, *grads
-
-
-def finding(check, value=None, limit=None, ok=None, **more):
-    if limit is not None and ok is None:
-        ok = bool(value <= limit)
-    return {"check": check, "ok": ok, "value": value, "limit": limit, **more}
 
 
 def versions():
@@ -430,71 +422,6 @@ def allocation(kernel):
             call()
         del manager.memalloc
         yield finding(f"{name}: allocations in three calls", len(made), 0)
-
-
-def auto():
-    """What AUTO_RULE should be here, and how often the present one chooses what is faster."""
-    from primeattn.kernels import arguments, get_num_threads, place
-
-    rows = []
-    for name in ("primes", "squares", "mian_chowla"):
-        pattern = Pattern(name, window=3, global_tokens=2)
-        for n in (256, 1024, 4096, 16384):
-            case = Case(8, 8, n, n, 64, pattern=pattern)
-            q, k, v, _, _ = case.draw("float32")
-            options = arguments.check_options(place.Place(True), q, k, pattern, None, 0, 0, None, None)
-            out, lse, workspace = np.empty_like(q), np.empty(q.shape[:3], np.float32), Workspace()
-            seconds = {}
-            for device in ("cpu", "cuda"):
-                times = []
-                for _ in range(6):
-                    start = time.perf_counter()
-                    sparse_index_kernel(out, lse, q, k, v, pattern, device=device, workspace=workspace)
-                    times.append(time.perf_counter() - start)
-                seconds[device] = float(np.median(times[1:]))
-            row = {"work": place.work(q, options), "bytes": 2 * (q.nbytes + k.nbytes), **seconds}
-            row["auto"] = "cuda" if place.is_large(q, k, options) else "cpu"
-            rows.append(row)
-            yield finding(
-                f"{name}, n = {n}: seconds on the CPU", seconds["cpu"], gpu=seconds["cuda"], row=row
-            )
-    rule = fit_rule(rows)
-    yield finding("AUTO_RULE measured here", [float(f"{x:.2g}") for x in rule], threads=get_num_threads())
-    yield finding("AUTO_RULE in use", list(place.AUTO_RULE))
-    lost = [row[row["auto"]] / min(row["cpu"], row["cuda"]) for row in rows]
-    yield finding("time with the rule in use, over the best", float(math.prod(lost) ** (1 / len(lost))))
-
-
-def fit_rule(rows):
-    """(multiply-adds per call, per byte) that a CPU does in the time of a call by way of the GPU."""
-    rate = float(np.median([row["work"] / row["cpu"] for row in rows]))  # multiply-adds per second
-    weights = np.array([[1, row["bytes"]] for row in rows]) / np.array([[row["cuda"]] for row in rows])
-    per_call, per_byte = np.linalg.lstsq(weights, np.ones(len(rows)), rcond=None)[0]  # relative errors
-    return rate * max(float(per_call), 0), rate * max(float(per_byte), 0)
-
-
-def wheels():
-    """Seconds of "gather" and of "wheel" with each of WHEELS, beside what the model of costs counts."""
-    device = Device()
-    turn = EventTurn(device)
-    for head_dim, n, name in itertools.product((64, 128), (4096, 16384, 65536), SEQUENCES):
-        pattern = Pattern(name, window=3, global_tokens=2)
-        inputs = GpuInputs.draw(1, 16, n, head_dim, "bfloat16")
-        for wheel in (None, *choice.WHEELS):
-            kernel = "gather" if wheel is None else "wheel"
-            row = {"head_dim": head_dim, "n": n, "sequence": name, "wheel": wheel}
-            if wheel is not None:
-                division = choice.divide(pattern, n, wheel, head_dim)
-                met = (n - division.met).sum() + 2 * n
-                row |= {"tiles": division.tiles, "met": int(met), "cost": division.cost}
-            else:
-                row |= {"pairs": pattern.num_pairs(n), "cost": choice.gather_cost(pattern, n, head_dim)}
-            # What is known of such calls knows nothing of the wheel.
-            chosen = mock.patch.object(wheel_plan, "choose_wheel", lambda *a, wheel=wheel, **b: wheel)
-            with chosen, mock.patch.dict(known._known, clear=True):
-                for name_of, backward in (("forward_s", False), ("both_s", True)):
-                    row[name_of] = float(np.median(turn(ours(kernel)(inputs, pattern, backward))))
-            yield finding("wheel", row["forward_s"], row=row)
 
 
 STAGES = {

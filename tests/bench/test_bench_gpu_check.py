@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from primeattn import bench, cli
-from primeattn.bench import gpu_cases, gpu_check, gpu_stages
+from primeattn.bench import gpu_cases, gpu_check, gpu_costs, gpu_stages
 from primeattn.bench.gpu_check import Process, execute, is_failed, is_not_run, processes, text
 from primeattn.kernels.gpu import support
 
@@ -175,7 +175,7 @@ def test_rule_of_auto_is_found_again():
         {"work": work, "bytes": nbytes, "cpu": work / 1e11, "cuda": 1e-3 + 2e-10 * nbytes}
         for work, nbytes in ((1e7, 1e5), (1e9, 1e7), (1e10, 1e8), (1e10, 3e6))
     ]
-    assert gpu_stages.fit_rule(rows) == pytest.approx((1e8, 20))
+    assert gpu_costs.fit_rule(rows) == pytest.approx((1e8, 20))
 
 
 def test_host_seconds_count_no_waiting(monkeypatch):
