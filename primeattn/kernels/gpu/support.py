@@ -11,7 +11,6 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
-from numba import NumbaPerformanceWarning
 
 from primeattn.kernels.place import GPU_KERNELS
 
@@ -120,9 +119,11 @@ def describe() -> dict[str, str]:
 
 
 def configured(kernel, grid, threads, stream):
-    """Return the kernel for launches of one shape; Numba would warn that a small one leaves a GPU idle."""
+    """Return the kernel for launches of one shape."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NumbaPerformanceWarning)
+        warnings.simplefilter(
+            "ignore"
+        )  # that a small grid leaves a GPU idle; numba-cuda has a class of its own
         return kernel[grid, threads, stream]
 
 

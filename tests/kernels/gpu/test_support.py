@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -19,6 +20,7 @@ def machine(error=None, available=True, capability=(9, 0), broken=None):
 
     class Kernel:
         def __getitem__(self, shape):
+            warnings.warn("Grid size 1 will likely result in GPU under-utilization", stacklevel=1)
             return launch
 
     def launch():
@@ -77,6 +79,7 @@ def test_numba_cuda_of_another_version_is_refused(version, on):
     assert support.problem() == f"numba-cuda from 0.24 to below 0.31 is needed, found {version or 'none'}"
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_gpu_is_described(on):
     on(machine())
     assert support.available() and support.require() is None
