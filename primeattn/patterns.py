@@ -15,6 +15,7 @@ __all__ = ["Pattern"]
 _MAX_DENSE = 32768  # a 1 GiB mask
 _MAX_PAIRS = 2**28  # 1.25 GiB as CSR
 _MAX_VIEWS = 64
+_FAR = 2**20  # distances that are made together and kept
 _SHOWN = 64  # tokens in a notebook
 
 
@@ -93,6 +94,24 @@ class Pattern:
             self._views.clear()
         self._views[n] = view
         return view
+
+    def offsets_between(self, low, high) -> np.ndarray:
+        """Return { d in D : low <= d < high }: sorted int64, read-only.
+
+        Far out, what lies between is made by itself where the sequence can (see ``Sequence.between``).
+
+        Examples
+        --------
+        >>> import primeattn as pa
+        >>> pa.Pattern("primes", window=3).offsets_between(10**12, 10**12 + 100)
+        array([1000000000039, 1000000000061, 1000000000063, 1000000000091])
+        """
+        low, high = as_int("low", low, minimum=0), as_int("high", high, minimum=0)
+        far = high > max(self._known[1] + 1, _FAR) and low > max(high // 2, self.window)
+        if far and self.sequence is not None:
+            return self.sequence.between(low, high - 1)
+        known = self.offsets(high)
+        return known[np.searchsorted(known, low) :]
 
     def _distances(self, n):
         """Return (D up to bound, bound) with n - 1 <= bound <= 2n."""

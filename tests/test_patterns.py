@@ -311,3 +311,13 @@ def test_long_tables_are_shown_by_their_ends_and_written_in_full():
     assert sequences.parse(repr(short.sequence)) == short.sequence
     with pytest.raises(ValueError, match="sequence: expected"):
         sequences.parse(repr(long.sequence))
+
+
+@pytest.mark.parametrize("window", [0, 3, 2**21 + 7, 2**23])
+@pytest.mark.parametrize("name", ["primes", "2 * primes | squares", "thin(primes, 0.5, 0)", None])
+def test_offsets_between_are_the_offsets_cut(name, window):
+    every = Pattern(name, window).offsets(2**22)
+    for low, high in ((0, 9), (50, 50), (9, 2), (2**21, 2**21 + 999), (2**22 - 500, 2**22), (0, 2**21)):
+        found = Pattern(name, window).offsets_between(low, high)
+        np.testing.assert_array_equal(found, every[(every >= low) & (every < high)])
+        assert found.dtype == np.int64 and not found.flags.writeable

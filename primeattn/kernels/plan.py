@@ -121,6 +121,13 @@ def split_short(sequences) -> list[np.ndarray]:
     return [part for part in (sequences[~short], sequences[short]) if part.size]
 
 
+def reach(sequences) -> tuple[int, int]:
+    """The least distance of a query to a key at hand, and one more than the largest, over all sequences."""
+    after = sequences["q_start"] - sequences["k_start"]
+    low = (after - sequences["n_k"] + 1).min(initial=np.iinfo(np.int64).max)
+    return max(int(low), 0), max(int((after + sequences["n_q"]).max(initial=0)), 0)
+
+
 def make_plan(patterns, kv_heads, sequences, head_dim, itemsize, backward=False) -> Plan:
     """Plan for one pattern per query head and a SEQUENCE table; the last plans are kept.
 
@@ -143,12 +150,15 @@ def _build(patterns, kv_heads, sequences, head_dim, itemsize, backward) -> Plan:
         # The longest first: the last tasks are short, and neighbouring panels need about as many zero rows.
         sequences = sequences[np.argsort(-sequences["n_q"], kind="stable")]
     distinct = list(dict.fromkeys(patterns))
-    reach = int((sequences["q_start"] + sequences["n_q"]).max(initial=0))
-    runs = [pattern.offsets(reach) for pattern in distinct]
+    runs = [pattern.offsets_between(*reach(sequences)) for pattern in distinct]
     ends = np.cumsum([run.size for run in runs])
     which = [distinct.index(pattern) for pattern in patterns]
     reads = [runs[w].size + pattern.global_tokens for w, pattern in zip(which, patterns, strict=True)]
     fused = backward and (local or fuses(n_q, max(reads), count * kv_heads))
+    pairs = (
+        sequences["n_q"][:, None] * np.minimum(sequences["n_k"][:, None], float(1) * np.array(reads))
+    ).sum()
+    gather = not (local or backward) and bool(2 * pairs < kv_heads * sequences["n_k"].sum())
     rows = heads * int(sequences["n_q"].sum())
     block = fused_block_rows(n_q) if fused else block_rows(n_q, max(reads), rows)
 
@@ -166,9 +176,12 @@ def _build(patterns, kv_heads, sequences, head_dim, itemsize, backward) -> Plan:
         moving["row"] = zeros[moving["sequence"]]
         fixed["row"] = 2 * moving["row"] + moving["count"]
         key_panels, key_pieces, key_rows = np.concatenate([moving, fixed]), np.zeros(0, PIECE), 0
+    elif gather:
+        key_panels, key_pieces, key_rows = np.concatenate([moving, fixed]), np.zeros(0, PIECE), 0
     else:
         key_panels, key_pieces, key_rows = _pack(moving, fixed, zeros)
     query_panels, query_pieces, query_rows = np.zeros(0, PANEL), np.zeros(0, PIECE), 0
+    key_tasks = np.zeros(0, TASK)
     if backward and not fused:
         asking = _panels(
             range(heads),
@@ -177,6 +190,7 @@ def _build(patterns, kv_heads, sequences, head_dim, itemsize, backward) -> Plan:
         )
         zeros = np.minimum(sequences["n_k"], block)
         query_panels, query_pieces, query_rows = _pack(asking, np.zeros(1, PANEL), zeros)
+        key_tasks = _tasks(sequences["n_k"], kv_heads, block)
 
     routes = np.zeros(query_shape, ROUTE)
     routes["begin"] = [ends[w] - runs[w].size for w in which]
@@ -195,13 +209,9 @@ def _build(patterns, kv_heads, sequences, head_dim, itemsize, backward) -> Plan:
         query_pieces=query_pieces,
         # Late queries have more keys, early keys have more queries: the long blocks come first.
         query_tasks=_late_first(_tasks(sequences["n_q"], heads, block)),
-        key_tasks=_tasks(sequences["n_k"], kv_heads, block),
+        key_tasks=key_tasks,
     )
-    pairs = (
-        sequences["n_q"][:, None] * np.minimum(sequences["n_k"][:, None], float(1) * np.array(reads))
-    ).sum()
     lines = -(-head_dim * itemsize // LINE)
-    gather = not local and bool(2 * pairs < kv_heads * sequences["n_k"].sum())
     return Plan(tables, block, lines, fused, gather, local, key_rows, query_rows, float(pairs * head_dim))
 
 

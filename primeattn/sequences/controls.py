@@ -30,6 +30,7 @@ def _stride(stride):
     asymptotic="x / {}",
     why="with a window of one stride, two layers reach everything at nearly the least cost possible",
     params=_stride,
+    needs=lambda stop: 0,
 )
 def strided(known, start, stop, stride):
     """The multiples of ``stride`` (Child et al., Generating long sequences with sparse Transformers, 2019).
@@ -55,6 +56,7 @@ def _dilation(rate, count):
     asymptotic="at most {1}",
     why="a window seen through a comb (Longformer): wider reach for the same cost, gaps in between",
     params=_dilation,
+    needs=lambda stop: 0,
 )
 def dilated(known, start, stop, rate, count):
     """The finite set { rate, 2 rate, …, count rate } (Beltagy, Peters and Cohan, Longformer, 2020).
@@ -80,6 +82,7 @@ def _uniform_params(density, seed):
     asymptotic="{} x",
     why="chance without any profile: as likely to be far as near",
     params=_uniform_params,
+    needs=lambda stop: 0,
 )
 def uniform_random(known, start, stop, density, seed):
     """Each positive integer by itself with probability ``density``, fixed by ``seed``.
@@ -90,7 +93,7 @@ def uniform_random(known, start, stop, density, seed):
     >>> pa.sequences.uniform_random(0.01, seed=0).count(10000)
     86
     """
-    check_reach("uniform_random", stop, 2**28)
+    check_reach("uniform_random", stop - start, 2**28)
     numbers = np.arange(start + 1, stop + 1)
     return numbers[uniform(numbers, _UNIFORM, seed) < density]
 

@@ -71,6 +71,7 @@ def stanley(known, start, stop):
     count=lambda x: x / 2,
     asymptotic="x / 2",
     why="a dense control without period: every second distance, chosen by the Thue-Morse sequence",
+    needs=lambda stop: 0,
 )
 def evil(known, start, stop):
     """The numbers with an even number of binary ones: 3, 5, 6, 9, 10, 12, 15, …

@@ -57,6 +57,7 @@ powers_of_two = alias("powers_of_two", powers(2))
     count=lambda x: log(sqrt(5) * x) / log(_GOLDEN) - 1 if x >= 1 else 0.0,
     asymptotic="ln x / ln φ",
     why="1.4 times the offsets of the powers of two for a third fewer layers (Zeckendorf's theorem)",
+    needs=lambda stop: 0,
 )
 def fibonacci(known, start, stop):
     """The Fibonacci numbers 1, 2, 3, 5, 8, 13, …, each once.
@@ -77,6 +78,7 @@ def fibonacci(known, start, stop):
     count=lambda x: log(x) / log(_GOLDEN) + 1 if x >= 1 else 0.0,
     asymptotic="ln x / ln φ",
     why="the Fibonacci recurrence from another start: is it the growth or the numbers?",
+    needs=lambda stop: 0,
 )
 def lucas(known, start, stop):
     """The Lucas numbers 1, 2, 3, 4, 7, 11, 18, … in ascending order: 2 and, from 1 and 3 on, a + b.
@@ -126,6 +128,7 @@ def _smooth_count(x, p):
     asymptotic="(ln x)^k / (k! ∏ ln q) over the k primes q ≤ {}",
     why="musical and periodic lags: a period of few small factors is hit together with its multiples",
     params=_largest_prime,
+    needs=lambda stop: 0,
 )
 def smooth(known, start, stop, p):
     """The numbers without a prime factor above the prime ``p``.

@@ -56,6 +56,7 @@ def _order(order):
     asymptotic="√x up to its length, {} - 1 beyond",
     why="the densest Sidon set of its size: two layers waste no path; for lengths of a few hundred",
     params=_order,
+    needs=lambda stop: 0,
 )
 def golomb_ruler(known, start, stop, order):
     """The marks beyond 0 of a shortest ruler with ``order`` marks, 2 to 28, all of whose distances differ.

@@ -27,6 +27,7 @@ def int_root(x, k) -> int:
     count=lambda x: x**0.5,
     asymptotic="√x",
     why="O(n√n) pairs, and four layers reach every distance (Lagrange's four-square theorem)",
+    needs=lambda stop: 0,
 )
 def squares(known, start, stop):
     """The squares 1, 4, 9, 16, …
@@ -68,6 +69,7 @@ def triangular(known, start, stop):
     count=lambda x: x ** (1 / 3),
     asymptotic="x^(1/3)",
     why="as few offsets as Mian-Chowla without its distinct sums: up to nine layers (Waring, Wieferich)",
+    needs=lambda stop: 0,
 )
 def cubes(known, start, stop):
     """The cubes 1, 8, 27, 64, …
@@ -98,6 +100,7 @@ def _exponent(k):
     asymptotic="x^(1/{})",
     why="thins out at a chosen rate; the number of layers that suffices is Waring's problem",
     params=_exponent,
+    needs=lambda stop: 0,
 )
 def kth_powers(known, start, stop, k):
     """The ``k``-th powers 1, 2^k, 3^k, … (not the powers of the number k: these are ``powers(k)``).

@@ -18,12 +18,17 @@ _package = sys.modules[__package__]
 class _Registered(Sequence):
     """Made by ``register``: a sequence, or with ``params`` a member of a family."""
 
-    def __init__(self, name, params, extend, count, **facts):
+    def __init__(self, name, params, extend, count, needs, **facts):
         super().__init__(name, *params)
-        vars(self).update(_name=name, _params=params, _rule=extend, _count=count, **facts)
+        vars(self).update(_name=name, _params=params, _rule=extend, _count=count, _needs=needs, **facts)
 
     def _extend(self, known, start, stop):
         return self._rule(known, start, stop, *self._params)
+
+    def _between(self, start, stop):
+        if self._needs is None or (needed := self._needs(stop)) > start:
+            return None
+        return self._rule(self(needed), start, stop, *self._params)
 
     def estimate(self, n):
         count = self._count(n, *self._params)
@@ -40,7 +45,7 @@ class _Registered(Sequence):
         return {"name": self._name, **({"params": params} if params else {})}
 
 
-def register(name, *, title, oeis, count, asymptotic, why, params=None):
+def register(name, *, title, oeis, count, asymptotic, why, params=None, needs=None):
     """Return a decorator that turns ``extend(known, start, stop)`` into the sequence called ``name``.
 
     ``extend`` returns the terms in (start, stop], given the sorted array of all ``known`` terms <= start; it
@@ -62,6 +67,9 @@ def register(name, *, title, oeis, count, asymptotic, why, params=None):
         of numbers and Sequences, which ``extend`` and ``count`` receive after their own arguments, or returns
         the Sequence that has another name; ``title`` and ``asymptotic`` are then format strings over the
         arguments, and ``oeis`` may be a function of them.
+    needs : callable, optional
+        stop -> up to where ``extend`` looks at the ``known`` terms, if not at all of them: then it is also
+        asked for ranges by themselves, with those terms only.
 
     Examples
     --------
@@ -84,6 +92,7 @@ def register(name, *, title, oeis, count, asymptotic, why, params=None):
                 params,
                 extend,
                 count,
+                needs,
                 title=title.format(*params),
                 oeis=oeis(*params) if callable(oeis) else oeis,
                 asymptotic=asymptotic.format(*params),

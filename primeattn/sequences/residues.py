@@ -30,6 +30,7 @@ def _modulus(q):
     asymptotic="x / 2",
     why="the Paley graph's offsets, as good an expander as a random graph of half of all pairs; thin it",
     params=_modulus,
+    needs=lambda stop: 0,
 )
 def quadratic_residues(known, start, stop, q):
     """The numbers s with s ≡ x² for some x ≢ 0 (mod q), ``q`` an odd prime.

@@ -52,6 +52,7 @@ def _per_log(x):
     count=_per_log,
     asymptotic="x / ln x",
     why="dense near, thinning out slowly; two layers reach the even distances (Goldbach)",
+    needs=isqrt,
 )
 def primes(known, start, stop):
     """The primes 2, 3, 5, 7, 11, …: a sieve of Eratosthenes over the odd numbers of (start, stop].

@@ -123,6 +123,30 @@ class Sequence:
         terms, _ = self._reach(limit)
         return terms[: np.searchsorted(terms, limit, side="right")]
 
+    def between(self, low, high) -> np.ndarray:
+        """Return the terms ``low`` <= s <= ``high``: sorted unique int64, read-only.
+
+        Where the rule of the sequence needs few of the terms before, as that of the primes does, it is asked
+        for these alone.
+
+        Examples
+        --------
+        >>> import primeattn as pa
+        >>> pa.sequences.primes.between(10**12, 10**12 + 70)
+        array([1000000000039, 1000000000061, 1000000000063])
+        """
+        low, high = max(as_int("low", low), 1), min(as_int("high", high), _FOREVER)
+        if low > high:
+            return EMPTY
+        if high <= self._known[1] or (terms := self._between(low - 1, high)) is None:
+            terms = self(high)
+            return terms[np.searchsorted(terms, low) :]
+        return _as_offsets(self, terms)
+
+    def _between(self, start, stop):
+        """Return the terms in (start, stop] by themselves, or None where that takes all before them."""
+        return None
+
     def count(self, n) -> int:
         """Return the exact number of terms <= ``n``."""
         return len(self(n))
@@ -210,6 +234,12 @@ class _Scaled(Sequence):
             return EMPTY
         return factor * base(stop // factor)[base.count(start // factor) :]
 
+    def _between(self, start, stop):
+        factor, base = self._args
+        if factor > stop:
+            return EMPTY
+        return factor * base.between(start // factor + 1, stop // factor)
+
     def __repr__(self):
         factor, base = self._args
         return f"{factor} * ({base})" if isinstance(base, _Union) else f"{factor} * {base}"
@@ -224,6 +254,9 @@ class _Union(Sequence):
 
     def _extend(self, known, start, stop):
         return np.concatenate([part(stop)[part.count(start) :] for part in self._args])
+
+    def _between(self, start, stop):
+        return np.concatenate([part.between(start + 1, stop) for part in self._args])
 
     def _key(self):
         return frozenset(self._args)

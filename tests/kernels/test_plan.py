@@ -16,12 +16,14 @@ def whole(n, batch=0):
     return (batch, 0, n, 0, n, 0, 0)
 
 
-@pytest.mark.parametrize("lengths", [[1], [64], [65, 3], [5000, 1, 129]])
+@pytest.mark.parametrize("lengths", [[1], [64], [65], [5000, 1, 129]])
 def test_tasks_cover_every_row_once(lengths):
     pattern = pa.Pattern("primes", window=1, global_tokens=3)
-    plan = make_plan((pattern,) * 4, 2, sequences(*(whole(n, b) for b, n in enumerate(lengths))), 16, 4)
+    table = sequences(*(whole(n, b) for b, n in enumerate(lengths)))
+    plan = make_plan((pattern,) * 4, 2, table, 16, 4, backward=True)
     batch = plan.tables.sequences["batch"]
-    for tasks, heads in ((plan.tables.query_tasks, 4), (plan.tables.key_tasks, 2)):
+    assert plan.fused == plan.local == (plan.tables.key_tasks.size == 0) == (max(lengths) <= 64)
+    for tasks, heads in ((plan.tables.query_tasks, 4), (plan.tables.key_tasks, 2))[: 1 if plan.fused else 2]:
         rows = [
             (batch[t["sequence"]], t["head"], r)
             for t in tasks
@@ -74,6 +76,27 @@ def test_short_sequences_are_packed_by_their_tasks():
     plan = make_plan((pa.Pattern("primes", global_tokens=2),), 1, short, 16, 4, backward=True)
     assert plan.local and plan.fused and plan.key_rows == plan.tables.key_pieces.size == 0
     assert [len(split_short(part)) for part in (long, short, short[:0])] == [1, 1, 0]
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_plan_takes_only_offsets_that_reach_the_keys_at_hand(backward):
+    pattern = pa.Pattern("primes", window=3, global_tokens=2)
+    table = sequences((0, 0, 2, 0, 50, 1000, 400), (1, 0, 2, 0, 50, 1010, 400))
+    found = make_plan((pattern,), 1, table, 16, 4, backward).tables.offsets
+    every = pattern.offsets(2000)
+    assert found.tolist() == every[(every > 600 - 50) & (every < 612)].tolist()
+    assert make_plan((pattern,), 1, sequences((0, 0, 1, 0, 5, 3, 40)), 16, 4).tables.offsets.size == 0
+
+
+def test_a_decode_step_far_out_makes_a_small_plan_and_no_long_prefix():
+    pattern = pa.Pattern("primes", window=3, global_tokens=2)
+    q = k = v = np.ones((1, 2, 4096, 8), np.float32)
+    for k_start in (0, 4 * 10**8 - 4095):
+        pa.attention(q[:, :, :1], k, v, pattern, q_start=4 * 10**8, k_start=k_start)
+    assert len(pattern._known[0]) < 10_000
+    table = sequences((0, 0, 1, 0, 10**6, 10**6 - 1, 0))
+    tables = make_plan((pa.Pattern("squares"),) * 8, 8, table, 64, 4).tables
+    assert sum(table.size for table in tables) < 2000
 
 
 def test_heads_share_what_they_agree_on():
