@@ -121,9 +121,8 @@ def describe() -> dict[str, str]:
 def configured(kernel, grid, threads, stream):
     """Return the kernel for launches of one shape."""
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # that a small grid leaves a GPU idle; numba-cuda has a class of its own
+        # Small grids leave a GPU idle, says a class of numba-cuda that Numba does not have.
+        warnings.simplefilter("ignore")
         return kernel[grid, threads, stream]
 
 

@@ -377,6 +377,7 @@ def emulated(
         patch.setattr(call, "ONE_WARP", one_warp)
         for name, value in (
             ("WHEELS", wheels), ("HEAD_DIMS", (32, 64, 128)), ("STEP", dict.fromkeys((32, 64, 128), step)),
+            ("SETUP", dict.fromkeys((32, 64, 128), 500)), ("MEET", 275), ("PAIR", 16),
         ):  # fmt: skip
             patch.setattr(choice, name, value)
         patch.setattr(wheel_plan, "HEAD_DIMS", choice.HEAD_DIMS)
