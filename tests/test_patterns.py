@@ -296,7 +296,7 @@ def test_wheel_permutation():
     assert order.dtype == np.int64 and order.tolist() == [0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7]
     assert pattern.wheel_permutation(5, 1).tolist() == [0, 1, 2, 3, 4]
     assert pattern.wheel_permutation(0, 7).size == 0
-    assert np.array_equal(pattern.wheel_permutation(4096), pattern.wheel_permutation(4096, 6))
+    assert np.array_equal(pattern.wheel_permutation(16384), pattern.wheel_permutation(16384, 6))
     mask = pattern.to_dense(900)[np.ix_(*[pattern.wheel_permutation(900, 6)] * 2)]
     assert not np.tril(mask[150:300, 450:600], -60).any()  # classes 1 and 3, beyond the window
     with pytest.raises(ValueError, match="wheel: expected an integer >= 1, got 0"):
