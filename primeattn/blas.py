@@ -62,6 +62,8 @@ def openblas() -> OpenBLAS | None:
         }
         numbers = np.zeros(products.BLAS_NUMBERS, np.int64)
         numbers[[products.GET, products.SET]] = _address(get), _address(set_)
+        products.begin_fork(numbers.ctypes.data)  # compiled now, not at a fork
+        products.end_fork(numbers.ctypes.data)
         return OpenBLAS(get, set_, gemm, integer, numbers)
     return None
 
@@ -120,10 +122,30 @@ def _one_thread():
     return OneThread
 
 
+_forking = []  # what forks under way have begun with
+
+
+def _begin_fork():
+    known = openblas() if openblas.cache_info().currsize else None
+    _forking.append(known)
+    if known is not None:
+        products.begin_fork(known.numbers.ctypes.data)
+
+
+def _end_fork():
+    known = _forking.pop()
+    if known is not None:
+        products.end_fork(known.numbers.ctypes.data)
+
+
+forks.around(_begin_fork, _end_fork)
+
+
 @forks.in_child
 def _give_back():
     """Whoever held OpenBLAS to one thread in the parent does not do so in the child."""
-    known = openblas() if openblas.cache_info().currsize else None
+    known = _forking.pop()
+    _forking.clear()
     if known is None:
         return
     before = int(known.numbers[products.BEFORE])

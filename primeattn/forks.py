@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["PerProcess", "in_child"]
+__all__ = ["PerProcess", "around", "in_child"]
 
 _process = object()  # another one in each process
 
@@ -27,6 +27,18 @@ def in_child(answer):
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=answer)
     return answer
+
+
+def around(before, after):
+    """Call ``before()`` in the parent before every fork, and ``after()`` there once the child has begun.
+
+    Examples
+    --------
+    >>> from primeattn import forks
+    >>> forks.around(before=lambda: None, after=lambda: None)
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=before, after_in_parent=after)
 
 
 @in_child

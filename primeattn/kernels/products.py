@@ -79,6 +79,20 @@ def _begin(blas):
 
 
 @cached_njit
+def begin_fork(blas):
+    """Let no thread change OpenBLAS's number of threads until ``end_fork``.
+
+    OpenBLAS takes a lock for that, which a child that is forked meanwhile would find taken for ever.
+    """
+    _begin(blas)
+
+
+@cached_njit
+def end_fork(blas):
+    atomic_swap(blas + 8 * BUSY, ZERO)
+
+
+@cached_njit
 def multiply(like, integer, product, word, helps):
     """Do the product; ``like`` is 1 in its dtype, ``integer`` of the type of OpenBLAS's sizes."""
     p, as_size = product, type(integer)

@@ -148,7 +148,7 @@ class _Helpers:
                     map(_thread.start_new_thread, [_help] * missing, [(self._calls,)] * missing)
                 )
             except (RuntimeError, MemoryError) as error:
-                if error.__traceback__.tb_next is not None:
+                if isinstance(error, RuntimeError) and "new thread" not in str(error):
                     raise  # by a signal handler
                 self._retry_at = time.monotonic() + RETRY
         for _ in range(min(count, len(self._idents))):
