@@ -11,6 +11,7 @@ from types import ModuleType
 
 import numpy as np
 
+from primeattn.checks import is_array
 from primeattn.files import written_whole
 from primeattn.sequences import Sequence
 
@@ -283,7 +284,7 @@ def _unflatten(leaves) -> dict:
 
 def _to_json(name, leaf):
     if _is_array(leaf):
-        if type(leaf) not in (np.ndarray, np.memmap) and not isinstance(leaf, np.generic):
+        if not is_array(leaf) and not isinstance(leaf, np.generic):
             raise TypeError(f"tree: expected a plain array at {name!r}, got {type(leaf).__name__}")
         if leaf.dtype.kind not in "biufc":
             raise TypeError(f"tree: expected numbers or booleans at {name!r}, got dtype {leaf.dtype}")

@@ -28,6 +28,7 @@ MEET = 490  # they meet one key each; head_dim 64
 SETUP = {64: 7700, 128: 19000}  # all that a warp does once
 PAIR = 17  # the gather kernel, one query and one key; head_dim 64
 RATE = 5e11  # units a second; only for display
+_MOST = 2**24  # tokens: what is met is counted in tables as long as the sequence
 
 
 class Division(NamedTuple):
@@ -100,9 +101,6 @@ class KernelChoice(NamedTuple):
 
     def __str__(self):
         return f"{self.reason}\n{self.table}"
-
-
-_MOST = 2**24  # tokens: what is met is counted in tables as long as the sequence
 
 
 def explain_kernel(pattern, n, head_dim=64, dtype="bfloat16") -> KernelChoice:

@@ -14,7 +14,7 @@ import numpy as np
 __all__ = [
     "BFLOAT16",
     "address_view",
-    "carried_stream",
+    "carried_streams",
     "device_interface",
     "device_number",
     "stream_handle",
@@ -84,14 +84,21 @@ def stream_handle(stream) -> int | None:
     raise TypeError(f"stream: expected a CUDA stream or its handle, got {type(stream).__name__}")
 
 
-def carried_stream(array, interface) -> int | None:
-    """Return the handle of the stream whose work ``array`` follows, or None where its library does not tell.
+def carried_streams(arrays, interfaces) -> set[int]:
+    """Return the handles of the streams whose work the arrays follow, as far as their libraries tell.
 
-    torch says nothing in its interface: work on its tensors follows the stream that is current for them.
+    torch says nothing in its interfaces: work on its tensors follows the stream that is current for their
+    device, which is asked for once.
     """
-    if type(array).__module__.partition(".")[0] == "torch":
-        return sys.modules["torch"].cuda.current_stream(array.device).cuda_stream or LEGACY_STREAM
-    return interface.get("stream")
+    found, devices = set(), set()
+    for name, interface in interfaces.items():
+        if type(arrays[name]).__module__.partition(".")[0] == "torch":
+            devices.add(arrays[name].device)
+        else:
+            found.add(interface.get("stream"))
+    for device in devices:
+        found.add(sys.modules["torch"].cuda.current_stream(device).cuda_stream or LEGACY_STREAM)
+    return found - {None}
 
 
 def device_number(array) -> int | None:

@@ -20,7 +20,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from primeattn.kernels.jit import cached_njit, part_njit
-from primeattn.kernels.simd import I64, atomic_add
+from primeattn.kernels.simd import atomic_add
 
 ZERO, ONE = np.int64(0), np.int64(1)
 OPEN = np.int64(1 << 40)  # a word is a multiple of OPEN, 0, 1 or more once closed, and those who are inside
@@ -40,17 +40,6 @@ for _name, _function in zip(("primeattn_yield", "primeattn_sleep"), _waiting(), 
     llvmlite.binding.add_symbol(_name, ctypes.cast(_function, ctypes.c_void_p).value)
 _yield = types.ExternalFunction("primeattn_yield", types.int32())
 _sleep = types.ExternalFunction("primeattn_sleep", types.int32(types.uint32))
-
-
-@intrinsic
-def atomic_swap(typingctx, address, value):
-    """Write ``value`` to the int64 at ``address`` and return what was there before."""
-
-    def codegen(context, builder, sig, args):
-        pointer = builder.inttoptr(args[0], I64.as_pointer())
-        return builder.atomic_rmw("xchg", pointer, args[1], "seq_cst")
-
-    return types.int64(types.int64, types.int64), codegen
 
 
 @intrinsic

@@ -9,7 +9,7 @@ import numpy as np
 from primeattn.kernels import cpu_call
 from primeattn.kernels.arguments import HALF_DTYPES, check_choice
 from primeattn.kernels.device_arrays import (
-    carried_stream,
+    carried_streams,
     device_interface,
     device_number,
     stream_handle,
@@ -99,7 +99,7 @@ def _among_device_arrays(arrays, interfaces, device, stream, kernel):
     _check_device(arrays)
     handle = stream_handle(stream)
     if handle is None:
-        carried = {carried_stream(arrays[name], interface) for name, interface in interfaces.items()} - {None}
+        carried = carried_streams(arrays, interfaces)
         if len(carried) > 1:
             raise ValueError(f"stream: expected one to run on, as the arrays carry {len(carried)}, got None")
         handle = next(iter(carried), None)

@@ -175,8 +175,7 @@ def _build(patterns, kv_heads, sequences, head_dim, itemsize, backward) -> Plan:
     if local:
         moving["row"] = zeros[moving["sequence"]]
         fixed["row"] = 2 * moving["row"] + moving["count"]
-        key_panels, key_pieces, key_rows = np.concatenate([moving, fixed]), np.zeros(0, PIECE), 0
-    elif gather:
+    if local or gather:  # nothing is packed before
         key_panels, key_pieces, key_rows = np.concatenate([moving, fixed]), np.zeros(0, PIECE), 0
     else:
         key_panels, key_pieces, key_rows = _pack(moving, fixed, zeros)

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from primeattn.kernels.handover import ONE, ZERO, atomic_swap, call, enter, leave, pause
+from primeattn.kernels.handover import ONE, ZERO, call, enter, leave, pause
 from primeattn.kernels.jit import cached_njit, part_njit
-from primeattn.kernels.simd import atomic_add, view
+from primeattn.kernels.simd import atomic_add, atomic_swap, view
 
 # What is known of OpenBLAS, int64 numbers: addresses of its functions that tell and set its number of
 # threads, 0 where there is none, whether a thread is changing the rest, how many hold it, its number from
@@ -55,7 +55,7 @@ def hold(blas):
         known[BEFORE] = call(known[GET], INT, ())
         call(known[SET], INT, (np.int32(1),))
     known[HOLDERS] += 1
-    atomic_swap(blas + 8 * BUSY, ZERO)
+    _end(blas)
 
 
 @part_njit
@@ -68,7 +68,7 @@ def release(blas):
     if known[HOLDERS] == 0:
         call(known[SET], INT, (np.int32(known[BEFORE]),))
         known[BEFORE] = 0
-    atomic_swap(blas + 8 * BUSY, ZERO)
+    _end(blas)
 
 
 @part_njit
@@ -76,6 +76,11 @@ def _begin(blas):
     turn = ZERO
     while atomic_swap(blas + 8 * BUSY, ONE) != 0:
         turn = pause(turn)
+
+
+@part_njit
+def _end(blas):
+    atomic_swap(blas + 8 * BUSY, ZERO)
 
 
 @cached_njit
@@ -89,7 +94,7 @@ def begin_fork(blas):
 
 @cached_njit
 def end_fork(blas):
-    atomic_swap(blas + 8 * BUSY, ZERO)
+    _end(blas)
 
 
 @cached_njit

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from primeattn.kernels.device_arrays import carried_stream, device_number, stream_handle
+from primeattn.checks import extent
+from primeattn.kernels.device_arrays import carried_streams, device_number, stream_handle
 from primeattn.workspace import Workspace
 
 __all__ = ["Call", "recognize"]
@@ -71,7 +72,7 @@ def recognize(which, given, options, place, stream, kernel, workspace) -> Call |
     """Return the call if all its arrays are in the memory of the GPU and what it asks for can be a key."""
     if type(given["q"]) is np.ndarray or not (workspace is None or isinstance(workspace, Workspace)):
         return None
-    arrays, at, carried = [], {}, None
+    arrays, at, interfaces = [], {}, {}
     for name, array in given.items():
         interface = getattr(array, "__cuda_array_interface__", None)
         if interface is None or interface.get("mask") is not None:
@@ -81,13 +82,16 @@ def recognize(which, given, options, place, stream, kernel, workspace) -> Call |
         layout = interface["shape"], interface.get("strides"), interface["typestr"], read_only
         device = getattr(array, "device", None) or device_number(array)
         arrays.append((name, layout, address % GRAIN, getattr(array, "dtype", None), device))
-        own = carried_stream(array, interface)
-        if own is not None and carried not in (None, own) and stream is None:
-            return None  # refused by the checks
-        carried = own if carried is None else carried
+        interfaces[name] = interface
     from primeattn.kernels.gpu.support import current_device
 
-    handle = carried if stream is None else stream_handle(stream)
+    if stream is None:
+        carried = carried_streams(given, interfaces)
+        if len(carried) > 1:
+            return None  # refused by the checks
+        handle = next(iter(carried), None)
+    else:
+        handle = stream_handle(stream)
     # True is no 1 here: a key must not let through what the checks refuse.
     kinds = tuple(map(type, options))
     try:
@@ -102,5 +106,5 @@ def _span(view):
     """First byte and end of an array, from its address on."""
     if view.size == 0:
         return 0, 0
-    reach = [stride * (n - 1) for stride, n in zip(view.strides, view.shape, strict=True)]
-    return sum(r for r in reach if r < 0), sum(r for r in reach if r > 0) + view.itemsize
+    begin, end = extent(view)
+    return begin - view.ctypes.data, end - view.ctypes.data

@@ -395,15 +395,20 @@ def transpose8(typingctx, like, sources, offset, s, stride):
     return types.void(like, sources, offset, s, stride), codegen
 
 
-@intrinsic
-def atomic_add(typingctx, address, value):
-    """Add ``value`` to the int64 at ``address`` and return what was there before."""
+def _atomic(operation):
+    @intrinsic
+    def atomic(typingctx, address, value):
+        def codegen(context, builder, sig, args):
+            pointer = builder.inttoptr(args[0], I64.as_pointer())
+            return builder.atomic_rmw(operation, pointer, args[1], "seq_cst")
 
-    def codegen(context, builder, sig, args):
-        pointer = builder.inttoptr(args[0], I64.as_pointer())
-        return builder.atomic_rmw("add", pointer, args[1], "seq_cst")
+        return types.int64(types.int64, types.int64), codegen
 
-    return types.int64(types.int64, types.int64), codegen
+    return atomic
+
+
+# Add a number to the int64 at an address, or put it there; both return what was there before.
+atomic_add, atomic_swap = _atomic("add"), _atomic("xchg")
 
 
 @intrinsic

@@ -1,6 +1,8 @@
 """Arrays of a GPU as seen by the checks: nothing here reads their memory, so NumPy memory stands for it."""
 
 import ctypes
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -105,3 +107,34 @@ def test_stream_handles():
     for wrong in (True, "default", 1.5):
         with pytest.raises(TypeError, match="stream: expected a CUDA stream or its handle, got "):
             stream_handle(wrong)
+
+
+def test_streams_are_those_that_arrays_carry_and_the_current_one_of_torch(array, monkeypatch):
+    class Tensor(Interface):
+        device = "cuda:0"
+
+    Tensor.__module__, asked, current = "torch", [], SimpleNamespace(cuda_stream=0)
+
+    def current_stream(device):
+        asked.append(device)
+        return current
+
+    torch = SimpleNamespace(cuda=SimpleNamespace(current_stream=current_stream))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+
+    def carried(**arrays):
+        interfaces = {name: a.__cuda_array_interface__ for name, a in arrays.items()}
+        return device_arrays.carried_streams(arrays, interfaces)
+
+    plain, own = Interface(array), Interface(array, stream=9)
+    assert carried(q=plain, k=plain) == set() and carried(q=plain, k=own) == {9} and asked == []
+    assert carried(q=Tensor(array), k=Tensor(array)) == {device_arrays.LEGACY_STREAM}
+    assert asked == ["cuda:0"]  # once, however many tensors
+    current.cuda_stream = 7
+    assert carried(q=Tensor(array), k=own) == {7, 9}
+
+
+def test_the_number_of_a_device_is_told_by_dlpack_or_by_numba(array):
+    numba = SimpleNamespace(gpu_data=SimpleNamespace(context=SimpleNamespace(device=SimpleNamespace(id=3))))
+    dlpack = SimpleNamespace(__dlpack_device__=lambda: (2, 1))
+    assert [device_arrays.device_number(a) for a in (numba, dlpack, Interface(array))] == [3, 1, None]

@@ -166,3 +166,12 @@ def test_limits_of_the_gpu(arrays, gpu):
         pa.attention(wide, wide, wide, PATTERN, device="cuda")
     with pytest.raises(ValueError, match="q_start: expected positions up to 2147483646 on the GPU"):
         pa.sparse_index_kernel(*arrays.values(), pa.Pattern(None), device="cuda", q_start=2**31 - 9)
+
+
+def test_arrays_on_another_gpu_are_refused(arrays, gpu, monkeypatch):
+    monkeypatch.setattr(OnDevice, "__dlpack_device__", lambda array: (2, 1), raising=False)
+    given = {name: OnDevice(array) for name, array in arrays.items()}
+    with pytest.raises(
+        ValueError, match="expected an array on GPU 0, which is current in Numba, got one on GPU 1"
+    ):
+        pa.sparse_index_kernel(*given.values(), PATTERN)
