@@ -13,7 +13,7 @@ _PEERS = {
     "SDPA flash": {"color": "black", "linestyle": "-"},
     "SDPA cuDNN": {"color": "#D55E00", "linestyle": "--"},
     "SDPA efficient": {"color": "#777777", "linestyle": ":"},
-    FLEX: {"color": "#CC79A7", "linestyle": "-."},
+    FLEX: {"color": "#CC79A7", "linestyle": "-.", "marker": "x"},  # often of one length only
 }
 
 
@@ -99,7 +99,7 @@ def figure(results):
     right.yaxis.set_major_formatter("{x:g}")
     right.axhline(1, color="black", linewidth=0.8)
     for ax in (left, right):
-        dress(ax, settings["n"])
+        dress(ax, sorted({row["n"] for row in rows}) or settings["n"])
     fig.suptitle(results["device"]["name"], fontsize="medium")
     return fig
 
