@@ -1,7 +1,5 @@
 """``python -m primeattn``: the command line without the installed script."""
 
-import sys
+from primeattn.cli import script
 
-from primeattn.cli import main
-
-sys.exit(main())
+script()

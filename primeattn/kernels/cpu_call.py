@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import numpy as np
 
 from primeattn.kernels import cpu, fused, packing, threads
-from primeattn.kernels.plan import make_plan, split_short
+from primeattn.kernels.plan import make_plan, parts
 from primeattn.kernels.simd import LINE
 
 SERIAL_WORK = 1_000_000  # multiply-adds below which waking a second thread costs more than it saves
@@ -16,8 +16,8 @@ SERIAL_WORK = 1_000_000  # multiply-adds below which waking a second thread cost
 def forward(out, lse, q, k, v, options):
     """Run the forward kernel; see :func:`primeattn.sparse_index_kernel`."""
     arrays = {"q": q, "k": k, "v": v, "out": out, "lse": lse}
-    for sequences in split_short(options.sequences):  # none where the arrays are empty
-        plan = make_plan(options.patterns, k.shape[1], sequences, q.shape[3], q.itemsize)
+    for patterns, sequences in parts(options.patterns, options.sequences):  # none where the arrays are empty
+        plan = make_plan(patterns, k.shape[1], sequences, q.shape[3], q.itemsize)
         packs = {} if plan.gather else _key_packs(plan)
         own = cpu.scratch_bytes(plan.block, plan.lines, q.itemsize, plan.gather, plan.local)
         _call(cpu.forward, arrays, options, plan, packs, own, plan.tables.query_tasks.size, products=2)
@@ -27,8 +27,8 @@ def backward(dq, dk, dv, dout, q, k, v, out, lse, dlse, options):
     """Run the backward kernel; see :func:`primeattn.sparse_index_kernel_backward`."""
     arrays = {"q": q, "k": k, "v": v, "out": out, "lse": lse, "dout": dout, "dlse": dlse}
     arrays |= {"dq": dq, "dk": dk, "dv": dv}
-    for sequences in split_short(options.sequences):
-        plan = make_plan(options.patterns, k.shape[1], sequences, q.shape[3], q.itemsize, backward=True)
+    for patterns, sequences in parts(options.patterns, options.sequences):
+        plan = make_plan(patterns, k.shape[1], sequences, q.shape[3], q.itemsize, backward=True)
         run = _backward_in_one_pass if plan.fused else _backward_in_two_passes
         run(arrays, options, plan)
 

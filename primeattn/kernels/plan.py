@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from primeattn.kernels.simd import GROUP, LINE
+from primeattn.patterns import Pattern
 
 __all__ = ["PANEL", "PIECE", "ROUTE", "SEQUENCE", "TASK", "Plan", "make_plan"]
 
@@ -115,10 +116,26 @@ def fuses(n_q: int, reads: int, key_heads: int) -> bool:
     return key_heads >= 8 and 16 * reads >= n_q
 
 
-def split_short(sequences) -> list[np.ndarray]:
-    """The long sequences and the short ones, which have plans of their own; of these what there is."""
-    short = np.maximum(sequences["n_q"], sequences["n_k"]) <= LOCAL_ROWS
-    return [part for part in (sequences[~short], sequences[short]) if part.size]
+def parts(patterns, sequences) -> list[tuple]:
+    """What has a plan of its own, as (patterns, sequences): long sequences, short ones, single tokens.
+
+    A token that is a whole sequence sees itself alone. So a run of them is one sequence of queries that see
+    offset 0 and no globals.
+    """
+    single = (sequences["n_q"] == 1) & (sequences["n_k"] == 1)
+    single &= sequences["q_start"] == sequences["k_start"]
+    tokens, rest = sequences[single], sequences[~single]
+    begins = np.ones(tokens.size, bool)
+    begins[1:] = (np.diff(tokens["q_row"]) != 1) | (np.diff(tokens["batch"]) != 0)
+    runs = tokens[begins]
+    runs["n_q"] = runs["n_k"] = np.diff(np.flatnonzero(np.append(begins, True)))
+    runs["q_start"] = runs["k_start"] = 0
+
+    result = []
+    for kinds, table in ((patterns, rest), ((Pattern(None),) * len(patterns), runs)):
+        short = np.maximum(table["n_q"], table["n_k"]) <= LOCAL_ROWS
+        result += [(kinds, part) for part in (table[~short], table[short]) if part.size]
+    return result
 
 
 def reach(sequences) -> tuple[int, int]:

@@ -5,7 +5,7 @@ import pytest
 
 import primeattn as pa
 from primeattn.kernels import plan
-from primeattn.kernels.plan import PIECE_ROWS, SEQUENCE, block_rows, fused_block_rows, make_plan, split_short
+from primeattn.kernels.plan import PIECE_ROWS, SEQUENCE, block_rows, fused_block_rows, make_plan, parts
 
 
 def sequences(*rows):
@@ -70,12 +70,23 @@ def test_zero_rows_follow_the_length_of_each_sequence(lengths):
 
 
 def test_short_sequences_are_packed_by_their_tasks():
-    table = sequences(*(whole(n, b) for b, n in enumerate([1, 64, 65, 2000])))
-    long, short = split_short(table)
-    assert (long["n_q"].tolist(), short["n_q"].tolist()) == ([65, 2000], [1, 64])
-    plan = make_plan((pa.Pattern("primes", global_tokens=2),), 1, short, 16, 4, backward=True)
+    table = sequences(*(whole(n, b) for b, n in enumerate([2, 64, 65, 2000])))
+    patterns = (pa.Pattern("primes", global_tokens=2),)
+    (kinds, long), (_, short) = parts(patterns, table)
+    assert (long["n_q"].tolist(), short["n_q"].tolist()) == ([65, 2000], [2, 64])
+    plan = make_plan(patterns, 1, short, 16, 4, backward=True)
     assert plan.local and plan.fused and plan.key_rows == plan.tables.key_pieces.size == 0
-    assert [len(split_short(part)) for part in (long, short, short[:0])] == [1, 1, 0]
+    assert kinds == patterns and [len(parts(patterns, part)) for part in (long, short, short[:0])] == [1, 1, 0]
+
+
+def test_runs_of_single_tokens_are_one_sequence_that_sees_offset_0():
+    rows = [(0, row, n, row, n, 0, 0) for row, n in ((0, 1), (1, 1), (2, 5), (7, 1), (8, 1), (9, 1))]
+    table = sequences(*rows, (1, 10, 1, 10, 1, 3, 3), (1, 11, 1, 11, 1, 3, 2))
+    patterns = (pa.Pattern("primes", window=3, global_tokens=2),) * 2
+    (kinds, rest), (alone, runs) = parts(patterns, table)
+    assert kinds == patterns and rest["n_q"].tolist() == [5, 1]  # the last does not see itself
+    assert alone == (pa.Pattern(None),) * 2
+    assert runs.tolist() == [(0, 0, 2, 0, 2, 0, 0), (0, 7, 3, 7, 3, 0, 0), (1, 10, 1, 10, 1, 0, 0)]
 
 
 @pytest.mark.parametrize("backward", [False, True])

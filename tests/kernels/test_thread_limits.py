@@ -50,8 +50,10 @@ def run(code, seconds=60):
         "threading.stack_size(1 << 45)",
         "import resource; used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize(); "
         "resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20), -1)); threading.stack_size(1 << 30)",
+        # One process of this user; it binds nobody who is root.
+        "import resource; os.getuid() or os.setuid(65534); resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))",
     ],
-    ids=["stack size", "address space"],
+    ids=["stack size", "address space", "number of processes"],
 )
 def test_the_calling_thread_does_the_work_where_none_can_start(limit):
     if "resource" in limit and not os.path.exists("/proc/self/statm"):
