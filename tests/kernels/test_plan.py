@@ -76,7 +76,8 @@ def test_short_sequences_are_packed_by_their_tasks():
     assert (long["n_q"].tolist(), short["n_q"].tolist()) == ([65, 2000], [2, 64])
     plan = make_plan(patterns, 1, short, 16, 4, backward=True)
     assert plan.local and plan.fused and plan.key_rows == plan.tables.key_pieces.size == 0
-    assert kinds == patterns and [len(parts(patterns, part)) for part in (long, short, short[:0])] == [1, 1, 0]
+    assert kinds == patterns
+    assert [len(parts(patterns, part)) for part in (long, short, short[:0])] == [1, 1, 0]
 
 
 def test_runs_of_single_tokens_are_one_sequence_that_sees_offset_0():
