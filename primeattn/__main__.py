@@ -1,5 +1,7 @@
 """``python -m primeattn``: the command line without the installed script."""
 
-from primeattn.cli import script
+import sys
 
-script()
+from primeattn.cli import main
+
+sys.exit(main())

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-
 from primeattn import __version__, bench
 from primeattn.cli import machine, patterns, training
 from primeattn.cli.command import Parser, add, run
 
-__all__ = ["main", "script"]
+__all__ = ["main"]
 
 
 def main(argv=None) -> int:
@@ -33,18 +30,3 @@ def main(argv=None) -> int:
     training.add_command(commands)
     bench.add_arguments(add(commands, "bench", "measure speed against torch and others", ["cpu --quick"]))
     return run(parser, argv)
-
-
-def script():
-    """What the installed script runs: ``main`` with the arguments of the process, whose status is the result.
-
-    One Ctrl-C is an answer; those that follow would only cut short what is being saved and said.
-    """
-
-    def interrupt(number, frame):
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not in a job that is to ignore them
-        signal.signal(signal.SIGINT, interrupt)
-    sys.exit(main())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import warnings
 from contextlib import contextmanager, suppress
@@ -57,6 +58,8 @@ def run(parser, argv) -> int:
             _say(f"{parser.prog}: error: {' '.join(str(error).split()) or type(error).__name__}")
             return 2
         except KeyboardInterrupt as interrupt:
+            if argv is None:  # the process ends here: more of them would only cut short what is said
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
             _say(f"{parser.prog}: interrupted{f'; {interrupt}' if str(interrupt) else ''}")
             return 130
 
