@@ -6,7 +6,7 @@ import numpy as np
 from tqdm import tqdm
 
 import primeattn as pa
-from primeattn.blas import one_blas_thread
+from primeattn.compiled.blas import one_blas_thread
 from primeattn.language_model import sinusoids
 from primeattn.nn.initializers import Normal
 

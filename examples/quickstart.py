@@ -10,7 +10,7 @@ from _save import save
 from matplotlib.figure import Figure
 
 import primeattn as pa
-from primeattn.blas import one_blas_thread
+from primeattn.compiled.blas import one_blas_thread
 from primeattn.language_model import evaluate, sample, sinusoids
 from primeattn.nn.initializers import Normal
 

@@ -4,6 +4,23 @@ Query i attends key j <= i when j is one of the leading global tokens, when i - 
 when i - j is in a sequence such as the primes. See ``Pattern`` for the pattern, ``sparse_index_kernel`` and
 ``sparse_index_kernel_backward`` for the kernels in place, ``PrimeSelfAttention`` for a layer with explicit
 parameters and states, and ``primeattn train --help`` for a model trained on real text.
+
+The house, from the ground up. A file imports from the lines above its own, and from its own folder:
+
+    checks forks files table config command     what all may use
+    tree workspace                              nested dicts of arrays; memory that is kept between steps
+    compiled                                    threads, vectors and loops that compiled code is made of
+    sequences wheel                             number theory
+    patterns                                    which keys a query attends
+    kernels                                     attention: forward, backward
+    nn                                          layers
+    losses optim check checkpoint data baselines
+    language_model
+    analysis                                    what a pattern is worth
+    plot                                        pictures
+    train
+    info bench
+    cli
 """
 
 from importlib import import_module as _import_module
@@ -57,3 +74,10 @@ def __getattr__(name):
 
 def __dir__():
     return sorted({*globals(), *_LAZY})
+
+
+def _picture(pattern):
+    return _import_module("primeattn.plot.notebook").png(pattern)
+
+
+Pattern._draw = staticmethod(_picture)

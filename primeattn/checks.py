@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import operator
+
 import numpy as np
 
-__all__ = ["extent", "integers", "is_array", "share_memory"]
+__all__ = ["as_int", "extent", "integers", "is_array", "share_memory"]
 
 OVERLAP_WORK = 100_000  # steps that np.shares_memory may take to prove two strided views disjoint
 
@@ -12,28 +14,55 @@ OVERLAP_WORK = 100_000  # steps that np.shares_memory may take to prove two stri
 def is_array(value) -> bool:
     """Whether ``value`` is a NumPy array, in memory or mapped from a file.
 
-    Subclasses mean something by what they add, such as a mask, units or another product: taken for plain
-    arrays they would lose it without a word.
+        Subclasses mean something by what they add, such as a mask, units or another product: taken for plain
+        arrays they would lose it without a word.
+
+        Examples
+        --------
+        >>> import operator
+
+    import numpy as np
+        >>> from primeattn.checks import is_array
+        >>> is_array(np.ones(2)), is_array(np.ma.masked_less([1, 2], 2)), is_array([1, 2])
+        (True, False, False)
+    """
+    return type(value) in (np.ndarray, np.memmap)
+
+
+def as_int(name, value, minimum=None, maximum=None) -> int:
+    """Return ``value`` as a Python int; TypeError for floats and booleans, ValueError beyond the bounds.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from primeattn.checks import is_array
-    >>> is_array(np.ones(2)), is_array(np.ma.masked_less([1, 2], 2)), is_array([1, 2])
-    (True, False, False)
+    >>> from primeattn.checks import as_int
+    >>> as_int("n", np.int64(3), minimum=1)
+    3
     """
-    return type(value) in (np.ndarray, np.memmap)
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected an integer, got {value!r} (bool)")
+    try:
+        value = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer, got {value!r} ({type(value).__name__})") from None
+    if minimum is not None and value < minimum:
+        raise ValueError(f"{name}: expected an integer >= {minimum}, got {value}")
+    if maximum is not None and value > maximum:
+        raise ValueError(f"{name}: expected an integer <= {maximum}, got {value}")
+    return value
 
 
 def integers(name, values) -> np.ndarray:
     """Return ``values`` as a new int64 array; raise unless they are integers that fit.
 
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from primeattn.checks import integers
-    >>> integers("starts", np.array([1, 2], np.uint8))
-    array([1, 2])
+        Examples
+        --------
+        >>> import operator
+
+    import numpy as np
+        >>> from primeattn.checks import integers
+        >>> integers("starts", np.array([1, 2], np.uint8))
+        array([1, 2])
     """
     if isinstance(values, np.ndarray) and not is_array(values):
         raise TypeError(f"{name}: expected a NumPy array, got {type(values).__name__}")
@@ -52,13 +81,15 @@ def integers(name, values) -> np.ndarray:
 def extent(array) -> tuple[int, int]:
     """Return the address of the first byte of an array and that behind its last.
 
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from primeattn.checks import extent
-    >>> begin, end = extent(np.zeros((2, 3))[::-1])
-    >>> end - begin
-    48
+        Examples
+        --------
+        >>> import operator
+
+    import numpy as np
+        >>> from primeattn.checks import extent
+        >>> begin, end = extent(np.zeros((2, 3))[::-1])
+        >>> end - begin
+        48
     """
     begin = end = array.ctypes.data
     for stride, size in zip(array.strides, array.shape, strict=True):
@@ -70,13 +101,15 @@ def extent(array) -> tuple[int, int]:
 def share_memory(a, b) -> bool:
     """Whether two arrays share an element, or cannot soon be shown to share none.
 
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from primeattn.checks import share_memory
-    >>> a = np.zeros(4)
-    >>> share_memory(a, a[2:]), share_memory(a[::2], a[1::2])
-    (True, False)
+        Examples
+        --------
+        >>> import operator
+
+    import numpy as np
+        >>> from primeattn.checks import share_memory
+        >>> a = np.zeros(4)
+        >>> share_memory(a, a[2:]), share_memory(a[::2], a[1::2])
+        (True, False)
     """
     try:
         return np.may_share_memory(a, b) and np.shares_memory(a, b, max_work=OVERLAP_WORK)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from primeattn.sequences import as_int
+from primeattn.checks import as_int
 
 __all__ = [
     "HELDOUT_BYTES",

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from primeattn.blas import openblas_threads
+from primeattn.compiled.blas import openblas_threads
+from primeattn.compiled.jit import cache_folder
+from primeattn.compiled.simd import VECTOR
 from primeattn.kernels import get_num_threads
-from primeattn.kernels.jit import cache_folder
-from primeattn.kernels.place import KERNELS
-from primeattn.kernels.simd import VECTOR
+from primeattn.kernels.call import KERNELS
 
 __all__ = ["collect", "machine", "report", "versions"]
 
@@ -29,7 +29,7 @@ def collect() -> dict[str, dict]:
     >>> list(pa.info.collect())
     ['versions', 'machine', 'cpu', 'gpu']
     """
-    from primeattn.kernels.gpu import support
+    from primeattn.kernels.gpu import device
 
     cpu = {
         "kernels": ", ".join(name for name, device in KERNELS.items() if device == "cpu"),
@@ -38,7 +38,7 @@ def collect() -> dict[str, dict]:
         "blas_threads": openblas_threads()[0]() or None,
         "compiled_code": cache_folder(),
     }
-    return {"versions": versions(), "machine": machine(), "cpu": cpu, "gpu": support.describe()}
+    return {"versions": versions(), "machine": machine(), "cpu": cpu, "gpu": device.describe()}
 
 
 def report(sections) -> str:

@@ -7,6 +7,7 @@ from numbers import Real
 
 import numpy as np
 
+from primeattn.checks import as_int
 from primeattn.data import evaluation_windows
 from primeattn.losses import cross_entropy
 from primeattn.nn import (
@@ -20,7 +21,6 @@ from primeattn.nn import (
     gelu,
 )
 from primeattn.nn.initializers import Normal
-from primeattn.sequences import as_int
 from primeattn.tree import test_mode
 from primeattn.workspace import Workspace
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from primeattn.checks import is_array
-from primeattn.nn import _loops
+from primeattn.compiled import loops
+from primeattn.compiled.parallel import as_rows, row_blocks, share
 from primeattn.nn._memory import Memory
-from primeattn.nn._rows import as_rows, row_blocks, share
 
 __all__ = ["cross_entropy", "mse"]
 
@@ -74,7 +74,7 @@ def cross_entropy(logits, labels, *, ignore=-100, workspace=None):
         losses = memory.take((len(blocks),), np.float64)
 
         def rows(i, b):
-            losses[i] = _loops.cross_entropy(z_rows[b], columns[b], count, d_rows[b])
+            losses[i] = loops.cross_entropy(z_rows[b], columns[b], count, d_rows[b])
 
         share(blocks, rows)
         return float(losses.sum()) / count, dlogits
@@ -117,7 +117,7 @@ def mse(y, target, *, workspace=None):
     with memory.hold():
         dy = memory.take(y.shape, y.dtype)
     np.subtract(y, target, out=dy)
-    loss = _loops.sum_squares(dy.reshape(-1)) / count
+    loss = loops.sum_squares(dy.reshape(-1)) / count
     dy *= 2 / count
     return loss, dy
 

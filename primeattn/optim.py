@@ -18,10 +18,10 @@ import numpy as np
 
 from primeattn import tree
 from primeattn.checks import extent, is_array, share_memory
-from primeattn.nn import _loops
-from primeattn.nn._config import Config, check_callable, freeze_real
+from primeattn.compiled import loops
+from primeattn.compiled.parallel import row_blocks, share
+from primeattn.config import Config, check_callable, freeze_real
 from primeattn.nn._layer import DTYPES
-from primeattn.nn._rows import row_blocks, share
 
 __all__ = ["SGD", "Adam", "AdamW", "clip_by_global_norm", "warmup_cosine"]
 
@@ -131,7 +131,7 @@ class SGD(_Optimiser):
 
     def rule(self, path, p, step, lr):
         numbers = _typed(p, self.momentum, lr)
-        return lambda g, p, v: _loops.sgd(g, numbers, p, v)
+        return lambda g, p, v: loops.sgd(g, numbers, p, v)
 
 
 @dataclass(frozen=True, repr=False)
@@ -184,7 +184,7 @@ class Adam(_Optimiser):
         keep, scale = 1 - lr * self.decay_rate(path, p), lr / (1 - b1**step)
         root = 1 / math.sqrt(1 - b2**step)
         numbers = _typed(p, b1, 1 - b1, b2, 1 - b2, keep, scale, root, self.eps)
-        return lambda g, p, m, v: _loops.adam(g, numbers, p, m, v)
+        return lambda g, p, m, v: loops.adam(g, numbers, p, m, v)
 
 
 def _typed(p, *numbers):
@@ -265,7 +265,7 @@ def clip_by_global_norm(grads, max_norm, out=None):
     for path, leaf in tree.flatten(grads).items():
         if not is_array(leaf):
             raise TypeError(f"grads/{path}: expected a NumPy array, got {type(leaf).__name__}")
-    norm = math.sqrt(sum(_loops.sum_squares(_flat(leaf)) for leaf in tree.flatten(grads).values()))
+    norm = math.sqrt(sum(loops.sum_squares(_flat(leaf)) for leaf in tree.flatten(grads).values()))
     if out is None:
         out = tree.map(np.empty_like, grads)
     else:

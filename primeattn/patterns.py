@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from io import BytesIO
+from typing import ClassVar
 
 import numpy as np
 
 from primeattn import sequences
-from primeattn.sequences.value import EMPTY, Sequence, as_int
+from primeattn.checks import as_int
+from primeattn.sequences.value import EMPTY, Sequence
+from primeattn.wheel.cost import choose_wheel
 
 __all__ = ["Pattern"]
 
@@ -16,7 +18,6 @@ _MAX_DENSE = 32768  # a 1 GiB mask
 _MAX_PAIRS = 2**28  # 1.25 GiB as CSR
 _MAX_VIEWS = 64
 _FAR = 2**20  # distances that are made together and kept
-_SHOWN = 64  # tokens in a notebook
 
 
 @dataclass(frozen=True, repr=False)
@@ -61,6 +62,9 @@ class Pattern:
     sequence: Sequence | None
     window: int = 0
     global_tokens: int = 0
+    _draw: ClassVar = (
+        None  # makes the picture of a notebook; the package sets it, as pictures come from above
+    )
 
     def __post_init__(self):
         vars(self).update(
@@ -252,8 +256,6 @@ class Pattern:
         """
         n = as_int("n", n, minimum=0)
         if wheel is None:
-            from primeattn.kernels.choice import choose_wheel
-
             wheel = choose_wheel((self,), n, 64, forced=True)
         return np.argsort(np.arange(n) % as_int("wheel", wheel, minimum=1), kind="stable")
 
@@ -281,15 +283,7 @@ class Pattern:
 
     def _repr_png_(self):
         """Return the mask as a PNG image, which notebooks show; None beyond the end of a finite table."""
-        from primeattn import plot
-
-        try:
-            ax = plot.mask(self, _SHOWN)
-        except ValueError:
-            return None
-        file = BytesIO()
-        ax.figure.savefig(file, format="png")
-        return file.getvalue()
+        return None if Pattern._draw is None else Pattern._draw(self)
 
     def to_json(self) -> dict:
         """Return a structure of JSON types from which ``from_json`` makes an equal pattern.

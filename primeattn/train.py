@@ -17,16 +17,16 @@ import numpy as np
 
 from primeattn import checkpoint, plot
 from primeattn.baselines import baselines
+from primeattn.checks import as_int
+from primeattn.config import freeze_real, freeze_size
 from primeattn.data import Batches, load_corpus
 from primeattn.files import check_writable, written_whole
 from primeattn.kernels import get_num_threads
 from primeattn.language_model import evaluate, make_model, sample
 from primeattn.losses import cross_entropy
 from primeattn.nn import Chain, setup
-from primeattn.nn._config import freeze_real, freeze_size
 from primeattn.optim import AdamW, clip_by_global_norm, warmup_cosine
 from primeattn.patterns import Pattern
-from primeattn.sequences import as_int
 from primeattn.tree import map as map_tree
 from primeattn.workspace import Workspace
 

@@ -202,7 +202,7 @@ def fail_starts(first, once):
 def strike_all(rounds, seed, threads, fail, fail_once):
     """Yield (interrupts so far, what went wrong) now and then."""
     import primeattn as pa
-    from primeattn.blas import openblas_threads
+    from primeattn.compiled.blas import openblas_threads
 
     sys.unraisablehook = lambda _: None  # interrupts in places that cannot raise
     rng = np.random.default_rng(seed)

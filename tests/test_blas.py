@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from primeattn import blas
-from primeattn.nn import _rows
+from primeattn.compiled import blas, parallel
 
 
 def test_one_thread_within_the_block_and_as_before_after_it():
@@ -48,7 +47,7 @@ def test_another_blas_is_left_as_it_is(monkeypatch):
     assert blas.openblas() is None and blas.openblas_threads()[0]() == 0
     with blas.one_blas_thread():
         np.testing.assert_array_equal(np.eye(3) @ np.eye(3), np.eye(3))
-    monkeypatch.setattr(_rows, "openblas", blas.openblas)
+    monkeypatch.setattr(parallel, "openblas", blas.openblas)
     out = np.empty((2, 3))
-    _rows.product(np.ones((2, 2)), np.ones((2, 3)), out)
+    parallel.product(np.ones((2, 2)), np.ones((2, 3)), out)
     assert (out == 2).all()

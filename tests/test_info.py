@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from primeattn import cli, get_num_threads, info
-from primeattn.kernels.gpu import support
+from primeattn.kernels.gpu import device
 
 
 def test_sections():
@@ -24,7 +24,7 @@ def test_sections():
     assert cpu["kernels"] == "tiles" and cpu["vector_bits"] in (256, 512)
     assert cpu["threads"] == get_num_threads()
     assert cpu["compiled_code"] is None or Path(cpu["compiled_code"]).is_dir()
-    assert gpu == support.describe()
+    assert gpu == device.describe()
 
 
 def test_a_package_that_is_not_there_is_none(monkeypatch):

@@ -21,8 +21,8 @@ from primeattn.analysis.reach import hops, receptive_field
 from primeattn.analysis.residues import residue_coverage
 from primeattn.analysis.rules import Explanation, explain, rule_mass
 from primeattn.analysis.spectral import Extremes, extreme_eigenvalues, laplacian, spectrum
-from primeattn.analysis.table import Table
 from primeattn.analysis.tiling import tile_occupancy, wheel_fraction
+from primeattn.table import Table
 
 __all__ = [
     "Explanation",

@@ -8,10 +8,10 @@ from itertools import pairwise
 import numpy as np
 
 from primeattn.analysis.rules import as_map
+from primeattn.checks import as_int
 from primeattn.kernels.arguments import as_boundaries
 from primeattn.nn._memory import Memory
 from primeattn.nn.attention import SparseIndexAttention
-from primeattn.sequences.value import as_int
 
 __all__ = ["attention_map", "entropy"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from math import comb
 
 from primeattn.analysis.reach import as_pattern, receptive_field
+from primeattn.checks import as_int
 from primeattn.patterns import Pattern
-from primeattn.sequences.value import as_int
 
 __all__ = ["counting_bound", "efficiency", "match_budget"]
 

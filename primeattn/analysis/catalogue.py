@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from primeattn import sequences
-from primeattn.analysis.table import Table
-from primeattn.sequences.value import as_int
+from primeattn.checks import as_int
+from primeattn.table import Table
 
 __all__ = ["catalogue"]
 

@@ -7,9 +7,9 @@ import numpy as np
 from primeattn.analysis.paths import redundancy
 from primeattn.analysis.reach import as_pattern, hops
 from primeattn.analysis.spectral import extreme_eigenvalues
-from primeattn.analysis.table import Table
 from primeattn.analysis.tiling import tile_occupancy
-from primeattn.sequences.value import as_int
+from primeattn.checks import as_int
+from primeattn.table import Table
 
 __all__ = ["compare", "reach_by_layer"]
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from primeattn.analysis.reach import as_pattern
-from primeattn.analysis.table import Table
-from primeattn.sequences.value import as_int
+from primeattn.checks import as_int
+from primeattn.table import Table
 
 __all__ = ["Traffic", "asymptotic_pairs", "cost", "flops", "traffic"]
 

@@ -10,9 +10,9 @@ import numpy as np
 from primeattn import tree
 from primeattn.analysis.attention import attention_map, entropy
 from primeattn.analysis.rules import rule_mass
-from primeattn.analysis.table import Table
 from primeattn.nn import Layer, SparseIndexAttention
 from primeattn.nn._memory import Memory
+from primeattn.table import Table
 
 __all__ = ["LayerCall", "attention_calls", "attention_summary"]
 

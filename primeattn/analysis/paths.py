@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from primeattn.analysis.reach import as_pattern
-from primeattn.sequences.value import as_int
+from primeattn.checks import as_int
 
 __all__ = ["redundancy", "two_hop_paths"]
 

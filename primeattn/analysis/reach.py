@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import fft
 
+from primeattn.checks import as_int
 from primeattn.patterns import Pattern
-from primeattn.sequences.value import as_int
 
 __all__ = ["as_pattern", "hops", "receptive_field"]
 

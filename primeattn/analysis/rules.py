@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from primeattn.analysis.reach import as_pattern
+from primeattn.checks import as_int
 from primeattn.kernels.arguments import as_boundaries
 from primeattn.patterns import Pattern
-from primeattn.sequences.value import as_int
 
 __all__ = ["RULES", "Explanation", "as_map", "check_pairs", "explain", "first_rule", "rule_mass"]
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from primeattn.analysis.reach import as_pattern
-from primeattn.sequences.value import as_int
+from primeattn.checks import as_int
 
 __all__ = ["Extremes", "extreme_eigenvalues", "laplacian", "spectrum"]
 

@@ -26,7 +26,7 @@ def main(argv=None) -> int:
     >>> bench.main(["cpu", "--n", "0"])
     2
     """
-    from primeattn.cli.command import Parser, run
+    from primeattn.command import Parser, run
 
     parser = Parser(prog="python -m primeattn.bench", description="Speed against peers.")
     add_arguments(parser)
@@ -120,9 +120,9 @@ def _step(options, out, command):
 
 
 def _gpu(options, out, command):
-    from primeattn.kernels.gpu import support
+    from primeattn.kernels.gpu import device
 
-    support.require()
+    device.require()
     from primeattn.bench import gpu, gpu_report, report
 
     def paths(results):

@@ -8,7 +8,7 @@ import numpy as np
 
 from primeattn.bench.gpu_device import numbers, stored
 from primeattn.kernels import reference
-from primeattn.kernels.device_arrays import BFLOAT16
+from primeattn.kernels.call import BFLOAT16
 from primeattn.patterns import Pattern
 
 __all__ = [

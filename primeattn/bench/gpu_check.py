@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from primeattn.bench import report
 from primeattn.bench.timing import as_seconds
-from primeattn.kernels.place import GPU_KERNELS
+from primeattn.kernels.call import GPU_KERNELS
 
 __all__ = ["STAGES", "run"]
 

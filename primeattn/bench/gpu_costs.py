@@ -5,18 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from unittest import mock
 
 import numpy as np
 
 from primeattn.bench.cpu import SEQUENCES
 from primeattn.bench.gpu_cases import Case, finding
-from primeattn.bench.gpu_device import Device, EventTurn
-from primeattn.bench.gpu_peers import GpuInputs, ours
-from primeattn.kernels import choice, sparse_index_kernel
-from primeattn.kernels import repeats as known
-from primeattn.kernels.gpu import wheel_plan
+from primeattn.bench.gpu_device import Array, Device, EventTurn, relauncher
+from primeattn.bench.gpu_peers import GpuInputs
+from primeattn.kernels import sparse_index_kernel
 from primeattn.patterns import Pattern
+from primeattn.wheel import cost
 from primeattn.workspace import Workspace
 
 __all__ = ["auto", "fit_rule", "wheels"]
@@ -24,7 +22,8 @@ __all__ = ["auto", "fit_rule", "wheels"]
 
 def auto():
     """What AUTO_RULE should be here, and how often the present one chooses what is faster."""
-    from primeattn.kernels import arguments, get_num_threads, place
+    from primeattn.kernels import arguments, dispatch, get_num_threads
+    from primeattn.kernels.call import Target
 
     rows = []
     for name in ("primes", "squares", "mian_chowla"):
@@ -32,8 +31,10 @@ def auto():
         for n in (256, 1024, 4096, 16384):
             case = Case(8, 8, n, n, 64, pattern=pattern)
             q, k, v, _, _ = case.draw("float32")
-            options = arguments.check_options(place.Place(True), q, k, pattern, None, 0, 0, None, None)
             out, lse, workspace = np.empty_like(q), np.empty(q.shape[:3], np.float32), Workspace()
+            options = {"pattern": pattern, "scale": None, "q_start": 0, "k_start": 0, "cu_seqlens": None}
+            arrays = {"out": out, "q": q, "k": k, "v": v}
+            call = arguments.check_forward(Target(None), arrays, options, workspace)
             seconds = {}
             for device in ("cpu", "cuda"):
                 times = []
@@ -42,15 +43,15 @@ def auto():
                     sparse_index_kernel(out, lse, q, k, v, pattern, device=device, workspace=workspace)
                     times.append(time.perf_counter() - start)
                 seconds[device] = float(np.median(times[1:]))
-            row = {"work": place.work(q, options), "bytes": 2 * (q.nbytes + k.nbytes), **seconds}
-            row["auto"] = "cuda" if place.is_large(q, k, options) else "cpu"
+            row = {"work": dispatch.work(call), "bytes": 2 * (q.nbytes + k.nbytes), **seconds}
+            row["auto"] = "cuda" if dispatch.is_large(call) else "cpu"
             rows.append(row)
             yield finding(
                 f"{name}, n = {n}: seconds on the CPU", seconds["cpu"], gpu=seconds["cuda"], row=row
             )
     rule = fit_rule(rows)
     yield finding("AUTO_RULE measured here", [float(f"{x:.2g}") for x in rule], threads=get_num_threads())
-    yield finding("AUTO_RULE in use", list(place.AUTO_RULE))
+    yield finding("AUTO_RULE in use", list(dispatch.AUTO_RULE))
     lost = [row[row["auto"]] / min(row["cpu"], row["cuda"]) for row in rows]
     yield finding("time with the rule in use, over the best", float(math.prod(lost) ** (1 / len(lost))))
 
@@ -70,18 +71,28 @@ def wheels():
     for head_dim, n, name in itertools.product((64, 128), (4096, 16384, 65536), SEQUENCES):
         pattern = Pattern(name, window=3, global_tokens=2)
         inputs = GpuInputs.draw(1, 16, n, head_dim, "bfloat16")
-        for wheel in (None, *choice.WHEELS):
+        for wheel in (None, *cost.WHEELS):
             kernel = "gather" if wheel is None else "wheel"
             row = {"head_dim": head_dim, "n": n, "sequence": name, "wheel": wheel}
             if wheel is not None:
-                division = choice.divide(pattern, n, wheel, head_dim)
+                division = cost.divide(pattern, n, wheel, head_dim)
                 met = (n - division.met).sum() + 2 * n
                 row |= {"tiles": division.tiles, "met": int(met), "cost": division.cost}
             else:
-                row |= {"pairs": pattern.num_pairs(n), "cost": choice.gather_cost(pattern, n, head_dim)}
-            # What is known of such calls knows nothing of the wheel.
-            chosen = mock.patch.object(wheel_plan, "choose_wheel", lambda *a, wheel=wheel, **b: wheel)
-            with chosen, mock.patch.dict(known._known, clear=True):
-                for name_of, backward in (("forward_s", False), ("both_s", True)):
-                    row[name_of] = float(np.median(turn(ours(kernel)(inputs, pattern, backward))))
+                row |= {"pairs": pattern.num_pairs(n), "cost": cost.gather_cost(pattern, n, head_dim)}
+            for name_of, backward in (("forward_s", False), ("both_s", True)):
+                row[name_of] = float(np.median(turn(_calls(inputs, pattern, kernel, wheel, backward))))
             yield finding("wheel", row["forward_s"], row=row)
+
+
+def _calls(inputs, pattern, kernel, wheel, backward):
+    """A forward, and a backward if there is to be one, with that wheel."""
+    workspace, q = Workspace(), inputs.q
+    arrays = {"out": q.empty_like(), "lse": Array.of(np.empty(q.shape[:3], np.float32))}
+    arrays |= {"q": q, "k": inputs.k, "v": inputs.v}
+    forward = relauncher(arrays, pattern, kernel, workspace, wheel)
+    if not backward:
+        return forward
+    arrays |= {"dout": inputs.dout, **{name: q.empty_like() for name in ("dq", "dk", "dv")}}
+    gradients = relauncher(arrays, pattern, kernel, workspace, wheel, backward=True)
+    return lambda: (forward(), gradients())

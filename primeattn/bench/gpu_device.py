@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 from numba import float32
 
 from primeattn.bench.peers import find_torch
-from primeattn.kernels.device_arrays import BFLOAT16, address_view
-from primeattn.kernels.gpu.support import cuda  # None where it does not import
+from primeattn.kernels import arguments, dispatch
+from primeattn.kernels.call import BFLOAT16
+from primeattn.kernels.device_arrays import address_view
+from primeattn.kernels.gpu.device import cuda  # None where it does not import
 
 __all__ = ["CHAINS", "TURN", "Array", "Device", "EventTurn", "ceilings", "fma_chains", "numbers", "stored"]
 
@@ -200,3 +203,13 @@ def ceilings(device, turn) -> dict:
             seconds = float(np.median(turn(lambda a=a, b=b: torch.matmul(a, b))))
             found[f"{name}_matmul_gflops"] = 2e-9 * MATRIX**3 / seconds
     return found
+
+
+def relauncher(arrays, pattern, kernel, workspace, wheel=None, backward=False):
+    """Run a call with ``arrays`` by name, checked; return a function that launches it again, unchecked."""
+    options = {"pattern": pattern, "scale": None, "q_start": 0, "k_start": 0, "cu_seqlens": None}
+    target, views = dispatch.locate(arrays, None, None, kernel)
+    check = arguments.check_backward if backward else arguments.check_forward
+    launch = dispatch.run(check(replace(target, wheel=wheel), views, options, workspace))
+    at = {name: view.ctypes.data for name, view in views.items()}
+    return lambda: launch.run_again(at, workspace)

@@ -22,7 +22,7 @@ from primeattn.bench.peers import (
     flex_mask,
 )
 from primeattn.kernels import sparse_index_kernel, sparse_index_kernel_backward
-from primeattn.kernels.place import GPU_KERNELS
+from primeattn.kernels.call import GPU_KERNELS
 from primeattn.workspace import Workspace
 
 __all__ = ["FLEX", "GPU_PEERS", "OURS", "SDPA", "GpuInputs", "flex_blocks"]

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from types import SimpleNamespace
 
 import numpy as np
 
@@ -32,11 +31,10 @@ from primeattn.bench.gpu_cases import (
     number_of,
 )
 from primeattn.bench.gpu_costs import auto, wheels
-from primeattn.bench.gpu_device import Array, numbers, stored
+from primeattn.bench.gpu_device import Array, numbers, relauncher, stored
 from primeattn.bench.peers import find_torch
 from primeattn.kernels import attention, sparse_index_kernel, sparse_index_kernel_backward
-from primeattn.kernels import repeats as known
-from primeattn.kernels.gpu import support
+from primeattn.kernels.gpu import device
 from primeattn.patterns import Pattern
 from primeattn.workspace import Workspace
 
@@ -98,15 +96,15 @@ def versions():
             yield finding(name, done.stdout.strip().splitlines()[-1])
         except (OSError, subprocess.SubprocessError, IndexError):
             yield finding(name, None)
-    yield finding("cuda.implementation", getattr(support.cuda, "implementation", None))
+    yield finding("cuda.implementation", getattr(device.cuda, "implementation", None))
     try:
-        yield finding("driver", ".".join(map(str, support.cuda.cudadrv.driver.driver.get_version())))
+        yield finding("driver", ".".join(map(str, device.cuda.cudadrv.driver.driver.get_version())))
     except Exception as error:  # absent, or another place in this version
         yield finding("driver", None, note=str(error).splitlines()[0] if str(error) else "")
     torch = find_torch()
     if torch is not None:
         yield finding("torch reaches the GPU", torch.cuda.is_available(), note=str(torch.version.cuda))
-    described, reason = support.describe(), support.problem()
+    described, reason = device.describe(), device.problem()
     yield finding("CUDA target", described["target"])
     yield finding("GPU", described["device"], ok=reason is None)
 
@@ -326,7 +324,7 @@ def launch(kernel):
     arrays, forward, backward = _calls(kernel, storage, _of_numba)
     yield finding("forward, Numba device arrays", _host_seconds(forward), HOST_LIMIT, unit="s")
     yield finding("backward, Numba device arrays", _host_seconds(backward), unit="s")
-    yield finding("of a forward, the launch alone", _host_seconds(_bare(forward)), unit="s")
+    yield finding("of a forward, the launch alone", _host_seconds(_bare(arrays, kernel)), unit="s")
     seconds = _host_seconds(lambda: [array.__cuda_array_interface__ for array in arrays])
     yield finding("of a forward, the interfaces of its arrays", seconds, unit="s")
     torch = _torch_on_gpu()
@@ -370,17 +368,10 @@ def _calls(kernel, storage, adapt):
     return (out, lse, q, k, v), forward, backward
 
 
-def _bare(call):
-    """The launch of a call that is known, with addresses ready."""
-    kept = []
-    run_again = SimpleNamespace(run_again=lambda at, workspace: kept.append(at))
-    known._known.clear()
-    call()
-    ((key, entry),) = known._known.items()
-    known._known[key] = entry._replace(launch=run_again)
-    call()
-    known._known[key] = entry
-    return lambda: entry.launch.run(kept[0])
+def _bare(arrays, kernel):
+    """The launch of a forward alone, with addresses ready."""
+    given = dict(zip(("out", "lse", "q", "k", "v"), arrays, strict=True))
+    return relauncher(given, PATTERN, kernel, Workspace())
 
 
 def _host_seconds(call, rounds=30, calls=20):
@@ -388,18 +379,18 @@ def _host_seconds(call, rounds=30, calls=20):
     call()
     times = []
     for _ in range(rounds):
-        support.cuda.synchronize()
+        device.cuda.synchronize()
         start = time.perf_counter()
         for _ in range(calls):
             call()
         times.append((time.perf_counter() - start) / calls)
-    support.cuda.synchronize()
+    device.cuda.synchronize()
     return float(np.median(times))
 
 
 def allocation(kernel):
     """Allocations of GPU memory by repeated calls with a workspace."""
-    manager, made = support.cuda.current_context().memory_manager, []
+    manager, made = device.cuda.current_context().memory_manager, []
     memalloc = manager.memalloc
 
     def counting(size):

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from primeattn.blas import openblas_threads
+from primeattn.checks import as_int
+from primeattn.compiled.blas import openblas_threads
 from primeattn.kernels import get_num_threads, set_num_threads
-from primeattn.sequences.value import as_int
 
 __all__ = ["Timing", "as_seconds", "as_sizes", "blas_notes", "interleave", "thread_count", "watched"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from primeattn import __version__, bench
 from primeattn.cli import machine, patterns, training
-from primeattn.cli.command import Parser, add, run
+from primeattn.command import Parser, add, run
 
 __all__ = ["main"]
 

@@ -1,43 +1,41 @@
 """Sparse causal attention kernels, forward and backward, in place.
 
-:func:`sparse_index_kernel` and :func:`sparse_index_kernel_backward` check their arguments and run compiled
-code; :func:`attention` allocates the outputs; :func:`merge` joins results over disjoint ranges of keys.
-:mod:`primeattn.kernels.reference` is the dense float64 oracle they are tested against.
+On the CPU a call is served by ``kernel="tiles"``. A block of consecutive queries meets keys at the same
+offsets, so that rows that are read once serve many queries; vectors compute eight scores at once. On a GPU
+"gather" takes any pattern, dtype and width, and "wheel" makes dense tiles for tensor cores
+(:mod:`primeattn.wheel`); :func:`explain_kernel` tells which would run and why.
 
-Three implementations serve, and :func:`explain_kernel` tells which a GPU would run and why:
+To follow a call, read
 
-- "tiles", on the CPU, makes blocks of queries whose keys lie at the same offsets, so that rows that are
-  read once are used by many.
-- "gather", on the GPU, takes any pattern, dtype and width: a few threads for each query walk along its
-  offsets.
-- "wheel", on the GPU, makes dense tiles for tensor cores out of sparse patterns with arithmetic in them.
+1. ``api``: the public functions, and what they promise;
+2. ``dispatch``: where the call runs;
+3. ``arguments``: the checks, which make a ``call.Call`` of it;
+4. ``cpu/launch``: plan, scratch memory, threads (on a GPU ``gpu/launch``);
+5. ``cpu/forward``: what a worker does with a block of queries;
+6. ``cpu/tiles``: scores, softmax and values of one tile, on vectors of ``compiled/simd``.
 
-The wheel
----------
-In natural order every 64×64 tile of the mask of the primes holds a prime, so that hardware which computes
-square tiles can skip none. But a prime that does not divide m is coprime to m. Group the positions by their
-residue modulo m, the *wheel*: a query of class a meets a key of class b only if gcd(a - b, m) = 1, and of
-all pairs of classes phi(m) / m remain, 1/3 for m = 6 and 4/15 for m = 30. Rows of a class are m rows apart
-in memory, which is where they are read: nothing is permuted.
+``reference`` is the dense float64 oracle that all are tested against. Terms:
 
-Between two classes the mask is Toeplitz. Row u of class a and row s of class b are (a - b) + (u - s) m
-apart, so that a string of bits for each a - b says it all, and the mask of a tile is a window of it: a few
-words, of which a thread shifts its bits into place once for each tile. All strings together have about 2 n
-bits, and all heads share them. Small primes, the window and the global tokens belong to no class; queries
-meet them one by one, before the tiles.
-
-The strings are made of any set of offsets, and a tile is live if its window has a bit: the kernel is not
-about primes. Squares have few residues too, 16 of 144, and do well with m = 48 or 144; what has no
-arithmetic in it, as Mian-Chowla's sequence, is for "gather". Which classes are worth tiles, which m, and
-which kernel, a model of instruction counts decides. See :mod:`primeattn.kernels.wheel` for the tables,
-:func:`primeattn.analysis.wheel_fraction` for what remains, ``primeattn.plot.wheel`` for a picture, and
-:meth:`primeattn.Pattern.wheel_permutation` for those who bring their own block-sparse attention.
+=======  ==============================================================================================
+block    consecutive rows (queries, or keys) that one task computes
+task     a block, drawn by whichever worker is free
+panel    rows of one sequence and head, packed side by side (as in BLIS and GotoBLAS: Goto and van de
+         Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008)
+piece    a part of a panel, packed at once
+tile     a block against up to 128 slots
+slot     the rows that a block meets by one offset, or one global key
+group    eight slots, whose scores lie side by side
+line     64 bytes of a row; a packed row has whole lines
+chunk    up to four lines of a row, which fit the registers
+route    of a query head: its offsets, and the panels that they lead to
+delta    rowsum(dout * out) - dlse, by query
+=======  ==============================================================================================
 """
 
+from primeattn.compiled.threads import get_num_threads, set_num_threads
 from primeattn.kernels import reference
 from primeattn.kernels.api import attention, merge, sparse_index_kernel, sparse_index_kernel_backward
-from primeattn.kernels.choice import explain_kernel
-from primeattn.kernels.threads import get_num_threads, set_num_threads
+from primeattn.kernels.explain import explain_kernel
 
 __all__ = [
     "attention",

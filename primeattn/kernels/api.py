@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from primeattn.kernels.arguments import (
-    check_inputs,
-    check_options,
-    check_outputs,
-    check_row_numbers,
-    check_rows,
-    row_number_dtype,
-)
+from primeattn.kernels.arguments import check_backward, check_forward, check_inputs, check_rows
+from primeattn.kernels.call import lse_dtype
 from primeattn.kernels.device_arrays import device_interface, stream_handle, view_of_host
-from primeattn.kernels.place import backend, decide
-from primeattn.kernels.repeats import recognize
+from primeattn.kernels.dispatch import locate, run
+from primeattn.kernels.gpu import launch_cache
 
 __all__ = ["attention", "merge", "sparse_index_kernel", "sparse_index_kernel_backward"]
 
@@ -71,7 +65,7 @@ def sparse_index_kernel(
     device : {None, "cpu", "cuda", "auto"}
         Where to run; None is where the arrays are, on the GPU that is current in Numba. With "cuda", NumPy
         arrays are copied to the GPU and results back; "auto" does so if there is a GPU and the work is
-        large for the bytes to move (``place.AUTO_RULE``). CPU and GPU round differently.
+        large for the bytes to move (``dispatch.AUTO_RULE``). CPU and GPU round differently.
     stream : stream of Numba, CuPy or torch, or its handle, optional
         Stream of the GPU to run on; by default the one that the arrays carry (of torch tensors, the one that
         is current), or else the default stream. To capture calls in a graph of torch or CuPy, call them once
@@ -79,7 +73,7 @@ def sparse_index_kernel(
         Calls with arrays in the memory of the GPU return before the kernels have run.
     kernel : {None, "tiles", "gather", "wheel"}
         Implementation; None chooses. "tiles" is the CPU's; of the GPU, "gather" takes everything, and "wheel"
-        computes on tensor cores (see :mod:`primeattn.kernels.wheel`): float16 and bfloat16, head_dim 64 and
+        computes on tensor cores (see :mod:`primeattn.wheel.tables`): float16 and bfloat16, head_dim 64 and
         128, rows at multiples of 16 bytes, scale above 0, and queries whose own keys are among the keys.
         In it a NaN or infinity may spread from a row to others of the same tile.
 
@@ -104,33 +98,22 @@ def sparse_index_kernel(
     >>> bool(np.allclose(out[0, 0, 0], v[0, 0, 0]))  # the first token sees itself only
     True
     """
-    given = {"out": out, "q": q, "k": k, "v": v} | ({} if lse is None else {"lse": lse})
-    options = pattern, scale, q_start, k_start, cu_seqlens
-    _call("forward", _forward, given, options, device, stream, kernel, workspace)
+    arrays = {"out": out, "q": q, "k": k, "v": v} | ({} if lse is None else {"lse": lse})
+    options = {"pattern": pattern, "scale": scale}
+    options |= {"q_start": q_start, "k_start": k_start, "cu_seqlens": cu_seqlens}
+    _run(False, arrays, options, device, stream, kernel, workspace)
     return out, lse
 
 
-def _call(which, run, given, options, device, stream, kernel, workspace):
-    """Repeat what is known for such a call, or else ``run`` it where it belongs, and learn."""
-    call = recognize(which, given, options, device, stream, kernel, workspace)
-    if call is None or not call.repeat():
-        place, arrays = decide(given, device, stream, kernel)
-        launch = run(place, arrays, *options, workspace)
-        if call is not None:
-            call.learn(launch, arrays)
-
-
-def _forward(place, arrays, *options):
-    """Check and run; return what the backend does."""
-    out, lse, q, k, v = (arrays.get(name) for name in ("out", "lse", "q", "k", "v"))
-    check_inputs(q, k, v, half=place.gpu is not False)
-    check_rows("out", out, q.shape, q.dtype)
-    if lse is not None:
-        check_row_numbers("lse", lse, q)
-    options = check_options(place, q, k, *options)
-    outputs = {"out": out} if lse is None else {"out": out, "lse": lse}
-    check_outputs(outputs, {"q": q, "k": k, "v": v})
-    return backend(place, q, k, options).forward(out, lse, q, k, v, options)
+def _run(backward, arrays, options, device, stream, kernel, workspace):
+    """Relaunch what is stored for such a call, or else check it, run it where it belongs, and store that."""
+    entry = launch_cache.lookup(backward, arrays, options, device, stream, kernel, workspace)
+    if entry is None or not entry.relaunch():
+        target, views = locate(arrays, device, stream, kernel)
+        check = check_backward if backward else check_forward
+        launch = run(check(target, views, options, workspace))
+        if entry is not None:
+            entry.store(launch, views)
 
 
 def sparse_index_kernel_backward(
@@ -197,28 +180,12 @@ def sparse_index_kernel_backward(
     >>> bool(np.isclose(dv.sum(), out.size))  # every row of p sums to one
     True
     """
-    given = {"dq": dq, "dk": dk, "dv": dv, "dout": dout, "q": q, "k": k, "v": v, "out": out, "lse": lse}
-    given = given if dlse is None else given | {"dlse": dlse}
-    options = pattern, scale, q_start, k_start, cu_seqlens
-    _call("backward", _backward, given, options, device, stream, kernel, workspace)
+    arrays = {"dq": dq, "dk": dk, "dv": dv, "dout": dout, "q": q, "k": k, "v": v, "out": out, "lse": lse}
+    arrays = arrays if dlse is None else arrays | {"dlse": dlse}
+    options = {"pattern": pattern, "scale": scale}
+    options |= {"q_start": q_start, "k_start": k_start, "cu_seqlens": cu_seqlens}
+    _run(True, arrays, options, device, stream, kernel, workspace)
     return dq, dk, dv
-
-
-def _backward(place, arrays, *options):
-    """Check and run; return what the backend does."""
-    q, k, v, lse, dlse = (arrays.get(name) for name in ("q", "k", "v", "lse", "dlse"))
-    outputs = {name: arrays[name] for name in ("dq", "dk", "dv")}
-    inputs = {name: array for name, array in arrays.items() if name not in outputs}
-    check_inputs(q, k, v, half=place.gpu is not False)
-    for name, like in (("dq", q), ("dk", k), ("dv", v), ("dout", q), ("out", q)):
-        check_rows(name, arrays[name], like.shape, q.dtype)
-    check_row_numbers("lse", lse, q)
-    if dlse is not None:
-        check_row_numbers("dlse", dlse, q)
-    options = check_options(place, q, k, *options)
-    check_outputs(outputs, inputs)
-    rows = inputs["dout"], q, k, v, inputs["out"]
-    return backend(place, q, k, options).backward(*outputs.values(), *rows, lse, dlse, options)
 
 
 def attention(q, k, v, pattern, **options):
@@ -241,7 +208,7 @@ def attention(q, k, v, pattern, **options):
         out, lse = empty_results(q, stream_handle(options.get("stream")))
     else:
         check_inputs(*map(view_of_host, (q, k, v)), half=True)
-        out, lse = np.empty(q.shape, q.dtype), np.empty(q.shape[:3], row_number_dtype(q.dtype))
+        out, lse = np.empty(q.shape, q.dtype), np.empty(q.shape[:3], lse_dtype(q.dtype))
     return sparse_index_kernel(out, lse, q, k, v, pattern, **options)
 
 

@@ -4,33 +4,41 @@ from __future__ import annotations
 
 import math
 import numbers
-from dataclasses import dataclass
 
 import numpy as np
 
-from primeattn.checks import integers, is_array, share_memory
-from primeattn.kernels.device_arrays import BFLOAT16
-from primeattn.kernels.plan import SEQUENCE
+from primeattn.checks import as_int, integers, is_array, share_memory
+from primeattn.kernels.call import DTYPES, HALF_DTYPES, SEQUENCE, Call, lse_dtype
 from primeattn.patterns import Pattern
-from primeattn.sequences import as_int
 from primeattn.workspace import Workspace
 
-DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
-HALF_DTYPES = (np.dtype(np.float16), BFLOAT16)  # of storage on the GPU
 POSITIONS = 2**62  # positions are below: so are sums and differences of two within int64
 
 
-@dataclass(frozen=True)
-class Options:
-    """Options of a call after checking."""
+def check_forward(target, arrays, options, workspace) -> Call:
+    """Check a forward with ``arrays`` by name, and ``options`` as the public function takes them by name."""
+    q, k, v = arrays["q"], arrays["k"], arrays["v"]
+    check_inputs(q, k, v, half=target.gpu is not False)
+    check_rows("out", arrays["out"], q.shape, q.dtype)
+    if "lse" in arrays:
+        check_lse("lse", arrays["lse"], q)
+    checked = _check_options(q, k, workspace, **options)
+    _check_outputs(arrays, ("out", "lse"))
+    return Call(arrays, *checked, workspace, target, backward=False)
 
-    patterns: tuple[Pattern, ...]  # one per query head
-    scale: float
-    sequences: np.ndarray  # SEQUENCE records
-    workspace: Workspace | None
-    stream: int | None = None  # handle, of GPU calls
-    resident: bool = False  # whether the arrays are in the memory of the GPU
-    kernel: str | None = None  # forced by the caller
+
+def check_backward(target, arrays, options, workspace) -> Call:
+    """As :func:`check_forward`."""
+    q, k, v = arrays["q"], arrays["k"], arrays["v"]
+    check_inputs(q, k, v, half=target.gpu is not False)
+    for name, like in (("dq", q), ("dk", k), ("dv", v), ("dout", q), ("out", q)):
+        check_rows(name, arrays[name], like.shape, q.dtype)
+    for name in ("lse", "dlse"):
+        if name in arrays:
+            check_lse(name, arrays[name], q)
+    checked = _check_options(q, k, workspace, **options)
+    _check_outputs(arrays, ("dq", "dk", "dv"))
+    return Call(arrays, *checked, workspace, target, backward=True)
 
 
 def check_inputs(q, k, v, half=False):
@@ -60,15 +68,10 @@ def check_inputs(q, k, v, half=False):
         raise ValueError(f"v: expected the shape of k, {k.shape}, got {v.shape}")
 
 
-def check_row_numbers(name, array, q):
-    """Raise unless ``array`` holds one number per query row, as lse and dlse do."""
+def check_lse(name, array, q):
+    """Raise unless ``array`` has one number per query, as lse and dlse do."""
     _check_array(name, array)
-    _check_like(name, array, q.shape[:3], row_number_dtype(q.dtype))
-
-
-def row_number_dtype(dtype):
-    """Return the dtype of lse for rows of ``dtype``: what is computed with."""
-    return np.dtype(np.float32) if dtype in HALF_DTYPES else dtype
+    _check_like(name, array, q.shape[:3], lse_dtype(q.dtype))
 
 
 def check_rows(name, array, shape, dtype):
@@ -78,21 +81,23 @@ def check_rows(name, array, shape, dtype):
     _check_row_layout(name, array)
 
 
-def check_outputs(outputs: dict, inputs: dict):
+def _check_outputs(arrays, names):
     """Raise unless every output is writeable and no element of it is an element of anything else."""
-    named = list(outputs.items())
-    for i, (name, array) in enumerate(named):
+    outputs = [name for name in names if name in arrays]
+    inputs = [name for name in arrays if name not in outputs]
+    for i, name in enumerate(outputs):
+        array = arrays[name]
         if not array.flags.writeable:
             raise ValueError(f"{name}: expected a writeable array, got a read-only one")
         if _overlaps_itself(array):
             raise ValueError(f"{name}: expected distinct elements, got strides {array.strides}")
-        for other, array2 in (*named[:i], *inputs.items()):
-            if share_memory(array, array2):
+        for other in (*outputs[:i], *inputs):
+            if share_memory(array, arrays[other]):
                 raise ValueError(f"{name}: expected memory of its own, got elements shared with {other}")
 
 
-def check_options(place, q, k, pattern, scale, q_start, k_start, cu_seqlens, workspace) -> Options:
-    """Check everything that is not an array of rows; ``place`` says where the call runs."""
+def _check_options(q, k, workspace, pattern, scale, q_start, k_start, cu_seqlens):
+    """Check everything that is not an array of rows; return patterns by head, scale, SEQUENCE records."""
     if workspace is not None and not isinstance(workspace, Workspace):
         raise TypeError(f"workspace: expected a Workspace or None, got {type(workspace).__name__}")
     patterns = _check_patterns(pattern, q.shape[1])
@@ -100,10 +105,9 @@ def check_options(place, q, k, pattern, scale, q_start, k_start, cu_seqlens, wor
         scale = 1 / math.sqrt(q.shape[3])
     elif isinstance(scale, (bool, np.bool_)) or not isinstance(scale, numbers.Real):
         raise TypeError(f"scale: expected a number or None, got {type(scale).__name__}")
-    elif not abs(scale) <= float(np.finfo(row_number_dtype(q.dtype)).max):
-        raise ValueError(f"scale: expected a finite number, got {scale} for {row_number_dtype(q.dtype)}")
-    sequences = _check_sequences(q, k, q_start, k_start, cu_seqlens)
-    return Options(patterns, float(scale), sequences, workspace, place.stream, place.resident, place.kernel)
+    elif not abs(scale) <= float(np.finfo(lse_dtype(q.dtype)).max):
+        raise ValueError(f"scale: expected a finite number, got {scale} for {lse_dtype(q.dtype)}")
+    return patterns, float(scale), _check_sequences(q, k, q_start, k_start, cu_seqlens)
 
 
 def _check_array(name, array):

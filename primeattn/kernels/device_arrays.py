@@ -11,8 +11,9 @@ import sys
 
 import numpy as np
 
+from primeattn.kernels.call import BFLOAT16
+
 __all__ = [
-    "BFLOAT16",
     "address_view",
     "carried_streams",
     "device_interface",
@@ -22,7 +23,6 @@ __all__ = [
     "view_of_host",
 ]
 
-BFLOAT16 = np.dtype([("bfloat16", "<u2")])  # NumPy has no such numbers; only the bits are carried
 DLPACK_CUDA = (2, 13)  # device types: memory of a GPU, managed memory
 DLPACK_CODES = {2: "f", 4: "bfloat"}
 LEGACY_STREAM = 1  # what both protocols call the default stream

@@ -15,7 +15,7 @@ import numpy as np
 
 from primeattn import tree
 from primeattn.checks import is_array
-from primeattn.nn._config import Config
+from primeattn.config import Config
 from primeattn.nn._memory import Memory
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))

@@ -29,9 +29,9 @@ class OnGpu:
     """Copies on the GPU, which are kept until the pullback."""
 
     def __init__(self, memory):
-        from primeattn.kernels.gpu import support
+        from primeattn.kernels.gpu import device
 
-        support.require()
+        device.require()
         from primeattn.kernels.gpu.memory import DeviceArray, seen
 
         self._seen = seen

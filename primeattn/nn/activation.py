@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from primeattn.nn import _loops
+from primeattn.compiled import loops
+from primeattn.compiled.parallel import as_rows, row_blocks, share
 from primeattn.nn._layer import Layer
-from primeattn.nn._rows import as_rows, row_blocks, share
 
 __all__ = ["Activation", "gelu", "relu", "silu"]
 
@@ -29,10 +29,10 @@ def _gate(a, b):
     """y = x s(z) with s(z) = 1 / (1 + exp(-z)), z = x (a + b x^2), and its gradient."""
 
     def forward(x, y):
-        _loops.gate(x, x.dtype.type(a), x.dtype.type(b), y)
+        loops.gate(x, x.dtype.type(a), x.dtype.type(b), y)
 
     def backward(dy, x, dx):
-        _loops.gate_backward(dy, x, x.dtype.type(a), x.dtype.type(b), dx)
+        loops.gate_backward(dy, x, x.dtype.type(a), x.dtype.type(b), dx)
 
     return forward, backward
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 
-from primeattn.nn import _loops
-from primeattn.nn._config import check_callable, freeze_flag, freeze_size
+from primeattn.compiled import loops
+from primeattn.compiled.parallel import as_rows, product, row_blocks, share, sum_products, sum_rows
+from primeattn.config import check_callable, freeze_flag, freeze_size
 from primeattn.nn._layer import Layer, Parameter, check_float
-from primeattn.nn._rows import as_rows, product, row_blocks, share, sum_products, sum_rows
 from primeattn.nn.initializers import glorot_uniform, zeros
 
 __all__ = ["Dense"]
@@ -69,7 +69,7 @@ class Dense(Layer):
         x_rows, y_rows = as_rows(x), as_rows(y)
         product(x_rows, ps["weight"], y_rows)
         if self.bias:
-            share(row_blocks(*y_rows.shape), lambda _, b: _loops.add_bias(ps["bias"], y_rows[b]))
+            share(row_blocks(*y_rows.shape), lambda _, b: loops.add_bias(ps["bias"], y_rows[b]))
         return y, st, (x_rows, x.shape)
 
     def backward(self, dy, saved, ps, memory):

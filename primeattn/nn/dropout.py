@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from primeattn.checks import is_array
-from primeattn.nn._config import freeze_real
+from primeattn.compiled.parallel import BLOCK, row_blocks
+from primeattn.config import freeze_real
 from primeattn.nn._layer import Layer
-from primeattn.nn._rows import BLOCK, row_blocks
 
 __all__ = ["Dropout"]
 

@@ -9,10 +9,10 @@ from itertools import pairwise
 import numpy as np
 
 from primeattn.checks import is_array
-from primeattn.nn import _loops
-from primeattn.nn._config import check_callable, freeze_size
+from primeattn.compiled import loops
+from primeattn.compiled.parallel import as_rows
+from primeattn.config import check_callable, freeze_size
 from primeattn.nn._layer import Layer, Parameter, check_float
-from primeattn.nn._rows import as_rows
 from primeattn.nn.initializers import Normal
 
 __all__ = ["Embedding", "PositionalEmbedding"]
@@ -102,7 +102,7 @@ class Embedding(Layer):
         y.fill(0)
         y_rows = y.reshape(*shape, self.dim)
         for back, table in enumerate(_tables(ps)):
-            _loops.add_earlier(tokens, bounds, back, table, y_rows)
+            loops.add_earlier(tokens, bounds, back, table, y_rows)
         return y, st, (tokens, bounds)
 
     def backward(self, dy, saved, ps, memory):
@@ -110,7 +110,7 @@ class Embedding(Layer):
         dps = {name: memory.take(table.shape, dy.dtype) for name, table in ps.items()}
         ends, order = memory.take((self.vocab,), np.int64), memory.take((tokens.size,), np.int64)
         for back, dtable in enumerate(_tables(dps)):
-            _loops.sum_by_earlier(tokens, bounds, back, as_rows(dy), ends, order, dtable)
+            loops.sum_by_earlier(tokens, bounds, back, as_rows(dy), ends, order, dtable)
         return None, dps
 
 
@@ -177,7 +177,7 @@ class PositionalEmbedding(Layer):
         dy_rows = np.ascontiguousarray(dy)
         for sequence in dy_rows if dy.ndim == 3 else dy_rows[None]:
             for start, stop in pairwise(saved):
-                _loops.add_rows(sequence[start:stop], sums)  # y = x + weight
+                loops.add_rows(sequence[start:stop], sums)  # y = x + weight
         dps["weight"][...] = sums
         return dy, dps
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from primeattn.nn import _loops
-from primeattn.nn._config import freeze_real, freeze_size
+from primeattn.compiled import loops
+from primeattn.compiled.parallel import as_rows, row_blocks, share
+from primeattn.config import freeze_real, freeze_size
 from primeattn.nn._layer import Layer, Parameter, check_float
-from primeattn.nn._rows import as_rows, row_blocks, share
 from primeattn.nn.initializers import ones, zeros
 
 __all__ = ["LayerNorm", "RMSNorm"]
@@ -37,7 +37,7 @@ class _Norm(Layer):
         eps = x.dtype.type(self.eps)
 
         def rows(_, b):
-            _loops.norm(x_rows[b], scale, bias, eps, y_rows[b], mean[b], rstd[b])
+            loops.norm(x_rows[b], scale, bias, eps, y_rows[b], mean[b], rstd[b])
 
         share(row_blocks(*x_rows.shape), rows)
         return y, st, (x_rows, mean, rstd)
@@ -51,7 +51,7 @@ class _Norm(Layer):
 
         def rows(i, b):
             dscale, dbias = sums["scale"][i], sums["bias"][i] if "bias" in sums else None
-            _loops.norm_backward(
+            loops.norm_backward(
                 dy_rows[b], x_rows[b], ps["scale"], mean[b], rstd[b], dx_rows[b], dscale, dbias
             )
 

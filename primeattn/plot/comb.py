@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from primeattn import analysis
+from primeattn.checks import as_int
 from primeattn.plot.labels import labelled
 from primeattn.plot.strips import strips
 from primeattn.plot.style import own_axes
-from primeattn.sequences.value import as_int
 
 __all__ = ["hops"]
 

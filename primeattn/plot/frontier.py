@@ -6,9 +6,9 @@ import numpy as np
 
 from primeattn import analysis
 from primeattn.analysis.reach import as_pattern
+from primeattn.checks import as_int
 from primeattn.plot.labels import beside_points, labelled
 from primeattn.plot.style import COLORS, GREY, own_axes
-from primeattn.sequences.value import as_int
 
 __all__ = ["pareto"]
 

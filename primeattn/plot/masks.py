@@ -6,10 +6,10 @@ import numpy as np
 
 from primeattn.analysis.reach import as_pattern
 from primeattn.analysis.rules import RULES, first_rule
+from primeattn.checks import as_int
 from primeattn.plot.density import block_shares
 from primeattn.plot.labels import labelled, name, percent
 from primeattn.plot.style import HIDDEN, RULE_COLORS, grid_of_axes, outer_labels, own_axes, query_by_key
-from primeattn.sequences.value import as_int
 
 __all__ = ["mask", "masks"]
 

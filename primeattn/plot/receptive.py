@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from primeattn import analysis
+from primeattn.checks import as_int
 from primeattn.plot.labels import labelled
 from primeattn.plot.style import COLORS, MARKERS, own_axes
-from primeattn.sequences.value import as_int
 
 __all__ = ["reach"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from primeattn import analysis
+from primeattn.checks import as_int
 from primeattn.plot.labels import labelled
 from primeattn.plot.style import COLORS, DASHES, own_axes
-from primeattn.sequences.value import as_int
 
 __all__ = ["spectrum"]
 

@@ -6,9 +6,9 @@ import numpy as np
 
 from primeattn import analysis
 from primeattn.analysis.reach import as_pattern
+from primeattn.checks import as_int
 from primeattn.plot.labels import name, percent
 from primeattn.plot.style import HIDDEN, RULE_COLORS, grid_of_axes
-from primeattn.sequences.value import as_int
 
 __all__ = ["wheel"]
 

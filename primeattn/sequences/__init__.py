@@ -31,7 +31,6 @@ __all__ = [
 from primeattn.sequences.notation import parse
 from primeattn.sequences.registry import families, from_json, get, names, register
 from primeattn.sequences.value import Sequence, from_array, from_callable
-from primeattn.sequences.value import as_int as as_int
 
 # Each of these files adds its sequences to this namespace and to __all__.
 from primeattn.sequences import additive, beatty, combinators, controls, digits  # noqa: F401  # isort: skip

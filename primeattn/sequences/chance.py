@@ -6,7 +6,7 @@ import numbers
 
 import numpy as np
 
-from primeattn.sequences.value import as_int
+from primeattn.checks import as_int
 
 __all__ = ["as_probability", "as_seed", "random_bits", "uniform"]
 

@@ -6,9 +6,9 @@ from math import factorial, log, prod, sqrt
 
 import numpy as np
 
+from primeattn.checks import as_int
 from primeattn.sequences.registry import alias, register
 from primeattn.sequences.sieves import as_prime, primes
-from primeattn.sequences.value import as_int
 
 __all__ = ["fibonacci", "lucas", "powers", "powers_of_two", "smooth", "three_smooth"]
 

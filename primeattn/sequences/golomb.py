@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from primeattn.checks import as_int
 from primeattn.sequences.registry import register
-from primeattn.sequences.value import as_int
 
 __all__ = ["golomb_ruler"]
 

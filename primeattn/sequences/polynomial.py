@@ -6,8 +6,8 @@ from math import isqrt
 
 import numpy as np
 
+from primeattn.checks import as_int
 from primeattn.sequences.registry import register
-from primeattn.sequences.value import as_int
 
 __all__ = ["cubes", "int_root", "kth_powers", "squares", "triangular"]
 

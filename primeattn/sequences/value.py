@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import operator
 import threading
 
 import numpy as np
 
-from primeattn.checks import is_array
+from primeattn.checks import as_int, is_array
 from primeattn.forks import PerProcess
 
-__all__ = ["EMPTY", "Sequence", "as_int", "from_array", "from_callable"]
+__all__ = ["EMPTY", "Sequence", "from_array", "from_callable"]
 
 EMPTY = np.empty(0, np.int64)
 EMPTY.setflags(write=False)
 _FOREVER = 2**63 - 1
 _MOST_TERMS = 2**27  # 1 GiB
 _MOST_SHOWN = 1000
-
-
-def as_int(name, value, minimum=None, maximum=None) -> int:
-    """Return ``value`` as a Python int; TypeError for floats and booleans, ValueError beyond the bounds."""
-    if isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name}: expected an integer, got {value!r} (bool)")
-    try:
-        value = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name}: expected an integer, got {value!r} ({type(value).__name__})") from None
-    if minimum is not None and value < minimum:
-        raise ValueError(f"{name}: expected an integer >= {minimum}, got {value}")
-    if maximum is not None and value > maximum:
-        raise ValueError(f"{name}: expected an integer <= {maximum}, got {value}")
-    return value
 
 
 def as_parameter(name, value, minimum=1) -> int:

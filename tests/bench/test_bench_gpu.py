@@ -11,7 +11,7 @@ from primeattn.bench import gpu, gpu_device, gpu_peers, gpu_report, peers
 from primeattn.bench.cpu import Shape
 from primeattn.bench.gpu_device import EventTurn, numbers, stored
 from primeattn.bench.gpu_peers import FLEX, SDPA, flex_blocks
-from primeattn.kernels.gpu import support
+from primeattn.kernels.gpu import device
 
 OURS = "primeattn gather"
 
@@ -284,7 +284,7 @@ def test_the_fastest_kernel_is_drawn(fake):
 
 
 def test_command_writes_json_and_figure_with_the_name_of_the_device(fake, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(support, "problem", lambda: None)
+    monkeypatch.setattr(device, "problem", lambda: None)
     options = ["--n", "128", "--heads", "1", "--head-dims", "64", "--dtypes", "float16"]
     assert bench.main(["gpu", *options, "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().out.startswith("NVIDIA Fake 9 (80 GB)\n")
@@ -296,7 +296,7 @@ def test_command_writes_json_and_figure_with_the_name_of_the_device(fake, tmp_pa
 
 
 def test_without_a_gpu_one_sentence(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(support, "problem", lambda: "no driver")
+    monkeypatch.setattr(device, "problem", lambda: "no driver")
     assert bench.main(["gpu", "--out", str(tmp_path)]) == 2
     printed, errors = capsys.readouterr()
     assert printed == "" and errors.count("\n") == 1 and "no GPU can be used here: no driver;" in errors
@@ -315,7 +315,7 @@ def test_without_a_gpu_one_sentence(monkeypatch, capsys, tmp_path):
     ],
 )  # fmt: skip
 def test_bad_input(options, message, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(support, "problem", lambda: None)
+    monkeypatch.setattr(device, "problem", lambda: None)
     monkeypatch.setattr(gpu, "Device", lambda: pytest.fail("touched the GPU"))
     assert bench.main(["gpu", *options, "--out", str(tmp_path)]) == 2
     assert f"error: {message}" in capsys.readouterr().err

@@ -11,7 +11,7 @@ import pytest
 from primeattn import bench, cli
 from primeattn.bench import gpu_cases, gpu_check, gpu_costs, gpu_stages
 from primeattn.bench.gpu_check import Process, execute, is_failed, is_not_run, processes, text
-from primeattn.kernels.gpu import support
+from primeattn.kernels.gpu import device
 
 
 def script(code, name="a stage", seconds=20):
@@ -142,18 +142,18 @@ def test_versions_are_found_without_a_gpu():
     found = {f["check"]: f for f in gpu_stages.versions()}
     assert found["numba"]["value"] and found["numpy"]["value"] == np.__version__
     assert found.keys() >= {"numba-cuda", "llvmlite", "driver", "nvidia-smi", "cuda.implementation", "GPU"}
-    assert found["GPU"]["ok"] is (support.problem() is None)
+    assert found["GPU"]["ok"] is (device.problem() is None)
     json.dumps(list(found.values()))
 
 
 def test_versions_are_found_where_numba_and_numba_cuda_do_not_fit(monkeypatch):
-    monkeypatch.setattr(support, "cuda", None)
-    monkeypatch.setattr(support, "_broken", "AttributeError: NPDatetime")
-    support.problem.cache_clear()
+    monkeypatch.setattr(device, "cuda", None)
+    monkeypatch.setattr(device, "_broken", "AttributeError: NPDatetime")
+    device.problem.cache_clear()
     try:
         found = {f["check"]: f for f in gpu_stages.versions()}
     finally:
-        support.problem.cache_clear()
+        device.problem.cache_clear()
     assert found["GPU"]["value"] == "none: numba.cuda does not import (AttributeError: NPDatetime)"
 
 
@@ -182,7 +182,7 @@ def test_host_seconds_count_no_waiting(monkeypatch):
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(gpu_stages.time, "perf_counter", lambda: clock.now)
     wait = SimpleNamespace(synchronize=lambda: setattr(clock, "now", clock.now + 7))
-    monkeypatch.setattr(support, "cuda", wait)
+    monkeypatch.setattr(device, "cuda", wait)
     assert gpu_stages._host_seconds(lambda: setattr(clock, "now", clock.now + 2)) == pytest.approx(2)
 
 

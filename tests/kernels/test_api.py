@@ -3,13 +3,14 @@
 import itertools
 import subprocess
 import sys
-from collections import OrderedDict
+from functools import lru_cache
 
 import numpy as np
 import pytest
 
 import primeattn as pa
-from primeattn.kernels import plan, reference
+from primeattn.kernels import reference
+from primeattn.kernels.cpu import plan
 
 HEAD_DIMS = (1, 3, 8, 20, 32, 64, 80, 128)
 CONFIGURATIONS = 240
@@ -82,7 +83,7 @@ def random_case(seed):
 def passes(request, monkeypatch):
     """Both ways of the backward, whatever would be chosen."""
     monkeypatch.setattr(plan, "fuses", lambda *_: request.param)
-    monkeypatch.setattr(plan, "_plans", OrderedDict())
+    monkeypatch.setattr(plan, "_build", lru_cache(plan._build.__wrapped__))
 
 
 def largest_error(a, b):
@@ -280,7 +281,7 @@ def test_offsets_too_far_apart_for_one_pass_over_the_keys(gap, rng):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan, "fuses", lambda *_: True)
         patch.setattr(plan, "fused_block_rows", lambda _: 64)
-        patch.setattr(plan, "_plans", OrderedDict())
+        patch.setattr(plan, "_build", lru_cache(plan._build.__wrapped__))
         grads = (np.empty_like(q) for _ in range(3))
         got = pa.sparse_index_kernel_backward(*grads, dout, q, k, v, out, lse, pattern)
     for a, b in zip(got, expected, strict=True):
@@ -372,14 +373,16 @@ def test_merge_of_nothing_seen_is_zero():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_few_queries_against_many_keys_copy_only_what_they_read(dtype, rng):
     """Decoding: rows are gathered per tile instead of packing the whole cache."""
-    from primeattn.kernels import arguments, place
+    from primeattn.kernels import arguments
+    from primeattn.kernels.call import Target
 
     pattern = [pa.Pattern("squares", window=2, global_tokens=g) for g in (0, 3, 3, 200)]
     q = rng.standard_normal((2, 4, 3, 20)).astype(dtype)
     k, v = rng.standard_normal((2, 2, 2, 3000, 20)).astype(dtype)
     options = {"q_start": np.array([2990, 100]), "k_start": np.array([0, 1])}
-    cpu, rest = place.Place(gpu=False), [None] * 2
-    table = arguments.check_options(cpu, q, k, pattern, None, *options.values(), *rest).sequences
+    given = {"pattern": pattern, "scale": None, "cu_seqlens": None, **options}
+    call = arguments.check_forward(Target(gpu=False), {"q": q, "k": k, "v": v, "out": q.copy()}, given, None)
+    table = call.sequences
     assert plan.make_plan(tuple(pattern), 2, table, 20, q.itemsize).gather
     out, lse = pa.attention(q, k, v, pattern, **options)
     expected, expected_lse = reference.forward(q, k, v, pattern, **options)

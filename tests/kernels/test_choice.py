@@ -5,7 +5,7 @@ import json
 import pytest
 
 import primeattn as pa
-from primeattn.kernels import choice, wheel
+from primeattn.wheel import cost, tables
 
 PRIMES = pa.Pattern("primes", window=5, global_tokens=2)
 
@@ -25,26 +25,26 @@ PRIMES = pa.Pattern("primes", window=5, global_tokens=2)
 def test_predicted_choices(pattern, n, head_dim, kernel, best):
     explained = pa.kernels.explain_kernel(pattern, n, head_dim)
     assert (explained.kernel, explained.wheel) == (kernel, best)
-    assert choice.choose_wheel((pattern,), n, head_dim) == best
+    assert cost.choose_wheel((pattern,), n, head_dim) == best
     costs = {(row["kernel"], row["wheel"]): row["instructions"] for row in explained.table}
     assert costs[kernel, best] == min(costs.values())
     assert str(explained).startswith(kernel) and json.dumps(explained.table)
 
 
 def test_forced_it_is_the_best_wheel():
-    assert choice.choose_wheel((pa.Pattern("mian_chowla"),), 4096, 64) is None
-    assert choice.choose_wheel((pa.Pattern("mian_chowla"),), 4096, 64, forced=True) in choice.WHEELS
+    assert cost.choose_wheel((pa.Pattern("mian_chowla"),), 4096, 64) is None
+    assert cost.choose_wheel((pa.Pattern("mian_chowla"),), 4096, 64, forced=True) in cost.WHEELS
 
 
 def test_tiles_are_about_those_of_the_analysis():
     """Tiles of 128 × 64 here, squares there; and here nothing of the window."""
     for name, n, modulus in (("primes", 16384, 6), ("primes", 65536, 30), ("squares", 65536, 144)):
         pattern = pa.Pattern(name, window=5)
-        division = choice.divide(pattern, n, modulus)
+        division = cost.divide(pattern, n, modulus)
         share = pa.analysis.wheel_fraction(pattern, n, modulus)
         regrouped = pa.Pattern(division.regrouped, window=0)
         least = pa.analysis.wheel_fraction(regrouped, n, modulus, block=64)
-        area = division.tiles * 16 * wheel.tiling(64).columns / (n * (n + 1) / 2)
+        area = division.tiles * 16 * tables.tiling(64).columns / (n * (n + 1) / 2)
         assert least <= share and least * 0.98 < area < least * 1.45
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from primeattn.kernels import device_arrays
-from primeattn.kernels.device_arrays import BFLOAT16, device_interface, stream_handle
+from primeattn.kernels.call import BFLOAT16
+from primeattn.kernels.device_arrays import device_interface, stream_handle
 
 
 class Interface:

@@ -1,5 +1,6 @@
 """The disk cache of compiled kernels."""
 
+import ast
 import compileall
 import os
 import re
@@ -12,12 +13,13 @@ import numba
 import pytest
 
 import primeattn
-from primeattn.kernels import disk_cache, jit
-from primeattn.kernels.disk_cache import DiskCache
+from primeattn.compiled import disk_cache, jit
+from primeattn.compiled.disk_cache import DiskCache
 
+PACKAGE = Path(primeattn.__file__).parent
 CALL = """
 import numpy as np, primeattn as pa
-from primeattn.kernels import jit
+from primeattn.compiled import jit
 q = np.ones((1, 1, 5, 8), np.float32)
 out, lse = pa.attention(q, q, q, pa.Pattern("primes", window=1))
 print(out.sum(), jit._FOLDER)
@@ -33,24 +35,42 @@ def run(code, environment):
 
 
 def test_numba_cache_dir_is_honoured(tmp_path):
-    code = "from primeattn.kernels import jit\nprint(jit._FOLDER)"
+    code = "from primeattn.compiled import jit\nprint(jit._FOLDER)"
     (folder,) = run(code, {"NUMBA_CACHE_DIR": str(tmp_path)})
     assert Path(folder).parent == tmp_path
 
 
-def test_folder_changes_with_any_kernel_source(tmp_path, monkeypatch):
-    names = "kernels/jit.py", "kernels/simd.py", "kernels/deep/a.py", "nn/_loops.py", "nn/norm.py"
-    for name in names:
-        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
-        (tmp_path / name).write_text("# one")
+def test_folder_changes_with_every_source_of_compiled_code(tmp_path, monkeypatch):
+    package = tmp_path / "primeattn"
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(jit, "__file__", str(tmp_path / "kernels" / "jit.py"))
+    monkeypatch.setattr(jit, "__file__", str(package / "compiled" / "jit.py"))
     folders = {jit._cache_folder(), jit._cache_folder()}
     assert len(folders) == 1
-    for name in names:
-        (tmp_path / name).write_text("# two")
+    for number, name in enumerate(sorted(compiled_modules() | constants_of_compiled_modules()), 2):
+        with (package / name).open("a") as file:
+            file.write("# edited")
         folders.add(jit._cache_folder())
-    assert len(folders) == 6
+        assert len(folders) == number, name
+
+
+def compiled_modules():
+    """Files that have compiled functions; those of bench keep none on disk."""
+    marked = re.compile(r"^@(numba\.)?(njit|cached_njit|part_njit|intrinsic)", re.MULTILINE)
+    files = [path for path in PACKAGE.rglob("*.py") if marked.search(path.read_text())]
+    return {path.relative_to(PACKAGE) for path in files} - {Path("bench/peers.py")}
+
+
+def constants_of_compiled_modules():
+    """Files from which these take names that compiled code may have frozen: numbers, and functions."""
+    found = set()
+    for name in compiled_modules():
+        for node in ast.walk(ast.parse((PACKAGE / name).read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("primeattn."):
+                path = Path(*node.module.split(".")[1:]).with_suffix(".py")
+                if (PACKAGE / path).exists():
+                    found.add(path)
+    return found
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root can write anywhere")
@@ -78,13 +98,6 @@ def test_import_touches_no_driver_and_nothing_heavy():
     assert primeattn.__doc__
 
 
-def test_no_code_is_compiled_from_elsewhere():
-    package = Path(primeattn.__file__).parent
-    compiled = re.compile(r"^@(numba\.)?(njit|cached_njit|part_njit|intrinsic)", re.MULTILINE)
-    files = [path.relative_to(package) for path in package.rglob("*.py") if compiled.search(path.read_text())]
-    assert files and {path.parts[0] for path in files} <= {*jit._SOURCES, "bench"}  # bench keeps none on disk
-
-
 def test_folders_of_earlier_versions_are_removed(tmp_path, monkeypatch):
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     folder = Path(jit._cache_folder())
@@ -105,7 +118,7 @@ def test_folders_of_earlier_versions_are_removed(tmp_path, monkeypatch):
 
 
 def test_a_relative_folder_is_resolved_once(tmp_path):
-    code = "import os\nfrom primeattn.kernels import jit\nos.chdir('/')\nprint(jit.cache_folder())"
+    code = "import os\nfrom primeattn.compiled import jit\nos.chdir('/')\nprint(jit.cache_folder())"
     environment = {**os.environ, "NUMBA_CACHE_DIR": "cache", "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", code]
     printed = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True).stdout
@@ -131,13 +144,12 @@ def test_nobody_has_no_home(tmp_path, monkeypatch):
 def test_a_tree_without_sources(tmp_path):
     package = tmp_path / "primeattn"
     shutil.copytree(Path(primeattn.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
-    compileall.compile_dir(package / "kernels", quiet=1, legacy=True)
-    compileall.compile_dir(package / "nn", quiet=1, legacy=True)
     for folder in jit._SOURCES:
+        compileall.compile_dir(package / folder, quiet=1, legacy=True)
         for path in (package / folder).rglob("*.py"):
             path.unlink()
     code = (
-        "import numpy as np, primeattn as pa\nfrom primeattn.kernels import jit\n"
+        "import numpy as np, primeattn as pa\nfrom primeattn.compiled import jit\n"
         "print(pa.silu(np.zeros(3), {}, {})[0].sum(), pa.__file__, jit.cache_folder())"
     )
     environment = {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(tmp_path)}

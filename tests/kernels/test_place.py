@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import primeattn as pa
-from primeattn.kernels import place
-from primeattn.kernels.gpu import support
+from primeattn.kernels import dispatch
+from primeattn.kernels.call import Target
+from primeattn.kernels.gpu import device
 
 PATTERN = pa.Pattern("primes", window=1)
 
@@ -25,12 +26,12 @@ def arrays(rng):
 @pytest.fixture
 def gpu(monkeypatch):
     """A machine with a GPU, of which only the decision is tested."""
-    monkeypatch.setattr(support, "problem", lambda: None)
-    monkeypatch.setattr(support, "current_device", lambda: 0)
+    monkeypatch.setattr(device, "problem", lambda: None)
+    monkeypatch.setattr(device, "current_device", lambda: 0)
 
 
 def test_numpy_arrays_go_to_the_cpu_unless_told_otherwise(arrays, gpu):
-    for device, kernel, expected in (
+    for where, kernel, expected in (
         (None, None, False),
         ("cpu", "tiles", False),
         ("cuda", None, True),
@@ -40,23 +41,24 @@ def test_numpy_arrays_go_to_the_cpu_unless_told_otherwise(arrays, gpu):
         ("auto", "gather", True),
         ("auto", None, None),
     ):
-        assert place.decide(arrays, device, None, kernel)[0] == place.Place(expected, kernel=kernel)
+        assert dispatch.locate(arrays, where, None, kernel)[0] == Target(expected, kernel=kernel)
 
 
 def test_auto_takes_large_work_to_the_gpu(arrays, gpu, monkeypatch):
     """Work is multiply-adds; what it has to exceed is a constant, and more for every byte that is moved."""
     chosen = []
-    monkeypatch.setattr(place, "cpu_call", type("Cpu", (), {"forward": lambda *_: chosen.append("cpu")}))
-    from primeattn.kernels.gpu import call
+    from primeattn.kernels.cpu import launch as cpu_launch
+    from primeattn.kernels.gpu import launch as gpu_launch
 
-    monkeypatch.setattr(call, "forward", lambda *_: chosen.append("gpu"))
+    monkeypatch.setattr(cpu_launch, "run", lambda _: chosen.append("cpu"))
+    monkeypatch.setattr(gpu_launch, "run", lambda _: chosen.append("gpu"))
     full = pa.Pattern(None, window=99)
     work, moved = 2 * 9 * 9 * 8, 4 * 2 * 9 * 8 * 4  # all pairs count, the half beyond the diagonal too
-    for rule in (place.AUTO_RULE, (work, 0), (work + 1, 0), (0, work / moved), (1, work / moved)):
-        monkeypatch.setattr(place, "AUTO_RULE", rule)
+    for rule in (dispatch.AUTO_RULE, (work, 0), (work + 1, 0), (0, work / moved), (1, work / moved)):
+        monkeypatch.setattr(dispatch, "AUTO_RULE", rule)
         pa.sparse_index_kernel(*arrays.values(), full, device="auto")
     assert chosen == ["cpu", "gpu", "cpu", "gpu", "cpu"]
-    monkeypatch.setattr(place, "AUTO_RULE", (np.inf, 0))
+    monkeypatch.setattr(dispatch, "AUTO_RULE", (np.inf, 0))
     half = {
         name: array if name == "lse" else np.zeros(array.shape, np.float16) for name, array in arrays.items()
     }
@@ -65,7 +67,7 @@ def test_auto_takes_large_work_to_the_gpu(arrays, gpu, monkeypatch):
 
 
 def test_auto_without_a_gpu_is_the_cpu(arrays):
-    assert place.decide(arrays, "auto", None, None)[0] == place.Place(False)
+    assert dispatch.locate(arrays, "auto", None, None)[0] == Target(False)
     with pytest.raises(ValueError, match="kernel: expected None or 'tiles' on the CPU, got 'gather'"):
         pa.sparse_index_kernel(*arrays.values(), PATTERN, device="auto", kernel="gather")
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import primeattn as pa
-from primeattn.kernels import plan
-from primeattn.kernels.plan import PIECE_ROWS, SEQUENCE, block_rows, fused_block_rows, make_plan, parts
+from primeattn.kernels.cpu import plan
+from primeattn.kernels.cpu.plan import PIECE_ROWS, SEQUENCE, block_rows, fused_block_rows, make_plan, parts
 
 
 def sequences(*rows):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numba import njit
 
-from primeattn.kernels import simd
-from primeattn.kernels.simd import GROUP, atomic_add, axpy8, dot8, exp_times, row_exp, row_max, transpose8
+from primeattn.compiled import simd
+from primeattn.compiled.simd import GROUP, atomic_add, axpy8, dot8, exp_times, row_exp, row_max, transpose8
 
 DTYPES = [np.float32, np.float64]
 

@@ -95,7 +95,7 @@ threading.Thread(target=late).start()
 )
 def test_a_child_forked_while_a_thread_is_at_work(busy, asked):
     code = f"""
-from primeattn.blas import openblas_threads
+from primeattn.compiled.blas import openblas_threads
 count = openblas_threads()[0]
 right()
 before = count()

@@ -3,14 +3,14 @@
 import multiprocessing
 import os
 import sys
-from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 import numpy as np
 import pytest
 
 import primeattn as pa
-from primeattn.kernels import plan
+from primeattn.kernels.cpu import plan
 
 PATTERN = pa.Pattern("primes", window=3, global_tokens=2)
 
@@ -41,7 +41,7 @@ def same(a, b):
 @pytest.mark.parametrize("fused", [True, False])
 def test_bitwise_the_same_for_any_number_of_threads_and_repetition(threads, monkeypatch, fused):
     monkeypatch.setattr(plan, "fuses", lambda *_: fused)
-    monkeypatch.setattr(plan, "_plans", OrderedDict())
+    monkeypatch.setattr(plan, "_build", lru_cache(plan._build.__wrapped__))
     arrays = problem()
     threads(1)
     expected = solve(arrays)

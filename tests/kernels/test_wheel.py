@@ -6,20 +6,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 import primeattn as pa
-from primeattn.kernels import wheel
-from primeattn.kernels.choice import divide
+from primeattn.wheel import tables
+from primeattn.wheel.cost import divide
 
 
 def mask_of(offsets, n, modulus, tiling, of_keys):
     """How often each pair is met, by walking along the tables as the kernels do."""
-    has = wheel.attended(offsets, n, modulus)
-    words = wheel.string_words(n, modulus, tiling)
-    strings = wheel.strings(has, words).reshape(-1)
-    steps = wheel.steps(has, words, tiling, of_keys)
+    has = tables.attended(offsets, n, modulus)
+    words = tables.string_words(n, modulus, tiling)
+    strings = tables.strings(has, words).reshape(-1)
+    steps = tables.steps(has, words, tiling, of_keys)
     bits = np.unpackbits(strings.view(np.uint8), bitorder="little")
     rows, columns = tiling
     met = np.zeros((n, n), int)
-    for residue, first in wheel.tiles(0, n, modulus, rows).tolist():
+    for residue, first in tables.tiles(0, n, modulus, rows).tolist():
         begin, origin = steps.begins[residue], first * modulus
         for step in steps.packed[begin : begin + steps.counts[residue]].tolist():
             at, bit = step >> 32, step & 0xFFFFFFFF
@@ -30,7 +30,7 @@ def mask_of(offsets, n, modulus, tiling, of_keys):
                 for column in range(columns):
                     own, other = residue + (first + row) * modulus, start + column * modulus
                     if own < n and other < n:
-                        shift = wheel.GUARD % 32 - row + column if of_keys else row + columns - 1 - column
+                        shift = tables.GUARD % 32 - row + column if of_keys else row + columns - 1 - column
                         query, key = (other, own) if of_keys else (own, other)
                         met[query, key] += bits[bit + shift]
     return met
@@ -46,7 +46,7 @@ def mask_of(offsets, n, modulus, tiling, of_keys):
 )
 def test_steps_and_strings_are_the_mask(offsets, n, modulus, tiling, of_keys):
     offsets = np.array(sorted(offsets))
-    met = mask_of(offsets, n, modulus, wheel.Tiling(*tiling), of_keys)
+    met = mask_of(offsets, n, modulus, tables.Tiling(*tiling), of_keys)
     query, key = np.indices((n, n))
     assert np.array_equal(met, np.isin(query - key, offsets))
 
@@ -54,9 +54,9 @@ def test_steps_and_strings_are_the_mask(offsets, n, modulus, tiling, of_keys):
 @pytest.mark.parametrize("of_keys", [False, True])
 def test_only_live_tiles_are_met(of_keys):
     """Odd offsets: queries of each parity meet keys of the other, and no further than the mask reaches."""
-    has = wheel.attended(np.arange(1, 50, 2), 400, 2)
-    tiling = wheel.Tiling(32, 32)
-    steps = wheel.steps(has, wheel.string_words(400, 2, tiling), tiling, of_keys)
+    has = tables.attended(np.arange(1, 50, 2), 400, 2)
+    tiling = tables.Tiling(32, 32)
+    steps = tables.steps(has, tables.string_words(400, 2, tiling), tiling, of_keys)
     at = steps.packed >> 32
     assert steps.counts.tolist() == [2, 2]  # rows up to 25 apart: the tile of the block, and one more
     assert at.tolist() == ([1, 65, 0, 64] if of_keys else [-1, 63, 0, 64])
@@ -66,7 +66,7 @@ def test_blocks_hold_all_positions_of_a_range_once():
     for first, end, modulus, rows in ((0, 100, 6, 16), (37, 90, 6, 4), (5, 6, 1, 32), (0, 3, 30, 16)):
         found = [
             position
-            for residue, row in wheel.tiles(first, end, modulus, rows).tolist()
+            for residue, row in tables.tiles(first, end, modulus, rows).tolist()
             for position in residue + (row + np.arange(rows)) * modulus
             if first <= position < end
         ]
@@ -90,10 +90,10 @@ def test_a_division_is_of_all_offsets_by_residue(n, modulus, name):
 def test_tiles_are_counted_as_the_kernel_meets_them():
     for name, n, modulus in (("primes", 5000, 6), ("squares", 9000, 16)):
         division = divide(pa.Pattern(name, window=3), n, modulus)
-        tiling = wheel.tiling(64)
-        has = wheel.attended(division.regrouped, n, modulus)
-        steps = wheel.steps(has, wheel.string_words(n, modulus, tiling), tiling)
-        blocks = wheel.tiles(0, n, modulus, tiling.rows)
+        tiling = tables.tiling(64)
+        has = tables.attended(division.regrouped, n, modulus)
+        steps = tables.steps(has, tables.string_words(n, modulus, tiling), tiling)
+        blocks = tables.tiles(0, n, modulus, tiling.rows)
         met = 0
         for residue, first in blocks:
             begin = steps.begins[residue]

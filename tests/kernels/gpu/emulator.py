@@ -8,35 +8,26 @@ run between two barriers is shuffled by a seed, so that a missing barrier shows.
 
 import itertools
 import math
+import pkgutil
 import random
 import sys
 import weakref
 from bisect import bisect_right
 from contextlib import contextmanager
+from importlib import import_module
 from types import SimpleNamespace
 
 import numpy as np
 from greenlet import getcurrent, greenlet
 from tensor_twins import Tensor
 
-from primeattn.kernels import choice, repeats, wheel
-from primeattn.kernels.gpu import (
-    backward,
-    call,
-    forward,
-    fragments,
-    memory,
-    plan,
-    ptx,
-    rows,
-    support,
-    walk,
-    wheel_backward,
-    wheel_backward_wide,
-    wheel_forward,
-    wheel_plan,
-    wheel_walk,
+import primeattn.kernels.gpu
+from primeattn.kernels.gpu import device, launch, launch_cache, memory, ptx
+from primeattn.kernels.gpu.gather import plan
+from primeattn.kernels.gpu.wheel import (
+    plan as wheel_plan,
 )
+from primeattn.wheel import cost, tables
 
 WARP = 32
 NUMPY = {
@@ -324,7 +315,7 @@ class DeviceArray:
 
 @contextmanager
 def emulated(
-    monkeypatch, *, wide=64, narrow=64, chunk=32, blocks=4, tiling=(32, 32), one_warp=wheel.ONE_WARP,
+    monkeypatch, *, wide=64, narrow=64, chunk=32, blocks=4, tiling=(32, 32), one_warp=tables.ONE_WARP,
     step=20, wheels=(1,), seed=0, skip_barrier=None,
 ):  # fmt: skip
     """Emulate a GPU with blocks so small that tiny inputs span several.
@@ -335,64 +326,56 @@ def emulated(
     """
     machine = Machine(seed, skip_barrier)
     intrinsics = Intrinsics(machine.memory)
-    caches = (
-        choice.choose_wheel,
-        rows.make_rows, forward.make_forward, backward.make_backward_queries, backward.make_backward_keys,
-        fragments.make_fragments, wheel_forward.make_wheel_forward,
-        wheel_backward.make_wheel_queries, wheel_backward.make_wheel_keys,
-        wheel_backward_wide.make_wide_queries, wheel_backward_wide.make_wide_keys,
-    )  # fmt: skip
+    twins = {
+        "cuda": machine,
+        "numba": TYPES,
+        "ptx": intrinsics,
+        "tensor": machine.tensor,
+        "exp2": intrinsics.exp2,
+        "row_address": intrinsics.row_address,
+        "scalar_access": intrinsics.scalar_access,
+        "device_function": lambda function: function,
+        "compiled": lambda threads, blocks: machine.kernel,
+    }
     with monkeypatch.context() as patch:
-        patch.setattr(support, "problem", lambda: None)
-        patch.setattr(support, "current_device", lambda: 0)
-        for module in (
-            rows, walk, forward, backward, plan, call, memory, fragments, wheel_forward, wheel_backward,
-            wheel_backward_wide, wheel_plan, wheel_walk,
-        ):  # fmt: skip
-            for name, value in (
-                ("cuda", machine),
-                ("numba", TYPES),
-                ("ptx", intrinsics),
-                ("tensor", machine.tensor),
-                ("exp2", intrinsics.exp2),
-                ("row_address", intrinsics.row_address),
-                ("scalar_access", intrinsics.scalar_access),
-                ("device_function", lambda function: function),
-                ("compiled", lambda threads, blocks: machine.kernel),
-            ):
-                if hasattr(module, name):
-                    patch.setattr(module, name, value)
-        for name in ("place", "address", "lower_bound"):
-            function = getattr(walk, name).py_func
-            for module in (
-                walk, forward, backward, fragments, wheel_forward, wheel_backward, wheel_backward_wide,
-                wheel_walk,
-            ):  # fmt: skip
-                if hasattr(module, name):
-                    patch.setattr(module, name, function)
+        for module in kernel_modules():
+            for name, value in vars(module).copy().items():
+                if name in twins:
+                    patch.setattr(module, name, twins[name])
+                elif hasattr(value, "py_func"):  # a device function that was made at import
+                    patch.setattr(module, name, value.py_func)
+        patch.setattr(device, "problem", lambda: None)
+        patch.setattr(device, "current_device", lambda: 0)
         for name, value in (("WIDE", wide), ("NARROW", narrow), ("CHUNK", chunk), ("BLOCKS", blocks)):
             patch.setattr(plan, name, value)
         if tiling is not None:
-            patch.setattr(wheel, "tiling", lambda head_dim, backward=False: wheel.Tiling(*tiling))
-        patch.setattr(call, "ONE_WARP", one_warp)
+            patch.setattr(tables, "tiling", lambda head_dim, backward=False: tables.Tiling(*tiling))
+        patch.setattr(launch, "ONE_WARP", one_warp)
         for name, value in (
             ("WHEELS", wheels), ("HEAD_DIMS", (32, 64, 128)), ("STEP", dict.fromkeys((32, 64, 128), step)),
             ("SETUP", dict.fromkeys((32, 64, 128), 500)), ("MEET", 275), ("PAIR", 16),
         ):  # fmt: skip
-            patch.setattr(choice, name, value)
-        patch.setattr(wheel_plan, "HEAD_DIMS", choice.HEAD_DIMS)
-        for cache in caches:
-            cache.cache_clear()
-        plan._plans.clear()
-        repeats._known.clear()
-        wheel_plan._plans.clear()
-        vars(memory._kept).clear()
+            patch.setattr(cost, name, value)
+        patch.setattr(wheel_plan, "HEAD_DIMS", cost.HEAD_DIMS)
+        forget()
         try:
             yield machine
         finally:
-            for cache in caches:
-                cache.cache_clear()
-            plan._plans.clear()
-            repeats._known.clear()
-            wheel_plan._plans.clear()
-            vars(memory._kept).clear()
+            forget()
+
+
+def kernel_modules():
+    """Every module of the GPU kernels that has kernels, or launches them: none escapes the twins."""
+    package = primeattn.kernels.gpu
+    names = [info.name for info in pkgutil.walk_packages(package.__path__, package.__name__ + ".")]
+    return [import_module(name) for name in names if import_module(name) not in (device, ptx)]
+
+
+def forget():
+    """Drop all that was made for a real device, or for an emulated one."""
+    for module in [*kernel_modules(), cost]:
+        for value in vars(module).values():
+            if hasattr(value, "cache_clear"):
+                value.cache_clear()
+    launch_cache._known.clear()
+    vars(memory._kept).clear()

@@ -1,4 +1,4 @@
-"""Twins of :mod:`primeattn.kernels.gpu.tensor` for the emulator: products exact by the layout of fragments.
+"""Twins of the wheel kernels' ``tensor`` for the emulator: products exact by the layout of fragments.
 
 The shared memory that these instructions address is a block's own array of bytes. A copy to it arrives at
 once or when its thread waits, by chance, so that a kernel which relies on either fails. What was never

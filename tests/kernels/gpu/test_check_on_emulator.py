@@ -7,8 +7,8 @@ from emulator import DeviceArray, emulated
 import primeattn as pa
 from primeattn.bench import gpu_cases, gpu_stages
 from primeattn.bench.gpu_cases import Case
-from primeattn.kernels import api
-from primeattn.kernels.device_arrays import BFLOAT16
+from primeattn.kernels import dispatch
+from primeattn.kernels.call import BFLOAT16
 
 CASES = {
     "plain": Case(2, 1, 17, 17, 4),
@@ -127,12 +127,12 @@ def test_only_other_kernels_may_refuse(machine, monkeypatch):
 
 def test_launches(machine, monkeypatch):
     monkeypatch.setattr(gpu_stages, "Case", lambda *sizes: Case(2, 2, 12, 12, 4))
-    arrays, forward, backward = gpu_stages._calls("gather", "float32", lambda array: array)
+    arrays, _, backward = gpu_stages._calls("gather", "float32", lambda array: array)
     backward()
     launches = len(machine.launches)
-    bare = gpu_stages._bare(forward)
+    bare = gpu_stages._bare(arrays, "gather")
     made = len(machine.launches)
-    monkeypatch.setattr(api, "recognize", lambda *arguments: pytest.fail("more than the launch"))
+    monkeypatch.setattr(dispatch, "locate", lambda *arguments: pytest.fail("more than the launch"))
     bare()
     assert made == launches + 1 and len(machine.launches) == made + 1
     q, k, v = (a.memory.astype(float) for a in arrays[2:])

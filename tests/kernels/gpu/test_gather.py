@@ -8,7 +8,8 @@ from emulator import DeviceArray, emulated
 
 import primeattn as pa
 from primeattn.kernels import reference
-from primeattn.kernels.gpu import backward, call, forward, walk
+from primeattn.kernels.gpu import launch as call
+from primeattn.kernels.gpu.gather import backward, forward, walk
 
 PATTERN = pa.Pattern("primes", window=3, global_tokens=2)
 TOLERANCE = {np.dtype(np.float64): 1e-12, np.dtype(np.float32): 3e-6, np.dtype(np.float16): 3e-3}

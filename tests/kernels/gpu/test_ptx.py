@@ -19,13 +19,14 @@ from numba import cuda, float32, float64, int64, uint32
 from numba import types as numba_types
 from sass import main_loop
 
-from primeattn.kernels.gpu import fragments, plan, rows
-from primeattn.kernels.gpu.backward import make_backward_keys, make_backward_queries
-from primeattn.kernels.gpu.forward import make_forward
-from primeattn.kernels.gpu.wheel_backward import make_wheel_keys, make_wheel_queries
-from primeattn.kernels.gpu.wheel_backward_wide import make_wide_keys, make_wide_queries
-from primeattn.kernels.gpu.wheel_forward import make_wheel_forward
-from primeattn.kernels.wheel import tiling
+from primeattn.kernels.gpu.gather import plan, rows
+from primeattn.kernels.gpu.gather.backward import make_backward_keys, make_backward_queries
+from primeattn.kernels.gpu.gather.forward import make_forward
+from primeattn.kernels.gpu.wheel import fragments
+from primeattn.kernels.gpu.wheel.backward import make_wheel_keys, make_wheel_queries
+from primeattn.kernels.gpu.wheel.backward_wide import make_wide_keys, make_wide_queries
+from primeattn.kernels.gpu.wheel.forward import make_wheel_forward
+from primeattn.wheel.tables import tiling
 
 KERNELS = {
     "forward": (make_forward, 5),

@@ -5,7 +5,8 @@ import pytest
 from emulator import DeviceArray, emulated
 
 import primeattn as pa
-from primeattn.kernels import api, reference, repeats
+from primeattn.kernels import api, reference
+from primeattn.kernels.gpu import launch_cache
 
 PATTERN = pa.Pattern("primes", window=1, global_tokens=1)
 SHAPE = 1, 2, 12, 8
@@ -32,10 +33,10 @@ def checks(monkeypatch):
 
     def counting(*arguments):
         count[0] += 1
-        return decide(*arguments)
+        return locate(*arguments)
 
-    decide = api.decide
-    monkeypatch.setattr(api, "decide", counting)
+    locate = api.locate
+    monkeypatch.setattr(api, "locate", counting)
     return count
 
 
@@ -129,7 +130,7 @@ def test_disjoint_slices_of_one_buffer_are_known_by_their_distance(machine, arra
 
 
 def test_memory_of_what_is_known_has_a_bound(arrays, monkeypatch):
-    monkeypatch.setattr(repeats, "KEPT", 3)
+    monkeypatch.setattr(launch_cache, "KEPT", 3)
     for start in range(7):
         pa.sparse_index_kernel(*arrays.values(), PATTERN, q_start=start)
-    assert len(repeats._known) <= 3
+    assert len(launch_cache._known) <= 3

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from primeattn.kernels.gpu import support
+from primeattn.kernels.gpu import device
 
 
 def machine(error=None, available=True, capability=(9, 0), broken=None):
@@ -38,11 +38,11 @@ def on(monkeypatch):
     def put(cuda, **attributes):
         versions = {"numba-cuda": "0.30.4", "numba": "0.68.1"}
         for name, value in ({"cuda": cuda, "_version": versions.get} | attributes).items():
-            monkeypatch.setattr(support, name, value)
-        support.problem.cache_clear()
+            monkeypatch.setattr(device, name, value)
+        device.problem.cache_clear()
 
     yield put
-    support.problem.cache_clear()
+    device.problem.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -61,34 +61,34 @@ def on(monkeypatch):
 )  # fmt: skip
 def test_the_reason_is_one_clear_sentence(cuda, reason, on):
     on(cuda)
-    assert support.problem() == reason and not support.available()
+    assert device.problem() == reason and not device.available()
     with pytest.raises(RuntimeError) as caught:
-        support.require()
-    assert str(caught.value) == f"device: no GPU can be used here: {reason}; {support.INSTALL}"
-    assert support.describe()["device"] == f"none: {reason}" and support.describe()["kernels"] == "none"
+        device.require()
+    assert str(caught.value) == f"device: no GPU can be used here: {reason}; {device.INSTALL}"
+    assert device.describe()["device"] == f"none: {reason}" and device.describe()["kernels"] == "none"
 
 
 def test_numba_and_numba_cuda_that_do_not_fit(on):
     on(None, _broken="AttributeError: module 'numba.cuda.types' has no attribute 'NPDatetime'")
-    assert support.problem().startswith("numba.cuda does not import (AttributeError: module")
+    assert device.problem().startswith("numba.cuda does not import (AttributeError: module")
 
 
 @pytest.mark.parametrize("version", [None, "0.23.1", "0.31.0", "1.0"])
 def test_numba_cuda_of_another_version_is_refused(version, on):
     on(machine(), _version={"numba-cuda": version}.get)
-    assert support.problem() == f"numba-cuda from 0.24 to below 0.31 is needed, found {version or 'none'}"
+    assert device.problem() == f"numba-cuda from 0.24 to below 0.31 is needed, found {version or 'none'}"
 
 
 @pytest.mark.filterwarnings("error")
 def test_a_gpu_is_described(on):
     on(machine())
-    assert support.available() and support.require() is None
-    assert support.describe()["device"] == "NVIDIA H200, compute capability 9.0"
-    assert support.describe()["kernels"] == "gather, wheel"
+    assert device.available() and device.require() is None
+    assert device.describe()["device"] == "NVIDIA H200, compute capability 9.0"
+    assert device.describe()["kernels"] == "gather, wheel"
 
 
 def test_the_simulator_is_no_gpu():
-    script = "from primeattn.kernels.gpu import support; print(support.problem())"
+    script = "from primeattn.kernels.gpu import device; print(device.problem())"
     done = subprocess.run(
         [sys.executable, "-c", script], env={"NUMBA_ENABLE_CUDASIM": "1"}, capture_output=True, text=True
     )

@@ -7,8 +7,10 @@ import pytest
 from emulator import DeviceArray, emulated
 
 import primeattn as pa
-from primeattn.kernels import choice, reference, wheel
-from primeattn.kernels.gpu import wheel_backward_wide, wheel_walk
+from primeattn.kernels import reference
+from primeattn.kernels.gpu.wheel import backward_wide as wheel_backward_wide
+from primeattn.kernels.gpu.wheel import walk as wheel_walk
+from primeattn.wheel import cost, tables
 
 PRIMES = pa.Pattern("primes", window=2, global_tokens=2)
 RANDOM = pa.Pattern(np.flatnonzero(np.random.default_rng(5).random(300) < 0.3) + 1, window=1, global_tokens=1)
@@ -78,7 +80,7 @@ WIDE = ("primes 6, grouped", "a pattern per head", "chunk of a prefill", "packed
 
 
 @pytest.mark.parametrize(
-    ("name", "one_warp"), [*((name, wheel.ONE_WARP) for name in CASES), *((name, 0) for name in WIDE)]
+    ("name", "one_warp"), [*((name, tables.ONE_WARP) for name in CASES), *((name, 0) for name in WIDE)]
 )
 def test_matches_the_reference(name, one_warp, rng, monkeypatch):
     """Rows wider than ``one_warp`` are shared by two warps in the backward."""
@@ -100,7 +102,7 @@ def test_the_cases_have_offsets_of_both_kinds(monkeypatch):
     for name, step in STEPS.items():
         (_, _, _, n, *_), pattern, modulus, _ = CASES[name]
         with emulated(monkeypatch, step=step):
-            division = choice.divide(pattern, n, modulus, 32)
+            division = cost.divide(pattern, n, modulus, 32)
         assert division.met.max() > pattern.window and len(division.regrouped) >= 6
 
 
@@ -187,11 +189,11 @@ def is_right(rng, monkeypatch, barrier=None, **options):
 @pytest.mark.parametrize("barrier", BARRIERS, ids=lambda barrier: f"{Path(barrier[0]).stem}:{barrier[1]}")
 def test_no_barrier_can_be_left_out(barrier, rng, monkeypatch):
     """In some order of threads the result is wrong without it."""
-    one_warp = 0 if barrier[0] == wheel_backward_wide.__file__ else wheel.ONE_WARP
+    one_warp = 0 if barrier[0] == wheel_backward_wide.__file__ else tables.ONE_WARP
     assert not all(is_right(rng, monkeypatch, barrier, one_warp=one_warp, seed=seed) for seed in range(10))
 
 
-@pytest.mark.parametrize("one_warp", [0, wheel.ONE_WARP])
+@pytest.mark.parametrize("one_warp", [0, tables.ONE_WARP])
 def test_barriers_suffice(one_warp, rng, monkeypatch):
     """What is wrong without one of them is right with all."""
     assert is_right(rng, monkeypatch, one_warp=one_warp, seed=0)
@@ -256,7 +258,7 @@ def test_plans_are_kept_and_lse_may_be_none(rng, monkeypatch):
     with emulated(monkeypatch):
         pa.sparse_index_kernel(np.empty_like(q), None, q, k, v, PRIMES, device="cuda", kernel="wheel")
         built = []
-        monkeypatch.setattr(wheel, "steps", lambda *a, f=wheel.steps, **k: built.append(1) or f(*a, **k))
+        monkeypatch.setattr(tables, "steps", lambda *a, f=tables.steps, **k: built.append(1) or f(*a, **k))
         for _ in range(2):
             pa.attention(q, k, v, PRIMES, device="cuda", kernel="wheel")
     assert len(built) == 1  # the first had no lse, and so another layout

@@ -1,0 +1,1 @@
+"""What compiled code is made with: the disk cache, threads, vectors, loops over rows, matrix products."""

@@ -1,0 +1,154 @@
+"""The BLAS behind NumPy's matrix products: its threads, and its product for compiled code."""
+
+from __future__ import annotations
+
+import ctypes
+from contextlib import ContextDecorator
+from functools import lru_cache
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+from primeattn import forks
+from primeattn.compiled import products
+
+__all__ = ["OpenBLAS", "one_blas_thread", "openblas", "openblas_threads"]
+
+
+class OpenBLAS(NamedTuple):
+    """What is known of OpenBLAS; see :mod:`primeattn.compiled.products`.
+
+    Examples
+    --------
+    >>> from primeattn.compiled.blas import OpenBLAS
+    >>> OpenBLAS._fields
+    ('get_threads', 'set_threads', 'gemm', 'integer', 'numbers')
+    """
+
+    get_threads: object  # functions
+    set_threads: object
+    gemm: dict  # dtype -> address of the product
+    integer: np.integer  # 0 as its sizes are
+    numbers: np.ndarray
+
+
+@lru_cache
+def openblas() -> OpenBLAS | None:
+    """Return what is known of OpenBLAS, None where NumPy is built on another.
+
+    Examples
+    --------
+    >>> from primeattn.compiled.blas import openblas
+    >>> openblas() is openblas()
+    True
+    """
+    try:
+        library = ctypes.CDLL(np.linalg._umath_linalg.__file__)  # symbols are looked up in what it links, too
+    except (AttributeError, OSError):
+        return None
+    for prefix, suffix in (("scipy_", "64_"), ("", "64_"), ("", "")):
+        if not hasattr(library, f"{prefix}openblas_set_num_threads{suffix}"):
+            continue
+        get, set_, config = (
+            getattr(library, f"{prefix}openblas_{name}{suffix}")
+            for name in ("get_num_threads", "set_num_threads", "get_config")
+        )
+        config.restype = ctypes.c_char_p
+        integer = np.int64(0) if b"USE64BITINT" in config() else np.int32(0)
+        gemm = {
+            np.dtype(dtype): _address(getattr(library, f"{prefix}cblas_{letter}gemm{suffix}"))
+            for letter, dtype in (("s", np.float32), ("d", np.float64))
+        }
+        numbers = np.zeros(products.BLAS_NUMBERS, np.int64)
+        numbers[[products.GET, products.SET]] = _address(get), _address(set_)
+        products.begin_fork(numbers.ctypes.data)  # compiled now, not at a fork
+        products.end_fork(numbers.ctypes.data)
+        return OpenBLAS(get, set_, gemm, integer, numbers)
+    return None
+
+
+def _address(function):
+    return ctypes.cast(function, ctypes.c_void_p).value
+
+
+def openblas_threads():
+    """Return OpenBLAS's functions that tell and set its number of threads, or two that do nothing.
+
+    Examples
+    --------
+    >>> from primeattn.compiled.blas import openblas_threads
+    >>> count, set_count = openblas_threads()
+    >>> count() >= 0
+    True
+    """
+    known = openblas()
+    return ((lambda: 0), (lambda threads: None)) if known is None else (known.get_threads, known.set_threads)
+
+
+def one_blas_thread():
+    """Within the block, matrix products run in the calling thread alone (for the whole process).
+
+    The small products of a small model gain little from a second thread, and lose much where its core is
+    busy: the first waits for the second at the end of each. Besides, the rounding of a product then depends
+    on no number of threads. Acts on OpenBLAS, which NumPy's own wheels contain; others are left as they are.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from primeattn.compiled.blas import one_blas_thread
+    >>> with one_blas_thread():
+    ...     product = np.eye(2) @ np.ones((2, 2))
+    """
+    return _one_thread()()
+
+
+@lru_cache
+def _one_thread():
+    known = openblas()
+    numbers = np.zeros(products.BLAS_NUMBERS, np.int64) if known is None else known.numbers
+    address = numbers.ctypes.data
+    hold = numba.cfunc("void()")(lambda: products.hold(address))
+    release = numba.cfunc("void()")(lambda: products.release(address))
+    exception = [ctypes.py_object] * 3
+
+    class OneThread(ContextDecorator):
+        """Entered and left by compiled functions, so that no exception of a signal handler comes between."""
+
+        kept = hold, release, numbers
+        __enter__ = ctypes.CFUNCTYPE(None)(hold.address)
+        __exit__ = ctypes.CFUNCTYPE(None, *exception)(release.address)  # which takes no notice of them
+
+    return OneThread
+
+
+_forking = []  # what forks under way have begun with
+
+
+def _begin_fork():
+    known = openblas() if openblas.cache_info().currsize else None
+    _forking.append(known)
+    if known is not None:
+        products.begin_fork(known.numbers.ctypes.data)
+
+
+def _end_fork():
+    known = _forking.pop()
+    if known is not None:
+        products.end_fork(known.numbers.ctypes.data)
+
+
+forks.around(_begin_fork, _end_fork)
+
+
+@forks.in_child
+def _give_back():
+    """Whoever held OpenBLAS to one thread in the parent does not do so in the child."""
+    known = _forking.pop()
+    _forking.clear()
+    if known is None:
+        return
+    before = int(known.numbers[products.BEFORE])
+    if before:
+        known.set_threads(before)
+    known.numbers[products.BUSY :] = 0

@@ -1,0 +1,101 @@
+"""Arrays seen as rows; passes over blocks of rows, and products, that the threads of the kernels share."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from primeattn.compiled import loops, products, threads
+from primeattn.compiled.blas import openblas
+
+BLOCK = 1 << 16  # entries of a block: enough work for the hand-over to a thread not to count
+PRODUCT = 1 << 24  # multiply-adds of a block of a product
+INNER = 1 << 13  # terms of a sum of products that BLAS takes at once
+
+
+def as_rows(array):
+    """``array`` as contiguous (rows, last axis): a view where it is contiguous, a copy where it is not."""
+    return np.ascontiguousarray(array).reshape(math.prod(array.shape[:-1]), array.shape[-1])
+
+
+def row_blocks(rows, row_size):
+    """Slices that cover ``rows`` rows of ``row_size`` entries in blocks of about BLOCK entries."""
+    return _blocks(rows, max(1, BLOCK // max(1, row_size)))
+
+
+def _blocks(rows, step):
+    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+
+def share(blocks, work):
+    """Call ``work(i, block)`` for the i-th of all ``blocks``, each call in whichever thread is free.
+
+    Which thread that is must not show in the result: each call writes what no other does.
+    """
+    waiting = iter(list(enumerate(blocks)))  # of a list, since threads may share that iterator
+
+    def worker():
+        for i, block in waiting:
+            work(i, block)
+
+    workers = min(threads.get_num_threads(), len(blocks))
+    if workers > 1:
+        threads.delegate(worker, workers)
+    worker()  # all, or what is left where helpers did not come
+
+
+def product(a, b, out):
+    """``out = a @ b`` of matrices, by blocks of rows; ``out`` is contiguous.
+
+    A BLAS other than OpenBLAS, which cannot be held to one thread, gets the whole.
+    """
+    known = openblas()
+    if known is None or not (a.size and b.size) or max(a.size, b.size) > np.iinfo(known.integer).max:
+        np.matmul(a, b, out=out)
+        return
+    (a, *of_a), (b, *of_b) = _as_blas(a), _as_blas(b)
+    (m, n), k, step = out.shape, len(b), max(64, PRODUCT // b.size)
+    numbers = products.Product(
+        *(known.numbers.ctypes.data, known.gemm[out.dtype], m, n, k, step),
+        *(a.ctypes.data, b.ctypes.data, out.ctypes.data, a.strides[0], out.strides[0]),
+        *(stride for stride, _ in (of_a, of_b)),
+        *(transposed for _, transposed in (of_a, of_b)),
+    )
+    one = out.dtype.type(1)
+    workers = min(threads.get_num_threads(), -(-m // step))
+    threads.run(lambda *way: products.multiply(one, known.integer, numbers, *way), workers)
+
+
+def _as_blas(matrix):
+    """The matrix, or a copy, as BLAS takes it: rows or columns that are contiguous, and their distance."""
+    for array, transposed in ((matrix, False), (matrix.T, True)):
+        rows, columns = array.shape
+        stride, odd = divmod(array.strides[0], array.itemsize)
+        if (columns == 1 or array.strides[1] == array.itemsize) and (
+            rows == 1 or (stride >= columns and not odd)
+        ):
+            return matrix, stride if rows > 1 else columns, transposed
+    return np.ascontiguousarray(matrix), matrix.shape[1], False
+
+
+def sum_rows(rows, out, memory):
+    """``out = rows.sum(axis=0)``, in float64: a long chain of float32 additions would lose digits."""
+    blocks = row_blocks(*rows.shape)
+    sums = memory.take((len(blocks), out.size), np.float64)
+    share(blocks, lambda i, block: loops.sum_rows(rows[block], sums[i]))
+    out[...] = sums.sum(axis=0)
+
+
+def sum_products(a, b, out, memory):
+    """``out = a.T @ b``, summed over blocks of rows in float64."""
+    blocks = _blocks(len(a), INNER)
+    if len(blocks) <= 1:
+        product(a.T, b, out)
+        return
+    part, total = memory.take(out.shape, out.dtype), memory.take(out.shape, np.float64)
+    total.fill(0)
+    for rows in blocks:
+        product(a[rows].T, b[rows], part)
+        loops.add_rows(part, total)
+    out[...] = total

@@ -1,0 +1,133 @@
+"""Matrix products shared out to the threads of the kernels, by OpenBLAS held to one thread meanwhile.
+
+OpenBLAS would use threads of its own, but these go on spinning for some ten milliseconds and take half a core
+each from the kernels that come next (a training step: 375 ms in place of 292). Its number of threads is one
+for the whole process, so those who hold it at one are counted, and the last gives back the number from
+before. All of that is compiled: no exception of a signal handler comes between.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from primeattn.compiled.handover import ONE, ZERO, call, enter, leave, pause
+from primeattn.compiled.jit import cached_njit, part_njit
+from primeattn.compiled.simd import atomic_add, atomic_swap, view
+
+# What is known of OpenBLAS, int64 numbers: addresses of its functions that tell and set its number of
+# threads, 0 where there is none, whether a thread is changing the rest, how many hold it, its number from
+# before.
+GET, SET, BUSY, HOLDERS, BEFORE, BLAS_NUMBERS = range(6)
+ROW_MAJOR, AS_IT_LIES, TRANSPOSED = np.int32(101), np.int32(111), np.int32(112)  # cblas.h
+INT = np.int32(0)  # of C, like which OpenBLAS tells and takes numbers of threads
+
+
+class Product(NamedTuple):
+    """``out = a @ b`` by blocks of rows, in numbers."""
+
+    blas: int  # address of what is known of OpenBLAS
+    gemm: int  # address of its product
+    m: int  # out is m × n, contiguous
+    n: int
+    k: int  # the inner size
+    step: int  # rows of a block
+    a: int  # addresses
+    b: int
+    out: int
+    a_row: int  # bytes from one row to the next
+    out_row: int
+    a_stride: int  # numbers from one row to the next; where transposed, from one column to the next
+    b_stride: int
+    a_transposed: bool
+    b_transposed: bool
+
+
+@part_njit
+def hold(blas):
+    """Hold OpenBLAS to one thread until as many calls of ``release``."""
+    known = view(blas, BLAS_NUMBERS, ZERO)
+    if known[SET] == 0:
+        return
+    _begin(blas)
+    if known[HOLDERS] == 0:
+        known[BEFORE] = call(known[GET], INT, ())
+        call(known[SET], INT, (np.int32(1),))
+    known[HOLDERS] += 1
+    _end(blas)
+
+
+@part_njit
+def release(blas):
+    known = view(blas, BLAS_NUMBERS, ZERO)
+    if known[SET] == 0:
+        return
+    _begin(blas)
+    known[HOLDERS] -= 1
+    if known[HOLDERS] == 0:
+        call(known[SET], INT, (np.int32(known[BEFORE]),))
+        known[BEFORE] = 0
+    _end(blas)
+
+
+@part_njit
+def _begin(blas):
+    turn = ZERO
+    while atomic_swap(blas + 8 * BUSY, ONE) != 0:
+        turn = pause(turn)
+
+
+@part_njit
+def _end(blas):
+    atomic_swap(blas + 8 * BUSY, ZERO)
+
+
+@cached_njit
+def begin_fork(blas):
+    """Let no thread change OpenBLAS's number of threads until ``end_fork``.
+
+    OpenBLAS takes a lock for that, which a child that is forked meanwhile would find taken for ever.
+    """
+    _begin(blas)
+
+
+@cached_njit
+def end_fork(blas):
+    _end(blas)
+
+
+@cached_njit
+def multiply(like, integer, product, word, helps):
+    """Do the product; ``like`` is 1 in its dtype, ``integer`` of the type of OpenBLAS's sizes."""
+    p, as_size = product, type(integer)
+    if not helps:
+        hold(p.blas)
+    if enter(word, helps):
+        while True:
+            first = atomic_add(word + 8, ONE) * p.step
+            if first >= p.m:
+                break
+            call(
+                p.gemm,
+                INT,
+                (
+                    ROW_MAJOR,
+                    TRANSPOSED if p.a_transposed else AS_IT_LIES,
+                    TRANSPOSED if p.b_transposed else AS_IT_LIES,
+                    as_size(min(p.step, p.m - first)),
+                    as_size(p.n),
+                    as_size(p.k),
+                    like,
+                    p.a + first * p.a_row,
+                    as_size(p.a_stride),
+                    p.b,
+                    as_size(p.b_stride),
+                    like - like,
+                    p.out + first * p.out_row,
+                    as_size(p.n),
+                ),
+            )
+        leave(word, helps)
+    if not helps:
+        release(p.blas)

@@ -1,0 +1,72 @@
+"""What a checked call of the kernels is: what back ends take.
+
+Arrays go by their name in the public functions from here to where a back end takes their addresses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from primeattn.patterns import Pattern
+from primeattn.workspace import Workspace
+
+__all__ = ["ARRAYS", "GPU_KERNELS", "KERNELS", "SEQUENCE", "Call", "Target", "lse_dtype"]
+
+ARRAYS = ("q", "k", "v", "out", "lse", "dout", "dlse", "dq", "dk", "dv")
+KERNELS = {"tiles": "cpu", "gather": "cuda", "wheel": "cuda"}  # and where each runs
+GPU_KERNELS = tuple(name for name, device in KERNELS.items() if device == "cuda")
+BFLOAT16 = np.dtype([("bfloat16", "<u2")])  # NumPy has no such numbers; only the bits are carried
+DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+HALF_DTYPES = (np.dtype(np.float16), BFLOAT16)  # of storage on the GPU
+
+# One sequence of a call: an entry of the batch, or one of those packed by cu_seqlens.
+SEQUENCE = np.dtype(
+    [
+        ("batch", np.int64),  # entry of the batch
+        ("q_row", np.int64),  # row of its first query
+        ("n_q", np.int64),  # queries
+        ("k_row", np.int64),  # row of its first key
+        ("n_k", np.int64),  # keys
+        ("q_start", np.int64),  # position of its first query
+        ("k_start", np.int64),  # position of its first key
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a call runs."""
+
+    gpu: bool | None  # None: where it is faster
+    resident: bool = False  # whether the arrays are in the memory of the GPU
+    stream: int | None = None  # handle
+    kernel: str | None = None  # None: the one that is faster
+    wheel: int | None = None  # None: the one that is faster; another only where wheels are compared
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call whose arguments have passed all checks."""
+
+    arrays: dict[str, np.ndarray]  # by name of ARRAYS, those that were given; of the GPU's not to be read
+    patterns: tuple[Pattern, ...]  # one per query head
+    scale: float
+    sequences: np.ndarray  # SEQUENCE records
+    workspace: Workspace | None
+    target: Target
+    backward: bool
+
+    @property
+    def head_dim(self) -> int:
+        return self.arrays["q"].shape[3]
+
+    @property
+    def kv_heads(self) -> int:
+        return self.arrays["k"].shape[1]
+
+
+def lse_dtype(dtype) -> np.dtype:
+    """Return the dtype of lse for rows of ``dtype``: what is computed with."""
+    return np.dtype(np.float32) if dtype in HALF_DTYPES else dtype

@@ -1,0 +1,154 @@
+"""CPU kernels: what one worker of a call does, forward and backward.
+
+Every worker runs the same function. It first packs rows (see :mod:`.tiles`) until none is left, waits until
+the others have finished theirs, and then draws tasks. Each task owns the rows it writes: a block of queries
+in the forward and for dq, a block of keys for dk and dv. So nothing is written twice or summed in an order
+that depends on timing, and results repeat bit for bit for any number of threads.
+
+The transpose of a pattern is the same list of offsets read the other way, key j being read by the queries
+j + d: dk and dv come from the bricks that the forward is made of.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from primeattn.compiled.handover import enter, leave
+from primeattn.compiled.jit import cached_njit, part_njit
+from primeattn.compiled.simd import GROUP, LINE, view
+from primeattn.compiled.unowned import unowned
+from primeattn.kernels.cpu.packing import (
+    TASKS,
+    copy_row,
+    draw,
+    open_scratch,
+    pack_keys,
+    pack_local,
+    wait,
+    write_row,
+)
+from primeattn.kernels.cpu.plan import LOCAL_SPACE
+from primeattn.kernels.cpu.slots import SLOT_BYTES, SLOTS, query_tile
+from primeattn.kernels.cpu.tiles import (
+    RUN,
+    ZERO,
+    Packed,
+    axpys,
+    carry_softmax,
+    dots,
+    group_bytes,
+    hide,
+    softmax,
+    zero_rows,
+)
+
+
+def scratch_bytes(block: int, lines: int, size: int, gather: bool, local: bool) -> int:
+    """Bytes of a worker's scratch: slots, blocks of rows, two tiles of scores or the rows of a tile."""
+    tile = SLOTS // GROUP * (block * GROUP * size + LINE)
+    copied = 2 * block * SLOTS if gather else 2 * LOCAL_SPACE if local else 0
+    rest = max(tile, block * LINE + copied * lines * LINE)
+    return 4 * block * lines * LINE + tile + rest + 2 * SLOT_BYTES
+
+
+@part_njit
+def _gather(like, job, sequence, panel, step, slots, groups, head, n, keys, values):
+    """Copy the rows that a tile needs, and make its slots mean the copies, side by side for moving slots.
+
+    For a few queries against many keys that is less work than to pack every key.
+    """
+    first = sequence.k_row + panel.first - sequence.k_start - panel.row
+    k = job.k + sequence.batch * job.k_batch + head // job.group * job.k_head
+    v = job.v + sequence.batch * job.v_batch + head // job.group * job.v_head
+    for u in range(groups * GROUP):
+        for r in range(n if step else 1):
+            row = u * job.block + r
+            if slots.low[u] <= r < slots.high[u] or (step == 0 and slots.low[u] < slots.high[u]):
+                source = first + slots.rows[u] + r
+                copy_row(like, job, k + source * job.k_row, keys, row, like)
+                copy_row(like, job, v + source * job.v_row, values, row, like)
+            else:
+                zero_rows(like, job, keys, row, ZERO + 1)
+                zero_rows(like, job, values, row, ZERO + 1)
+        slots.rows[u] = u * job.block
+
+
+@part_njit
+def _forward_block(like, scale, job, tables, task, slots, own, scratch):
+    """out and lse of one block of queries."""
+    sequence, route = tables.sequences[task.sequence], tables.routes[task.sequence, task.head]
+    moving, fixed = tables.key_panels[route.keys], tables.key_panels[route.globals]
+    offsets = tables.offsets[route.begin : route.end]
+    keys, values = Packed(job.keys, job.key_rows), Packed(job.values, job.key_rows)
+    q, out, total, _, s, numbers = split_scratch(job, scratch)
+    maxima = view(numbers, 3 * job.block, like)
+    sums = view(numbers + 3 * job.block * job.size, 2 * job.block, like)
+    copies = numbers + LINE * job.block
+    if job.gather:
+        keys = Packed(copies, SLOTS * job.block)
+        values = Packed(copies + keys.rows * job.lines * LINE, keys.rows)
+    elif job.local:
+        keys, values = pack_local(like, job, sequence, moving, fixed, copies)
+    n, b, h = task.count, sequence.batch, task.head
+    maxima[:n] = maxima[job.block : job.block + n] = np.finfo(maxima.dtype).min
+    sums[:n] = 0
+    zero_rows(like, job, out, ZERO, n)
+    for r in range(n):
+        row = sequence.q_row + task.first + r
+        copy_row(like, job, job.q + b * job.q_batch + h * job.q_head + row * job.q_row, q, r, scale)
+    t = ZERO
+    while True:
+        groups, step = query_tile(slots, offsets, t, sequence.q_start + task.first, n, moving, fixed)
+        if groups == 0:
+            break
+        if t > 0 and t % RUN == 0:
+            carry_softmax(like, job, total, out, maxima, sums, n, t == RUN)
+        if job.gather:
+            panel = moving if step else fixed
+            _gather(like, job, sequence, panel, step, slots, groups, h, n, keys, values)
+        dots(like, job, q, ZERO, keys, slots, groups, step, s, n, False)
+        hide(like, job, slots, groups, s, n, -np.inf)
+        softmax(like, job, out, maxima, sums, s, groups, n)
+        axpys(like, job, out, ZERO, values, slots, own, groups, step, s, n)
+        t += 1
+    if t > RUN:
+        carry_softmax(like, job, total, out, maxima, sums, n, False)
+        out, sums = total, sums[job.block :]
+    for r in range(n):
+        row = sequence.q_row + task.first + r
+        factor = like / sums[r] if sums[r] != 0 else sums[r]
+        write_row(
+            like, job, out, r, job.out + b * job.out_batch + h * job.out_head + row * job.out_row, factor
+        )
+        if job.lse != 0:
+            lse = view(job.lse + b * job.lse_batch + h * job.lse_head + row * job.lse_row, ZERO + 1, like)
+            lse[0] = maxima[r] + np.log(sums[r])
+
+
+@part_njit
+def split_scratch(job, scratch):
+    """Four blocks of rows and the addresses of two tiles of scores, in a worker's scratch."""
+    rows = job.block * job.lines * LINE
+    first, second = Packed(scratch, job.block), Packed(scratch + rows, job.block)
+    third, fourth = Packed(scratch + 2 * rows, job.block), Packed(scratch + 3 * rows, job.block)
+    tile = scratch + 4 * rows
+    return first, second, third, fourth, tile, tile + SLOTS // GROUP * group_bytes(job)
+
+
+@cached_njit
+def forward(like, scale, jobs, tables, word, helps):
+    """Fill out and lse; ``like`` is 1 in the working dtype, as is the scale."""
+    if not enter(word, helps):
+        return
+    job, tables = jobs[0], unowned(tables)
+    tasks = tables.query_tasks
+    if not (job.gather or job.local):
+        pack_keys(like, job, tables)
+        wait(job, tables.key_pieces.size)
+    slots, own, scratch = open_scratch(like, job)
+    while True:
+        t = draw(job, TASKS)
+        if t >= tasks.size:
+            break
+        _forward_block(like, scale, job, tables, tasks[t], slots, own, scratch)
+    leave(word, helps)

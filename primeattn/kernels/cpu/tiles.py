@@ -1,0 +1,313 @@
+"""Work on one tile: a block of consecutive rows against up to ``SLOTS`` other rows each.
+
+Shapes. A tile has n <= block rows (queries, or keys in the transposed pass). Slot u of row r is the packed
+row ``slots.rows[u] + step * r``: with step 1 the slots are offsets, which move along with the row; with step
+0 they are fixed rows, the global columns. Slot u exists for the rows ``low[u] <= r < high[u]``. Scores lie as
+s[group][block][GROUP], so that a group of eight slots can be walked down the block while the rows it reads,
+n + (span of the group) of them, stay in the first-level cache.
+
+Packed rows are *chunk-major*: the first four cache lines of all rows, then the next four, and so on; what is
+left at the end is a chunk of two lines, of one, or both. Columns beyond head_dim are zero.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from primeattn.compiled.jit import part_njit
+from primeattn.compiled.simd import GROUP, LINE, axpy8, dot8, exp_times, row_exp, row_max, transpose8, view
+
+RUN = 4  # tiles that are summed before the sum is carried over: one chain through all would lose digits
+ZERO = np.int64(0)  # in calls: literal numbers would have the function compiled once more for each
+
+
+class Packed(NamedTuple):
+    """Chunk-major rows at an address."""
+
+    address: int
+    rows: int
+
+
+@part_njit
+def chunk_lines(lines, done):
+    """Width of the chunk that starts after ``done`` of ``lines`` cache lines: 4, 2 or 1."""
+    left = lines - done
+    return 4 if left >= 4 else (2 if left >= 2 else 1)
+
+
+@part_njit
+def chunk_address(packed, done, width, row):
+    """Address of a row's chunk of ``width`` lines that starts after ``done`` lines."""
+    return packed.address + (done * packed.rows + width * row) * LINE
+
+
+@part_njit
+def _eight(rows, first):
+    """A group's row numbers as a tuple: its length says how many products are computed."""
+    return (
+        rows[first],
+        rows[first + 1],
+        rows[first + 2],
+        rows[first + 3],
+        rows[first + 4],
+        rows[first + 5],
+        rows[first + 6],
+        rows[first + 7],
+    )
+
+
+@part_njit
+def _few(slots, g, step):
+    """Whether a group has at most two slots, fixed ones: of global columns there are often but a few."""
+    return step == 0 and slots.low[g * GROUP + 2] >= slots.high[g * GROUP + 2]
+
+
+@part_njit
+def group_bytes(job):
+    """Distance of a tile's groups; the extra line keeps a row's groups out of one set of the cache."""
+    return job.block * GROUP * job.size + LINE
+
+
+@part_njit
+def tile_group(job, s, g):
+    """Address of group g of a tile."""
+    return s + g * group_bytes(job)
+
+
+@part_njit
+def seen_rows(slots, g, n):
+    """The first row that any slot of a group exists for, and the one after the last."""
+    low, high = n, 0
+    for u in range(g * GROUP, (g + 1) * GROUP):
+        if slots.low[u] < slots.high[u]:
+            low, high = min(low, slots.low[u]), max(high, slots.high[u])
+    return low, high
+
+
+@part_njit
+def dot_group(like, job, x, x_row, y, rows, step, target, low, high, start):
+    """Scores of a group for low <= r < high, added to the eight numbers at ``start``, or to what is there."""
+    done = ZERO
+    while done < job.lines:
+        width = chunk_lines(job.lines, done)
+        ys, row = chunk_address(y, done, width, step * low), width * LINE
+        xs, count = chunk_address(x, done, width, x_row + low), high - low
+        new = target + low * GROUP * job.size
+        begun = done > 0 or start == 0
+        old, stride = (new, GROUP * job.size) if begun else (start, ZERO)
+        if width == 4:
+            dot8(4, like, xs, ys, rows, step * row, old, stride, new, count)
+        elif width == 2:
+            dot8(2, like, xs, ys, rows, step * row, old, stride, new, count)
+        else:
+            dot8(1, like, xs, ys, rows, step * row, old, stride, new, count)
+        done += width
+
+
+@part_njit
+def dots(like, job, x, x_row, y, slots, groups, step, s, n, onto):
+    """s[g, r, u] = x[x_row + r] · y[slot u of row r], where slots of the group exist for the row.
+
+    With ``onto`` they are added to s.
+    """
+    slots.start[:] = 0
+    start = ZERO if onto else np.int64(slots.start.ctypes.data)
+    for g in range(groups):
+        low, high = seen_rows(slots, g, n)
+        target = tile_group(job, s, g)
+        rows, first = slots.rows, g * GROUP
+        if _few(slots, g, step):
+            two = rows[first], rows[first + 1]
+            dot_group(like, job, x, x_row, y, two, step, target, low, high, start)
+        else:
+            dot_group(like, job, x, x_row, y, _eight(rows, first), step, target, low, high, start)
+
+
+@part_njit
+def axpy_group(like, job, x, x_row, y, rows, first, step, weights, low, high):
+    """x[x_row + r] += sum over u of weights[r, u] * y[rows[first + u] + step * r], for low <= r < high."""
+    _axpy_group(like, job, x, x_row, y, _eight(rows, first), step, weights, low, high)
+
+
+@part_njit
+def _axpy_group(like, job, x, x_row, y, rows, step, weights, low, high):
+    weights += low * GROUP * job.size
+    done = ZERO
+    while done < job.lines:
+        width = chunk_lines(job.lines, done)
+        ys, row = chunk_address(y, done, width, step * low), width * LINE
+        xs, count = chunk_address(x, done, width, x_row + low), high - low
+        if width == 4:
+            axpy8(4, like, xs, ys, rows, step * row, weights, count)
+        elif width == 2:
+            axpy8(2, like, xs, ys, rows, step * row, weights, count)
+        else:
+            axpy8(1, like, xs, ys, rows, step * row, weights, count)
+        done += width
+
+
+@part_njit
+def axpys(like, job, x, x_row, y, slots, own, groups, step, s, n):
+    """x[x_row + r] += sum over slots u of s[g, r, u] * y[slot u of row r].
+
+    Slots that do not exist for a row are not read: their weight is 0, but 0 * NaN is not. Only fixed slots
+    need that, next to the diagonal; moving ones meet zero rows. ``own`` is room for slots.
+    """
+    for g in range(groups):
+        low, high = seen_rows(slots, g, n)
+        weights, first, whole = tile_group(job, s, g), g * GROUP, low
+        if step == 0:  # rows from ``whole`` on see all slots but those that fill up the group
+            for u in range(first, first + GROUP):
+                if slots.low[u] < slots.high[u]:
+                    whole = high if slots.high[u] < high else max(whole, slots.low[u])
+        for r in range(low, whole):
+            for u in range(GROUP):
+                seen = slots.low[first + u] <= r < slots.high[first + u]
+                own.rows[u] = slots.rows[first + u] if seen else 0
+            at = weights + r * GROUP * job.size
+            axpy_group(like, job, x, x_row + r, y, own.rows, ZERO, ZERO, at, ZERO, ZERO + 1)
+        if _few(slots, g, step):
+            two = slots.rows[first], slots.rows[first + 1]
+            _axpy_group(like, job, x, x_row, y, two, step, weights, whole, high)
+        else:
+            axpy_group(like, job, x, x_row, y, slots.rows, first, step, weights, whole, high)
+
+
+@part_njit
+def zero_rows(like, job, packed, row, count):
+    done = ZERO
+    while done < job.lines:
+        width = chunk_lines(job.lines, done)
+        view(chunk_address(packed, done, width, row), count * width * LINE // job.size, like)[:] = 0
+        done += width
+
+
+@part_njit
+def add_rows(like, job, x, x_row, y, y_row, n):
+    """x[x_row + r] += y[y_row + r], and y = 0."""
+    done = ZERO
+    while done < job.lines:
+        width = chunk_lines(job.lines, done)
+        size = n * width * LINE // job.size
+        total = view(chunk_address(x, done, width, x_row), size, like)
+        part = view(chunk_address(y, done, width, y_row), size, like)
+        for c in range(size):
+            total[c] += part[c]
+            part[c] = 0
+        done += width
+
+
+@part_njit
+def carry(like, job, total, x, n, first):
+    """total[r] += x[r] for n rows, and x = 0; ``first``: what is in ``total`` does not count."""
+    if first:
+        zero_rows(like, job, total, ZERO, n)
+    add_rows(like, job, total, ZERO, x, ZERO, n)
+
+
+@part_njit
+def hide(like, job, slots, groups, s, n, value):
+    """s = ``value`` where a slot does not exist for a row.
+
+    What was computed there may be NaN: rows that are read in place of it are 0, but 0 * NaN is not.
+    """
+    for g in range(groups):
+        low, high = seen_rows(slots, g, n)
+        target = tile_group(job, s, g)
+        view(target, low * GROUP, like)[:] = value
+        view(target + high * GROUP * job.size, (n - high) * GROUP, like)[:] = value
+        scores = view(target, n * GROUP, like)
+        for u in range(GROUP):
+            first, last = slots.low[g * GROUP + u], slots.high[g * GROUP + u]
+            if first >= last:
+                first = last = high
+            for r in range(low, first):
+                scores[r * GROUP + u] = value
+            for r in range(last, high):
+                scores[r * GROUP + u] = value
+
+
+@part_njit
+def _scale_row(like, job, x, row, factor):
+    done = ZERO
+    while done < job.lines:
+        width = chunk_lines(job.lines, done)
+        numbers = view(chunk_address(x, done, width, row), width * LINE // job.size, like)
+        for c in range(numbers.size):
+            numbers[c] *= factor
+        done += width
+
+
+@part_njit
+def softmax(like, job, out, maxima, sums, s, groups, n):
+    """One step of the online softmax: s <- exp(s - m) with the running maxima m; sums and out follow them.
+
+    ``maxima`` are the new ones in front and, ``block`` numbers behind, the old ones. They begin at the lowest
+    finite number, so that s - m is -inf for a hidden score of a row that has seen no other. They pass over
+    NaN and stay finite; the NaN reaches sums and out through exp.
+    """
+    stride, new, old = group_bytes(job), maxima[: job.block], maxima[job.block :]
+    row_max(like, s, stride, groups, np.int64(new.ctypes.data), n)
+    for r in range(n):
+        if new[r] > old[r]:
+            if sums[r] != 0:
+                factor = np.exp(old[r] - new[r])
+                sums[r] *= factor
+                _scale_row(like, job, out, r, factor)
+            old[r] = new[r]
+    row_exp(like, s, stride, groups, np.int64(new.ctypes.data), np.int64(sums.ctypes.data), n)
+
+
+@part_njit
+def carry_softmax(like, job, total, out, maxima, sums, n, first):
+    """``carry`` for ``softmax``: the total has sums of its own, behind the others, and maxima, behind all."""
+    new, kept = maxima[: job.block], maxima[2 * job.block :]
+    total_sums = sums[job.block :]
+    for r in range(n):
+        if first:
+            total_sums[r] = 0
+        elif new[r] > kept[r] and total_sums[r] != 0:
+            factor = np.exp(kept[r] - new[r])
+            total_sums[r] *= factor
+            _scale_row(like, job, total, r, factor)
+        kept[r] = new[r]
+        total_sums[r] += sums[r]
+        sums[r] = 0
+    carry(like, job, total, out, n, first)
+
+
+@part_njit
+def exp_product(like, job, s, t, groups, n, a, b, step):
+    """s <- exp(s + a), t <- exp(s + a) * (t + b) with one number per row at a and b, ``step`` bytes apart."""
+    for g in range(groups):
+        exp_times(like, tile_group(job, s, g), tile_group(job, t, g), a, b, step, n)
+
+
+@part_njit
+def fill_by_slot(like, job, numbers, slots, groups, step, s, n):
+    """s[g, r, u] = the number, by packed row, of slot u of row r; up to the next multiple of eight rows."""
+    for g in range(groups):
+        target = tile_group(job, s, g)
+        rows = slots.rows[g * GROUP : (g + 1) * GROUP]
+        sources = (
+            numbers + rows[0] * job.size,
+            numbers + rows[1] * job.size,
+            numbers + rows[2] * job.size,
+            numbers + rows[3] * job.size,
+            numbers + rows[4] * job.size,
+            numbers + rows[5] * job.size,
+            numbers + rows[6] * job.size,
+            numbers + rows[7] * job.size,
+        )
+        if step == 1:
+            row = GROUP * job.size
+            for r in range(0, n, GROUP):
+                transpose8(like, sources, r * job.size, target + r * row, row)
+        else:
+            tile = view(target, n * GROUP, like)
+            for u in range(GROUP):
+                number = view(sources[u], 1, like)[0]
+                for r in range(n):
+                    tile[r * GROUP + u] = number

@@ -1,0 +1,1 @@
+"""Kernels for NVIDIA GPUs: ``gather`` takes everything, ``wheel`` computes on tensor cores."""

@@ -1,0 +1,1 @@
+"""Gather kernels: a few threads for each query walk along its offsets."""

@@ -1,0 +1,141 @@
+"""The forward gather kernel: out and lse, a group of lanes per query."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numba
+from numba import cuda
+
+from primeattn.kernels.gpu.device import compiled, device_function
+from primeattn.kernels.gpu.gather.rows import make_rows
+from primeattn.kernels.gpu.gather.walk import make_walk, place
+from primeattn.kernels.gpu.ptx import row_address
+from primeattn.kernels.gpu.tables import FIELDS, HEAD, SEQUENCE, address
+
+__all__ = ["UNROLL", "make_forward"]
+
+UNROLL = 4  # keys of a group whose rows are on their way from memory at once
+
+
+def _make_fold(lanes_rows, checked):
+    """Device function that takes UNROLL keys into the running softmax of a query."""
+    dims, number, load, dot, exp = (
+        lanes_rows.dims, lanes_rows.number, lanes_rows.load, lanes_rows.dot, lanes_rows.exp,
+    )  # fmt: skip
+    size = UNROLL * dims
+
+    @device_function
+    def fold(context, rows, lane):
+        query, acc, state, k, k_stride, v, v_stride = context
+        keys = cuda.local.array(size, number)
+        values = cuda.local.array(size, number)
+        scores = cuda.local.array(UNROLL, number)
+        for u in range(UNROLL):
+            load(keys, u * dims, row_address(k, max(rows[u], 0) if checked else rows[u], k_stride), lane)
+        for u in range(UNROLL):
+            load(values, u * dims, row_address(v, max(rows[u], 0) if checked else rows[u], v_stride), lane)
+        top = state[0]
+        for u in range(UNROLL):
+            scores[u] = dot(query, keys, u * dims)
+            if checked and rows[u] < 0:
+                scores[u] = number(-math.inf)
+            top = max(top, scores[u])
+        base = top if top > number(-math.inf) else number(0)  # no key so far
+        ratio = exp(state[0] - base)
+        total = ratio * state[1]
+        for d in range(dims):
+            acc[d] *= ratio
+        for u in range(UNROLL):
+            weight = exp(scores[u] - base)
+            total += weight
+            for d in range(dims):
+                # A value that is not attended may be NaN, which a weight of 0 would not silence.
+                value = number(0) if checked and rows[u] < 0 else values[u * dims + d]
+                acc[d] += weight * value
+        state[0], state[1] = top, total
+
+    return fold
+
+
+@lru_cache
+def make_forward(storage, head_dim, aligned, threads, chunk):
+    """Kernel for rows of one kind; see :mod:`primeattn.kernels.gpu.gather.walk` for its shape.
+
+    ``kernel[(tiles, heads), threads](out, lse, q, k, v, plan, scale)`` takes addresses, the tables of the
+    launch and the scale in units of ``rows.unit``; ``lse`` may be 0 for none.
+    """
+    lanes_rows = make_rows(storage, head_dim, aligned)
+    lanes, dims, number, exp = lanes_rows.lanes, lanes_rows.dims, lanes_rows.number, lanes_rows.exp
+    load, store, store_number = lanes_rows.load, lanes_rows.store, lanes_rows.store_number
+    fold, fold_checked = _make_fold(lanes_rows, False), _make_fold(lanes_rows, True)
+    walk, walk_columns = make_walk(threads, chunk, UNROLL, fold, fold_checked, 1)
+    natural = 1 / lanes_rows.unit
+    shared_size = (dims + 2) * threads
+
+    def forward(out, lse, q, k, v, plan, scale):
+        thread, head = cuda.threadIdx.x, cuda.blockIdx.y
+        lane, group = thread % lanes, thread // lanes
+        sequence, first_row, last_row, shift = place(plan, FIELDS.query_tiles)
+        splits = 1 << shift
+        split, row = group & (splits - 1), first_row + (group >> shift)
+        idle = row > last_row
+        row = min(row, last_row)  # a group without a row repeats the last one
+        batch, q_start = plan[sequence + SEQUENCE.batch], plan[sequence + SEQUENCE.q_start]
+        n_k, k_start = plan[sequence + SEQUENCE.n_k], plan[sequence + SEQUENCE.k_start]
+        q_row, k_row = plan[sequence + SEQUENCE.q_row] + row, plan[sequence + SEQUENCE.k_row]
+        entry = plan[FIELDS.heads] + len(HEAD) * head
+        begin, count = plan[entry + HEAD.begin], plan[entry + HEAD.count]
+        columns, key_head = plan[entry + HEAD.columns], plan[entry + HEAD.key_head]
+
+        first, last = q_start + first_row, q_start + last_row
+        here, end = q_start + row, k_start + n_k
+
+        query = cuda.local.array(dims, number)
+        acc = cuda.local.array(dims, number)
+        state = cuda.local.array(2, number)  # largest score and sum of weights so far
+        load(query, 0, address(plan, q, FIELDS.q, batch, head, q_row, lane), lane)
+        for d in range(dims):
+            query[d] *= scale
+            acc[d] = number(0)
+        state[0], state[1] = number(-math.inf), number(0)
+
+        if n_k > 0:
+            # All keys before ``columns`` are attended; offsets lead to the others.
+            k_stride, v_stride = numba.int32(plan[FIELDS.k + 2]), numba.int32(plan[FIELDS.v + 2])
+            k = address(plan, k, FIELDS.k, batch, key_head, k_row, lane)
+            v = address(plan, v, FIELDS.v, batch, key_head, k_row, lane)
+            context = (query, acc, state, k, k_stride, v, v_stride)
+            walk_columns(context, here, k_start, min(columns, min(end, last + 1)), splits, split, lane)
+            low = max(k_start, columns)
+            walk(
+                context, plan, begin, count, False, here, first, last, low, end, k_start, splits, split, lane
+            )
+
+        if splits > 1:
+            shared = cuda.shared.array(shared_size, number)
+            for d in range(dims):
+                shared[d * threads + thread] = acc[d]
+            shared[dims * threads + thread] = state[0]
+            shared[(dims + 1) * threads + thread] = state[1]
+            cuda.syncthreads()
+            for s in range(1, splits if split == 0 else 1):
+                other = thread + s * lanes
+                top = max(state[0], shared[dims * threads + other])
+                base = top if top > number(-math.inf) else number(0)
+                mine, theirs = exp(state[0] - base), exp(shared[dims * threads + other] - base)
+                for d in range(dims):
+                    acc[d] = mine * acc[d] + theirs * shared[d * threads + other]
+                state[1] = mine * state[1] + theirs * shared[(dims + 1) * threads + other]
+                state[0] = top
+
+        if split == 0 and not idle:
+            empty = state[1] == number(0)
+            factor = number(1) if empty else number(1) / state[1]
+            store(address(plan, out, FIELDS.out, batch, head, q_row, lane), acc, factor, lane)
+            if lse != 0 and lane == 0:
+                value = number(-math.inf) if empty else state[0] * number(natural) + math.log(state[1])
+                store_number(address(plan, lse, FIELDS.lse, batch, head, q_row, 0), value)
+
+    return compiled(threads, 1)(forward)

@@ -1,0 +1,208 @@
+"""From checked arguments to launches of the GPU kernels: memory, plan, kernels, results.
+
+Arrays in the memory of the GPU are used where they lie, and nothing is waited for. NumPy arrays are copied
+there and their results back, which is waited for.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, nullcontext
+from typing import NamedTuple
+
+import numpy as np
+from numba import cuda
+
+from primeattn.kernels.call import BFLOAT16
+from primeattn.kernels.gpu import device
+from primeattn.kernels.gpu.gather import plan as planning
+from primeattn.kernels.gpu.gather.backward import make_backward_keys, make_backward_queries
+from primeattn.kernels.gpu.gather.forward import make_forward
+from primeattn.kernels.gpu.gather.rows import make_rows
+from primeattn.kernels.gpu.memory import scratch
+from primeattn.kernels.gpu.ptx import VECTOR_BYTES
+from primeattn.kernels.gpu.tables import Layout, check_limits
+from primeattn.kernels.gpu.wheel.backward import make_wheel_keys, make_wheel_queries
+from primeattn.kernels.gpu.wheel.backward_wide import make_wide_keys, make_wide_queries
+from primeattn.kernels.gpu.wheel.forward import make_wheel_forward
+from primeattn.kernels.gpu.wheel.plan import choose, make_wheel_plan
+from primeattn.wheel.tables import ONE_WARP
+
+__all__ = ["Launch", "run"]
+
+ALIGN = 256
+FORWARD = ("out", "lse", "q", "k", "v")  # arrays that the kernels take, in order
+BACKWARD_QUERIES = ("dq", "stats", "dout", "q", "k", "v", "out", "lse", "dlse")
+BACKWARD_KEYS = ("dk", "dv", "stats", "dout", "q", "k", "v")
+STORAGE = {np.dtype(name): name for name in ("float64", "float32", "float16")} | {BFLOAT16: "bfloat16"}
+
+
+class Launch(NamedTuple):
+    """The kernels of a call, for arrays of one layout wherever they lie."""
+
+    kernels: tuple  # (configured kernel, names of the arrays whose addresses it takes, the rest), in order
+    stats: int  # bytes of scratch memory
+    where: tuple  # device, handle of the stream
+
+    def run(self, at):
+        """Launch with addresses ``at`` by name; an array that is not there is one that is not given."""
+        for kernel, names, rest in self.kernels:
+            kernel(*[at.get(name, 0) for name in names], *rest)
+
+    def run_again(self, at, workspace):
+        """Launch once more, for arrays in the memory of the GPU; what they need has been checked."""
+        if not self.stats:
+            return self.run(at)
+        with nullcontext() if workspace is None else workspace.guard():
+            at["stats"] = _address(_scratch(self.stats, workspace, *self.where))
+            self.run(at)
+
+
+def run(call) -> Launch:
+    """Run a checked call; return how to repeat it."""
+    return _backward(call) if call.backward else _forward(call)
+
+
+def _forward(call):
+    with _resident(call, ("q", "k", "v"), ("out", "lse"), 0) as (at, strides, stream):
+        layout = _layout(call, at, strides)
+        scale, wheel = _scale(layout, call), choose(call, layout)
+        shape, kernels = (call.patterns, call.kv_heads, call.sequences, strides, layout), []
+        if wheel is None:
+            plan = planning.make_plan(*shape)
+            kernel = make_forward(*layout, plan.threads, planning.CHUNK)
+            threads, rest = plan.threads, (plan.tables, scale)
+        else:
+            plan = make_wheel_plan(*shape, wheel)
+            kernel = make_wheel_forward(layout.storage, layout.head_dim, plan.groups, plan.columns)
+            threads, rest = 32 * plan.groups, (plan.tables, plan.strings, wheel, scale)
+        if plan.query_tiles:
+            kernel = device.configured(kernel, (plan.query_tiles, len(call.patterns)), threads, stream)
+            kernels.append((kernel, FORWARD, rest))
+        launch = Launch(tuple(kernels), 0, _where(call))
+        launch.run(at)
+    return launch
+
+
+def _backward(call):
+    lse, inputs = call.arrays["lse"], ("q", "k", "v", "dout", "out", "lse", "dlse")
+    stats = 2 * lse.size * lse.itemsize
+    with _resident(call, inputs, ("dq", "dk", "dv"), stats) as (at, strides, stream):
+        batch_rows, rows, number = lse.shape[1] * lse.shape[2], lse.shape[2], 2 * lse.itemsize
+        strides["stats"] = (batch_rows * number, rows * number, number)
+        layout = _layout(call, at, strides)
+        scale, wheel = _scale(layout, call), choose(call, layout)
+        shape, kernels = (call.patterns, call.kv_heads, call.sequences, strides, layout), []
+
+        def add(kernel, tiles, heads, threads, names, *rest):
+            if tiles:
+                kernel = device.configured(kernel, (tiles, heads), threads, stream)
+                kernels.append((kernel, names, (*rest, scale)))
+
+        heads, kv_heads = len(call.patterns), call.kv_heads
+        if wheel is None:
+            plan = planning.make_plan(*shape, keys="all")
+            kernel = make_backward_queries(*layout, plan.threads, planning.CHUNK)
+            add(kernel, plan.query_tiles, heads, plan.threads, BACKWARD_QUERIES, plan.tables)
+        else:
+            plan = make_wheel_plan(*shape, wheel, with_keys=True)
+            rows, threads = (layout.storage, layout.head_dim, plan.groups, plan.columns), 32 * plan.groups
+            rest, columns = (plan.tables, plan.strings, wheel), max(p.global_tokens for p in call.patterns)
+            make_queries, make_keys = make_wheel_queries, make_wheel_keys
+            if layout.head_dim > ONE_WARP:
+                make_queries, make_keys, threads = make_wide_queries, make_wide_keys, 2 * threads
+            add(make_queries(*rows), plan.query_tiles, heads, threads, BACKWARD_QUERIES, *rest)
+            add(make_keys(*rows), plan.key_tiles, kv_heads, threads, BACKWARD_KEYS, *rest, columns)
+            plan = planning.make_plan(*shape, keys="columns")  # which all queries meet
+        kernel = make_backward_keys(*layout, plan.threads, planning.CHUNK)
+        add(kernel, plan.key_tiles, kv_heads, plan.threads, BACKWARD_KEYS, plan.tables)
+        launch = Launch(tuple(kernels), stats, _where(call))
+        launch.run(at)
+    return launch
+
+
+def _layout(call, at, strides):
+    q = call.arrays["q"]
+    row_bytes = call.head_dim * q.itemsize
+    rows = [name for name in strides if name not in ("lse", "dlse", "stats")]
+    aligned = row_bytes % VECTOR_BYTES == 0 and all(
+        at[name] % VECTOR_BYTES == 0 and all(stride % VECTOR_BYTES == 0 for stride in strides[name])
+        for name in rows
+    )
+    return Layout(STORAGE[q.dtype], call.head_dim, aligned)
+
+
+def _scale(layout, call):
+    number = np.float64 if layout.storage == "float64" else np.float32
+    return number(call.scale * make_rows(*layout).unit)
+
+
+@contextmanager
+def _resident(call, inputs, outputs, stats):
+    """Addresses and strides on the device by name, and the stream. ``stats`` bytes are scratch memory.
+
+    Inputs in the memory of the host are copied to the device before, and outputs back after.
+    """
+    check_limits(call)
+    arrays, target = call.arrays, call.target
+    moved = {} if target.resident else arrays
+    stream = cuda.external_stream(target.stream) if target.stream else 0
+    with nullcontext() if call.workspace is None else call.workspace.guard():
+        memory = _memory({name: a.nbytes for name, a in moved.items()} | {"stats": stats}, call)
+        strides = {name: _strides(array, dense=name in moved) for name, array in arrays.items()}
+        at = {name: array.ctypes.data for name, array in arrays.items()}
+        at |= {name: _address(part) for name, part in memory.items()}
+        for name in moved.keys() & inputs:
+            if moved[name].size:
+                memory[name].copy_to_device(_bytes(np.ascontiguousarray(moved[name])), stream=stream)
+        yield at, strides, stream
+        for name in moved.keys() & outputs:
+            if moved[name].size:
+                _copy_back(moved[name], memory[name], stream)
+
+
+def _memory(sizes, call):
+    """Device memory of the given sizes, in parts of one buffer; nothing where nothing is needed."""
+    spans, total = {}, 0
+    for name, size in sizes.items():
+        spans[name], total = slice(total, total + size), total + -(-size // ALIGN) * ALIGN
+    if total == 0:
+        return {}
+    if call.target.resident or call.workspace is not None:
+        buffer = _scratch(total, call.workspace, *_where(call))
+    else:  # copies of the caller's arrays, of any size, and waited for
+        buffer = cuda.device_array(total, np.uint8)
+    return {name: buffer[span] for name, span in spans.items() if span.stop > span.start}
+
+
+def _where(call):
+    return device.current_device(), call.target.stream or 0
+
+
+def _scratch(nbytes, workspace, number, stream):
+    if workspace is None:
+        return scratch(nbytes, number, stream)
+    return workspace.scratch("gpu", nbytes, cuda.device_array)
+
+
+def _address(buffer):
+    return buffer.device_ctypes_pointer.value
+
+
+def _strides(array, dense):
+    """Strides of batch, head and row in bytes: those of ``array``, or of a copy of it in C order."""
+    strides = array.strides
+    if dense:
+        strides = np.cumprod([array.itemsize, *array.shape[:0:-1]], dtype=np.int64)[::-1].tolist()
+    return tuple(stride if n > 1 else 0 for stride, n in zip(strides[:3], array.shape[:3], strict=True))
+
+
+def _bytes(array):
+    return array.reshape(-1).view(np.uint8)
+
+
+def _copy_back(array, buffer, stream):
+    whole = array if array.flags.c_contiguous else np.empty(array.shape, array.dtype)
+    buffer.copy_to_host(_bytes(whole), stream=stream)
+    cuda.synchronize()
+    if whole is not array:
+        array[...] = whole

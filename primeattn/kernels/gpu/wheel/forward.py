@@ -1,0 +1,177 @@
+"""The forward wheel kernel: dense tiles of one residue class of queries and one of keys, on tensor cores.
+
+See :mod:`primeattn.wheel.tables` for the tables. Rows are read where they lie, ``wheel`` rows apart; nothing
+is permuted in memory. A block first meets, one by one and in the order of the gather kernel, the keys that
+belong to no tile: global tokens, the window, and the offsets whose class is rare. Its queries have met
+themselves then, so that none is without a key. What follows continues from there.
+
+Weights 0 are multiplied too: a NaN or infinity among the values spreads to all queries whose tiles it is in.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numba
+from numba import cuda
+
+from primeattn.kernels.gpu.device import compiled, device_function
+from primeattn.kernels.gpu.ptx import exp2, row_address, scalar_access
+from primeattn.kernels.gpu.tables import FIELDS, address, lower_bound
+from primeattn.kernels.gpu.wheel import tensor
+from primeattn.kernels.gpu.wheel.fragments import TILE, WARP, WHEEL_HEAD, make_fragments
+from primeattn.kernels.gpu.wheel.walk import make_walk_keys
+
+__all__ = ["make_wheel_forward"]
+
+SLACK = 8  # how far scores may rise above ``base``, in powers of two, before sums are scaled anew
+LOWEST = -1e30
+
+
+def _make_meet(fragments):
+    """Device function that takes one key for each of a thread's two queries into their running softmax."""
+    dot, scale_add, maximum = fragments.dot, fragments.scale_add, tensor.maximum
+
+    @device_function
+    def meet(context, j0, j1, c):
+        """Keys of rows j0 and j1; where one is negative there is none, and the query's own is read."""
+        words, acc, state, k, k_stride, v, v_stride, i0, i1, scale = context
+        for half in range(2):
+            j, i = (j1, i1) if half else (j0, i0)
+            row = numba.int32(j if j >= 0 else i)
+            score = scale * dot(words, half, row_address(k, row, k_stride))
+            if j < 0:
+                score = numba.float32(-math.inf)
+            top = maximum(state[half], score)
+            ratio, weight = exp2(state[half] - top), exp2(score - top)
+            state[half] = top
+            # The sum is shared out to the four threads of a row, which add theirs up at the end.
+            state[2 + half] = ratio * state[2 + half] + (weight if c == 0 else numba.float32(0))
+            scale_add(acc, half, ratio, weight, row_address(v, row, v_stride))
+
+    return meet
+
+
+def _make_attend(fragments, storage, head_dim, columns):
+    """Device function that takes a tile into the running softmax of a warp's queries."""
+    product, accumulate, pack = fragments.product, fragments.accumulate, tensor.make_pack(storage)
+    size, parts, width = columns // 2, columns // 32, head_dim // 8
+    maximum = tensor.maximum
+
+    @device_function
+    def attend(context, mask, here):
+        words, acc, state, scale, keys, values = context
+        s = cuda.local.array(size, numba.float32)
+        for part in range(columns // 16):
+            c = product(words, numba.int32(keys + here), part)
+            for n in range(2):
+                bit = columns - 1 - 16 * part - 8 * n
+                upper, lower = mask[bit // 32], mask[parts + bit // 32]
+                for e in range(2):
+                    one, none = numba.uint32(1 << bit % 32 - e), numba.float32(-math.inf)
+                    s[8 * part + 4 * n + e] = c[4 * n + e] if upper & one else none
+                    s[8 * part + 4 * n + 2 + e] = c[4 * n + 2 + e] if lower & one else none
+        for half in range(2):
+            top = s[2 * half]
+            for n in range(columns // 8):
+                top = maximum(top, maximum(s[4 * n + 2 * half], s[4 * n + 2 * half + 1]))
+            top = maximum(top, cuda.shfl_xor_sync(WARP, top, 1))
+            top = scale * maximum(top, cuda.shfl_xor_sync(WARP, top, 2))
+            if top > state[half] + numba.float32(SLACK):
+                ratio = exp2(state[half] - top)
+                state[half], state[2 + half] = top, ratio * state[2 + half]
+                for n in range(width):
+                    acc[4 * n + 2 * half] *= ratio
+                    acc[4 * n + 2 * half + 1] *= ratio
+            base, total = state[half], state[2 + half]
+            for n in range(columns // 8):
+                for e in range(2):
+                    p = exp2(s[4 * n + 2 * half + e] * scale - base)
+                    s[4 * n + 2 * half + e] = p
+                    total += p
+            state[2 + half] = total
+        for part in range(columns // 16):  # C of the products above is A of these: the same places
+            e = 8 * part
+            a0, a1 = pack(s[e], s[e + 1]), pack(s[e + 2], s[e + 3])
+            a2, a3 = pack(s[e + 4], s[e + 5]), pack(s[e + 6], s[e + 7])
+            accumulate(acc, a0, a1, a2, a3, numba.int32(values + here), part)
+
+    return attend
+
+
+@lru_cache
+def make_wheel_forward(storage, head_dim, warps, columns):
+    """Kernel for rows of one kind, which begin at multiples of 16 bytes.
+
+    ``kernel[(blocks, heads), 32 * warps](out, lse, q, k, v, plan, bits, wheel, scale)``: addresses, the
+    tables of the launch, the strings, and the scale in units of log2(e), which is positive; ``lse`` may be 0
+    for none.
+    """
+    fragments = make_fragments(storage, head_dim, warps, columns)
+    load, store, buffer = fragments.load, fragments.store, fragments.buffer
+    place_queries, keys_of_head = fragments.place_queries, fragments.keys_of_head
+    lane_place, lane_place_transposed = fragments.place, fragments.place_transposed
+    meet = _make_meet(fragments)
+    walk = make_walk_keys(fragments, columns, _make_attend(fragments, storage, head_dim, columns))
+    copy_words = 4 * buffer // 4 + 4  # two pairs of tiles, and what rounding up may take
+    size, numbers, shared_address = fragments.size, head_dim // 2, tensor.shared_address
+    _, store_number = scalar_access("float32")
+    ln2 = math.log(2)
+
+    def wheel_forward(out, lse, q, k, v, plan, bits, wheel, scale):
+        thread, head = cuda.threadIdx.x, cuda.blockIdx.y
+        warp, lane = thread >> 5, thread & 31
+        g, c = lane >> 2, lane & 3
+        tile = plan[FIELDS.query_tiles] + len(TILE) * cuda.blockIdx.x
+        residue, first = plan[tile + TILE.residue], plan[tile + TILE.first]
+        sequence, batch, q_row, before, last, x0, x1 = place_queries(plan, wheel, 16 * warp + g)
+        i0, i1 = min(max(x0, before), last), min(max(x1, before), last)
+        entry, leading, k, v, k_stride, v_stride = keys_of_head(plan, k, v, sequence, head)
+
+        # This thread's two queries; rows that are no query repeat another and are not stored.
+        words = cuda.local.array(size, numba.uint32)
+        acc = cuda.local.array(numbers, numba.float32)
+        state = cuda.local.array(4, numba.float32)  # base and sum of weights: of row g at 0 and 2
+        load(words, 0, address(plan, q, FIELDS.q, batch, head, q_row + i0, 0) + 4 * c)
+        load(words, 1, address(plan, q, FIELDS.q, batch, head, q_row + i1, 0) + 4 * c)
+        for i in range(numbers):
+            acc[i] = numba.float32(0)
+        for half in range(2):
+            state[half], state[2 + half] = numba.float32(LOWEST), numba.float32(0)
+
+        latest = min(residue + (first + 16 * warps - 1) * wheel, last)
+        context = (words, acc, state, k + 4 * c, k_stride, v + 4 * c, v_stride, i0, i1, scale)
+        for j in range(min(leading, latest + 1)):
+            meet(context, j if j <= i0 else -1, j if j <= i1 else -1, c)
+        begin = plan[entry + WHEEL_HEAD.begin]
+        for i in range(lower_bound(plan, begin, plan[entry + WHEEL_HEAD.count], latest + 1)):
+            j0, j1 = i0 - plan[begin + i], i1 - plan[begin + i]
+            meet(context, j0 if j0 >= leading else -1, j1 if j1 >= leading else -1, c)
+
+        place = shared_address(cuda.shared.array(copy_words, numba.uint32))
+        keys, values = lane_place(place, lane), lane_place_transposed(place + buffer, lane)
+        lag = numba.int32(16 * warp + g - 2 * c)  # of this thread's window
+        context = words, acc, state, scale, keys, values
+        origin, modulus, leading = numba.int32(first * wheel), numba.int32(wheel), numba.int32(leading)
+        rows = k, k_stride, v, v_stride
+        walk(context, place, lag, rows, plan, bits, entry, residue, origin, modulus, leading, last)
+
+        # Where the queries are is read again, not kept in registers that the loop needs.
+        _, batch, q_row, before, last, x0, x1 = place_queries(plan, wheel, 16 * warp + g)
+        for half in range(2):
+            x = x1 if half else x0
+            total = state[2 + half]
+            total += cuda.shfl_xor_sync(WARP, total, 1)
+            total += cuda.shfl_xor_sync(WARP, total, 2)
+            if before <= x <= last:
+                at = address(plan, out, FIELDS.out, batch, head, q_row + x, 0) + 4 * c
+                store(acc, half, numba.float32(1) / total, at)
+                if lse != 0 and c == 0:
+                    at = address(plan, lse, FIELDS.lse, batch, head, q_row + x, 0)
+                    store_number(at, state[half] * numba.float32(ln2) + math.log(total))
+
+    # Two blocks to a processor, or else as few registers as one and a half would have.
+    return (
+        compiled(32 * warps, 2)(wheel_forward) if head_dim <= 64 else compiled(48 * warps, 1)(wheel_forward)
+    )
