@@ -7,20 +7,20 @@ parameters and states, and ``primeattn train --help`` for a model trained on rea
 
 The house, from the ground up. A file imports from the lines above its own, and from its own folder:
 
-    checks forks files table config command     what all may use
-    tree workspace                              nested dicts of arrays; memory that is kept between steps
-    compiled                                    threads, vectors and loops that compiled code is made of
-    sequences wheel                             number theory
-    patterns                                    which keys a query attends
-    kernels                                     attention: forward, backward
-    nn                                          layers
-    losses optim check checkpoint data baselines
-    language_model
-    analysis                                    what a pattern is worth
-    plot                                        pictures
-    train
-    info bench
-    cli
+    checks forks files table _config _command       what all may use
+    tree workspace                                  nested dicts of arrays; memory that is kept between steps
+    compiled                                        threads, vectors and loops that compiled code is made of
+    sequences wheel                                 number theory
+    patterns                                        which keys a query attends
+    kernels                                         attention: forward, backward
+    nn                                              layers
+    losses optim check checkpoint data baselines    what training needs
+    language_model                                  a small transformer
+    analysis                                        what a pattern is worth
+    plot                                            pictures
+    train info                                      a whole training run; this machine
+    bench                                           speed against peers
+    cli                                             the command line
 """
 
 from importlib import import_module as _import_module

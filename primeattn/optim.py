@@ -17,10 +17,10 @@ from dataclasses import KW_ONLY, dataclass
 import numpy as np
 
 from primeattn import tree
+from primeattn._config import Config, check_callable, freeze_real
 from primeattn.checks import extent, is_array, share_memory
 from primeattn.compiled import loops
 from primeattn.compiled.parallel import row_blocks, share
-from primeattn.config import Config, check_callable, freeze_real
 from primeattn.nn._layer import DTYPES
 
 __all__ = ["SGD", "Adam", "AdamW", "clip_by_global_norm", "warmup_cosine"]

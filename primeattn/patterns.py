@@ -62,9 +62,7 @@ class Pattern:
     sequence: Sequence | None
     window: int = 0
     global_tokens: int = 0
-    _draw: ClassVar = (
-        None  # makes the picture of a notebook; the package sets it, as pictures come from above
-    )
+    _draw: ClassVar = None  # makes the picture of a notebook; lent by the package, as plots import this file
 
     def __post_init__(self):
         vars(self).update(

@@ -16,9 +16,9 @@ import numba
 import numpy as np
 
 from primeattn import checkpoint, plot
+from primeattn._config import freeze_real, freeze_size
 from primeattn.baselines import baselines
 from primeattn.checks import as_int
-from primeattn.config import freeze_real, freeze_size
 from primeattn.data import Batches, load_corpus
 from primeattn.files import check_writable, written_whole
 from primeattn.kernels import get_num_threads
@@ -301,7 +301,7 @@ def _interrupts():
     """A list that the first Ctrl-C fills, so that no step is cut in half; a second one interrupts at once."""
     received, before = [], signal.getsignal(signal.SIGINT)
     main = threading.current_thread() is threading.main_thread()  # no other may set a handler
-    if not main or before is not signal.default_int_handler:
+    if not main or not callable(before):
         yield received
         return
 

@@ -10,7 +10,7 @@ import matplotlib
 import pytest
 
 from primeattn import Pattern, analysis, cli, info, kernels, sequences
-from primeattn.cli import command
+from primeattn import _command as command
 
 COMMANDS = ("mask", "reach", "compare", "sequences", "info", "train", "bench")
 CONFIG = {"layers": 1, "width": 16, "heads": 2, "context": 24, "batch": 2, "window": 2, "lr": 0.01, "seed": 3}

@@ -14,11 +14,8 @@ DOOR = {"primeattn", "primeattn.__main__"}  # which may import everything
 
 def modules():
     """Files by their dotted names."""
-    names = {
-        path: [PACKAGE.name, *path.relative_to(PACKAGE).with_suffix("").parts]
-        for path in PACKAGE.rglob("*.py")
-    }
-    return {".".join(parts).removesuffix(".__init__"): path for path, parts in names.items()}
+    names = {path.relative_to(PACKAGE.parent).with_suffix(""): path for path in PACKAGE.rglob("*.py")}
+    return {".".join(name.parts).removesuffix(".__init__"): path for name, path in names.items()}
 
 
 def imports(source, known):
@@ -53,8 +50,8 @@ def upward(graph, level):
     """Imports that go neither down nor into the file's own folder."""
     for name, targets in graph.items():
         for target in targets if name not in DOOR else ():
-            own, other = name.split(".")[1], (target.split(".") + [""])[1]
-            if own != other and level.get(other, 99) >= level[own] and target != "primeattn":
+            own, other = name.split(".")[1], target.partition(".")[2].partition(".")[0]
+            if own != other and target != "primeattn" and level[other] >= level[own]:
                 yield f"{name} -> {target}"
 
 

@@ -26,7 +26,7 @@ def main(argv=None) -> int:
     >>> bench.main(["cpu", "--n", "0"])
     2
     """
-    from primeattn.command import Parser, run
+    from primeattn._command import Parser, run
 
     parser = Parser(prog="python -m primeattn.bench", description="Speed against peers.")
     add_arguments(parser)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from primeattn import __version__, bench
+from primeattn._command import Parser, add, run
 from primeattn.cli import machine, patterns, training
-from primeattn.command import Parser, add, run
 
 __all__ = ["main"]
 

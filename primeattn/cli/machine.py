@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from primeattn.command import add, add_json
+from primeattn._command import add, add_json
 from primeattn.patterns import Pattern
 
 __all__ = ["add_command"]

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from primeattn import sequences
-from primeattn.command import add, add_json
+from primeattn._command import add, add_json
 from primeattn.files import check_writable
 from primeattn.patterns import Pattern
 

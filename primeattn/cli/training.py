@@ -6,7 +6,7 @@ import json
 from dataclasses import fields
 from pathlib import Path
 
-from primeattn.command import add, add_json
+from primeattn._command import add, add_json
 from primeattn.kernels import set_num_threads
 from primeattn.train import FILES, TrainConfig, report, run
 

@@ -57,7 +57,7 @@ def explain_kernel(pattern, n, head_dim=64, dtype="bfloat16") -> KernelChoice:
     --------
     >>> import primeattn as pa
     >>> choice = pa.kernels.explain_kernel(pa.Pattern("primes", window=5), 16384)
-    >>> cost.kernel, cost.wheel
+    >>> choice.kernel, choice.wheel
     ('wheel', 6)
     """
     if not isinstance(pattern, Pattern):

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from primeattn import tree
+from primeattn._config import Config
 from primeattn.checks import is_array
-from primeattn.config import Config
 from primeattn.nn._memory import Memory
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from primeattn import kernels
-from primeattn.config import check_callable, freeze_flag, freeze_size
+from primeattn._config import check_callable, freeze_flag, freeze_size
 from primeattn.nn._layer import Layer, check_float
 from primeattn.nn._transfer import Here, OnGpu
 from primeattn.nn.dense import Dense

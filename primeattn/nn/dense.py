@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 
+from primeattn._config import check_callable, freeze_flag, freeze_size
 from primeattn.compiled import loops
 from primeattn.compiled.parallel import as_rows, product, row_blocks, share, sum_products, sum_rows
-from primeattn.config import check_callable, freeze_flag, freeze_size
 from primeattn.nn._layer import Layer, Parameter, check_float
 from primeattn.nn.initializers import glorot_uniform, zeros
 

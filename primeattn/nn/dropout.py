@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from primeattn._config import freeze_real
 from primeattn.checks import is_array
 from primeattn.compiled.parallel import BLOCK, row_blocks
-from primeattn.config import freeze_real
 from primeattn.nn._layer import Layer
 
 __all__ = ["Dropout"]

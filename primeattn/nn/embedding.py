@@ -8,10 +8,10 @@ from itertools import pairwise
 
 import numpy as np
 
+from primeattn._config import check_callable, freeze_size
 from primeattn.checks import is_array
 from primeattn.compiled import loops
 from primeattn.compiled.parallel import as_rows
-from primeattn.config import check_callable, freeze_size
 from primeattn.nn._layer import Layer, Parameter, check_float
 from primeattn.nn.initializers import Normal
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from primeattn.config import Config, freeze_real
+from primeattn._config import Config, freeze_real
 
 __all__ = ["Normal", "TruncatedNormal", "glorot_uniform", "he_normal", "ones", "zeros"]
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from primeattn._config import freeze_real, freeze_size
 from primeattn.compiled import loops
 from primeattn.compiled.parallel import as_rows, row_blocks, share
-from primeattn.config import freeze_real, freeze_size
 from primeattn.nn._layer import Layer, Parameter, check_float
 from primeattn.nn.initializers import ones, zeros
 

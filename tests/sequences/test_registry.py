@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from primeattn import sequences
+from primeattn.checks import as_int
 from primeattn.sequences import Sequence, from_array, mian_chowla, powers, primes, register, squares
 
 BUILT_IN = [primes, squares, mian_chowla, powers(2), powers(3)]
@@ -126,7 +127,7 @@ def test_a_registered_family_of_sequences():
     """Combinators join the registry too: a parameter may be a Sequence."""
 
     def check(base, by):
-        return base, sequences.as_int("by", by, minimum=0)
+        return base, as_int("by", by, minimum=0)
 
     facts = dict(title="{} + {}", oeis=None, count=lambda x, base, by: x, asymptotic="?", why="a probe")
 

@@ -44,6 +44,8 @@ def run(parser, argv) -> int:
     What ``run`` returns, 0 for None; 2 with one line on stderr for whatever was wrong; 130 when interrupted.
     What the console cannot show is escaped, and what is closed is written to no more.
     """
+    if argv is None:  # the process is ours
+        _take_interrupts()
     sys.stdout, sys.stderr = (_able(stream) for stream in (sys.stdout, sys.stderr))
     with _short_warnings(parser.prog):
         try:
@@ -58,10 +60,19 @@ def run(parser, argv) -> int:
             _say(f"{parser.prog}: error: {' '.join(str(error).split()) or type(error).__name__}")
             return 2
         except KeyboardInterrupt as interrupt:
-            if argv is None:  # the process ends here: more of them would only cut short what is said
-                signal.signal(signal.SIGINT, signal.SIG_IGN)
             _say(f"{parser.prog}: interrupted{f'; {interrupt}' if str(interrupt) else ''}")
             return 130
+
+
+def _take_interrupts():
+    """Ctrl-C interrupts once: more of them would only cut short what is saved and said."""
+
+    def interrupt(number, frame):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a job may be told to ignore them
+        signal.signal(signal.SIGINT, interrupt)
 
 
 def _able(stream):
