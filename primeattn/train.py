@@ -313,7 +313,8 @@ def _interrupts():
     try:
         yield received
     finally:
-        signal.signal(signal.SIGINT, before)
+        if signal.getsignal(signal.SIGINT) is note:
+            signal.signal(signal.SIGINT, before)
 
 
 def _results(trainer) -> dict:
