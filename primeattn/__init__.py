@@ -60,6 +60,40 @@ from primeattn.patterns import Pattern
 from primeattn.tree import test_mode, train_mode, with_segments
 from primeattn.workspace import Workspace
 
+__all__ = [
+    "Activation",
+    "Chain",
+    "Dense",
+    "Dropout",
+    "Embedding",
+    "Layer",
+    "LayerNorm",
+    "MianChowlaSelfAttention",
+    "Parameter",
+    "Pattern",
+    "PositionalEmbedding",
+    "PrimeSelfAttention",
+    "RMSNorm",
+    "SkipConnection",
+    "SparseIndexAttention",
+    "SquareSelfAttention",
+    "Workspace",
+    "attention",
+    "check_gradients",
+    "gelu",
+    "get_num_threads",
+    "merge",
+    "relu",
+    "set_num_threads",
+    "setup",
+    "silu",
+    "sparse_index_kernel",
+    "sparse_index_kernel_backward",
+    "test_mode",
+    "train_mode",
+    "with_segments",
+]
+
 __version__ = "0.1.0"
 
 # What not every user needs is imported at first use.

@@ -43,8 +43,8 @@ _sleep = types.ExternalFunction("primeattn_sleep", types.int32(types.uint32))
 
 
 @intrinsic
-def call(typingctx, address, like, arguments):
-    """Call the C function at ``address`` with a tuple of numbers; it returns a number like ``like``."""
+def call(typingctx, address, one, arguments):
+    """Call the C function at ``address`` with a tuple of numbers; it returns a number like ``one``."""
 
     def codegen(context, builder, sig, args):
         kinds = [context.get_value_type(kind) for kind in sig.args[2].types]
@@ -52,7 +52,7 @@ def call(typingctx, address, like, arguments):
         pointer = builder.inttoptr(args[0], function.as_pointer())
         return builder.call(pointer, cgutils.unpack_tuple(builder, args[2], len(kinds)))
 
-    return like(address, like, arguments), codegen
+    return one(address, one, arguments), codegen
 
 
 @part_njit

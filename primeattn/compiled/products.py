@@ -98,8 +98,8 @@ def end_fork(blas):
 
 
 @cached_njit
-def multiply(like, integer, product, word, helps):
-    """Do the product; ``like`` is 1 in its dtype, ``integer`` of the type of OpenBLAS's sizes."""
+def multiply(one, integer, product, word, helps):
+    """Do the product; ``one`` is 1 in its dtype, ``integer`` of the type of OpenBLAS's sizes."""
     p, as_size = product, type(integer)
     if not helps:
         hold(p.blas)
@@ -118,12 +118,12 @@ def multiply(like, integer, product, word, helps):
                     as_size(min(p.step, p.m - first)),
                     as_size(p.n),
                     as_size(p.k),
-                    like,
+                    one,
                     p.a + first * p.a_row,
                     as_size(p.a_stride),
                     p.b,
                     as_size(p.b_stride),
-                    like - like,
+                    one - one,
                     p.out + first * p.out_row,
                     as_size(p.n),
                 ),

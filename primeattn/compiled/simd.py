@@ -2,7 +2,7 @@
 
 Numba's loop vectoriser leaves the horizontal sums of short dot products on the table. These intrinsics say
 in vectors what they mean, and LLVM lowers the same code to AVX-512, AVX2 or NEON. Everything works on
-addresses (int64), so that array layouts cause no specialisation; ``like`` is a 1 of the working dtype.
+addresses (int64), so that array layouts cause no specialisation; ``one`` is a 1 of the working dtype.
 
 Rows are cut into *chunks* of at most four cache lines (64 bytes each, so 64 float32 or 32 float64 columns):
 ``lines`` is 4, 2 or 1 and has to be a literal. Scores come in *groups* of eight: one row's scores with eight
@@ -222,7 +222,7 @@ def _literal(lines):
 
 
 @intrinsic
-def dot8(typingctx, lines, like, x, y, rows, y_step, old, old_step, s, n):
+def dot8(typingctx, lines, one, x, y, rows, y_step, old, old_step, s, n):
     """s[r, u] = old[r, u] + x[r] · y[rows[u], r] for n rows r and eight ``rows``; two, and the rest is old.
 
     Rows of x and rows[u] of y are ``lines`` cache lines wide, and x[r] lie one after the other; y[rows[u], r]
@@ -233,7 +233,7 @@ def dot8(typingctx, lines, like, x, y, rows, y_step, old, old_step, s, n):
         return None
 
     def codegen(context, builder, sig, args):
-        emit = _Emitter(builder, like)
+        emit = _Emitter(builder, one)
         x, y, rows, y_step, old, old_step, s, n = args[2:]
         ys = emit.at_rows(y, rows, n_lines)
         with emit.rows(
@@ -255,11 +255,11 @@ def dot8(typingctx, lines, like, x, y, rows, y_step, old, old_step, s, n):
             emit.store(builder.fadd(emit.sums(totals), emit.load(emit.group, old)), s)
         return context.get_dummy_value()
 
-    return types.void(lines, like, x, y, rows, y_step, old, old_step, s, n), codegen
+    return types.void(lines, one, x, y, rows, y_step, old, old_step, s, n), codegen
 
 
 @intrinsic
-def axpy8(typingctx, lines, like, x, y, rows, y_step, s, n):
+def axpy8(typingctx, lines, one, x, y, rows, y_step, s, n):
     """x[r] += sum over u of s[r, u] * y[rows[u], r] for n rows r; all else as in ``dot8``.
 
     The sum is taken before x is added: a chain of additions to x is an eighth as long.
@@ -269,7 +269,7 @@ def axpy8(typingctx, lines, like, x, y, rows, y_step, s, n):
         return None
 
     def codegen(context, builder, sig, args):
-        emit = _Emitter(builder, like)
+        emit = _Emitter(builder, one)
         x, y, rows, y_step, s, n = args[2:]
         ys = emit.at_rows(y, rows, n_lines)
         steps = range(0, n_lines * LINE, VECTOR)
@@ -287,18 +287,18 @@ def axpy8(typingctx, lines, like, x, y, rows, y_step, s, n):
                 emit.store(builder.fadd(emit.load(emit.vector, x, step), total), x, step)
         return context.get_dummy_value()
 
-    return types.void(lines, like, x, y, rows, y_step, s, n), codegen
+    return types.void(lines, one, x, y, rows, y_step, s, n), codegen
 
 
 @intrinsic
-def row_max(typingctx, like, s, stride, groups, best, n):
+def row_max(typingctx, one, s, stride, groups, best, n):
     """best[r] = the largest of best[r] and of ``groups`` groups s[g, r], ``stride`` bytes apart, for n rows.
 
     NaN is passed over.
     """
 
     def codegen(context, builder, sig, args):
-        emit = _Emitter(builder, like)
+        emit = _Emitter(builder, one)
         _, s, stride, groups, best, n = args
 
         def largest(at, so_far):
@@ -317,15 +317,15 @@ def row_max(typingctx, like, s, stride, groups, best, n):
         emit.over_rows(n, [(s, GROUP * emit.size), (best, emit.size)], body)
         return context.get_dummy_value()
 
-    return types.void(like, s, stride, groups, best, n), codegen
+    return types.void(one, s, stride, groups, best, n), codegen
 
 
 @intrinsic
-def row_exp(typingctx, like, s, stride, groups, shift, total, n):
+def row_exp(typingctx, one, s, stride, groups, shift, total, n):
     """s[g, r] <- exp(s[g, r] - shift[r]) in place, total[r] += their sum, over groups as in ``row_max``."""
 
     def codegen(context, builder, sig, args):
-        emit = _Emitter(builder, like)
+        emit = _Emitter(builder, one)
         _, s, stride, groups, shift, total, n = args
 
         def body(s, shift, total):
@@ -344,18 +344,18 @@ def row_exp(typingctx, like, s, stride, groups, shift, total, n):
         emit.over_rows(n, [(s, GROUP * emit.size), (shift, emit.size), (total, emit.size)], body)
         return context.get_dummy_value()
 
-    return types.void(like, s, stride, groups, shift, total, n), codegen
+    return types.void(one, s, stride, groups, shift, total, n), codegen
 
 
 @intrinsic
-def exp_times(typingctx, like, s, t, a, b, step, n):
+def exp_times(typingctx, one, s, t, a, b, step, n):
     """s[r] <- exp(s[r] + a[r]) and t[r] <- exp(s[r] + a[r]) * (t[r] + b[r]) in place, for n rows of a group.
 
     Numbers a[r] and b[r] are ``step`` bytes apart.
     """
 
     def codegen(context, builder, sig, args):
-        emit = _Emitter(builder, like)
+        emit = _Emitter(builder, one)
         _, s, t, a, b, step, n = args
 
         def body(s, t, a, b):
@@ -368,15 +368,15 @@ def exp_times(typingctx, like, s, t, a, b, step, n):
         emit.over_rows(n, [(s, row), (t, row), (a, step), (b, step)], body)
         return context.get_dummy_value()
 
-    return types.void(like, s, t, a, b, step, n), codegen
+    return types.void(one, s, t, a, b, step, n), codegen
 
 
 @intrinsic
-def transpose8(typingctx, like, sources, offset, s, stride):
+def transpose8(typingctx, one, sources, offset, s, stride):
     """Number r at address sources[u] + offset becomes number u at address s + r * stride, for r, u = 0..7."""
 
     def codegen(context, builder, sig, args):
-        emit = _Emitter(builder, like)
+        emit = _Emitter(builder, one)
         _, sources, offset, s, stride = args
         rows = [
             emit.load(emit.group, builder.add(source, offset))
@@ -392,7 +392,7 @@ def transpose8(typingctx, like, sources, offset, s, stride):
             emit.store(row, builder.add(s, builder.mul(stride, I64(r))))
         return context.get_dummy_value()
 
-    return types.void(like, sources, offset, s, stride), codegen
+    return types.void(one, sources, offset, s, stride), codegen
 
 
 def _atomic(operation):
@@ -412,14 +412,14 @@ atomic_add, atomic_swap = _atomic("add"), _atomic("xchg")
 
 
 @intrinsic
-def _pointer(typingctx, address, like):
+def _pointer(typingctx, address, one):
     def codegen(context, builder, sig, args):
         return builder.inttoptr(args[0], context.get_value_type(sig.return_type))
 
-    return types.CPointer(like)(address, like), codegen
+    return types.CPointer(one)(address, one), codegen
 
 
 @part_njit
-def view(address, size, like):
-    """1-D array of ``size`` numbers of the dtype of ``like`` at ``address``; it owns nothing."""
-    return carray(_pointer(address, like), size)
+def view(address, size, one):
+    """1-D array of ``size`` numbers of the dtype of ``one`` at ``address``; it owns nothing."""
+    return carray(_pointer(address, one), size)

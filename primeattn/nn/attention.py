@@ -9,8 +9,8 @@ from typing import ClassVar
 
 from primeattn import kernels
 from primeattn._config import check_callable, freeze_flag, freeze_size
+from primeattn.nn._buffers import DeviceBuffers, HostBuffers
 from primeattn.nn._layer import Layer, check_float
-from primeattn.nn._transfer import Here, OnGpu
 from primeattn.nn.dense import Dense
 from primeattn.nn.initializers import glorot_uniform
 from primeattn.patterns import Pattern
@@ -150,32 +150,32 @@ class SparseIndexAttention(Layer):
             memory.attended(q, k, lse, segments)
 
     def forward(self, x, ps, st, memory):
-        at = OnGpu(memory) if self.device == "cuda" else Here(memory)
+        buffers = DeviceBuffers(memory) if self.device == "cuda" else HostBuffers(memory)
         segments = st["cu_seqlens"]
         qkv, _, saved_i = self.Wi.forward(x if x.ndim == 3 else x[None], ps["Wi"], {}, memory)
         attended = memory.take((*qkv.shape[:2], self.dims), x.dtype)
-        source, result = at.copy_of(qkv), at.place_for(attended)
-        lse = at.take((qkv.shape[0], self.heads, qkv.shape[1]), x.dtype)
-        outputs = *at.views(result, self._rows), *at.views(lse, self._numbers)
-        inputs = at.views(source, self._split)
+        source, result = buffers.copy_of(qkv), buffers.place_for(attended)
+        lse = buffers.take((qkv.shape[0], self.heads, qkv.shape[1]), x.dtype)
+        outputs = *buffers.views(result, self._rows), *buffers.views(lse, self._numbers)
+        inputs = buffers.views(source, self._split)
         self._kernel(kernels.sparse_index_kernel, *outputs, *inputs, segments=segments, memory=memory)
-        at.fetch(attended, result)
+        buffers.fetch(attended, result)
         y, _, saved_o = self.Wo.forward(attended, ps["Wo"], {}, memory)
         return y.reshape(x.shape), st, (saved_i, source, result, lse, segments, saved_o)
 
     def backward(self, dy, saved, ps, memory):
-        at = OnGpu(memory) if self.device == "cuda" else Here(memory)
+        buffers = DeviceBuffers(memory) if self.device == "cuda" else HostBuffers(memory)
         saved_i, qkv, attended, lse, segments, saved_o = saved
         dattended, dps_o = self.Wo.backward(dy if dy.ndim == 3 else dy[None], saved_o, ps["Wo"], memory)
         batch, seq, _ = dattended.shape
         dqkv = memory.take((batch, seq, self.Wi.out_features), dattended.dtype)
-        result = at.place_for(dqkv)
+        result = buffers.place_for(dqkv)
         self._kernel(
-            kernels.sparse_index_kernel_backward, *at.views(result, self._split),
-            *at.views(at.copy_of(dattended), self._rows), *at.views(qkv, self._split),
-            *at.views(attended, self._rows), *at.views(lse, self._numbers), segments=segments, memory=memory,
+            kernels.sparse_index_kernel_backward, *buffers.views(result, self._split),
+            *buffers.views(buffers.copy_of(dattended), self._rows), *buffers.views(qkv, self._split),
+            *buffers.views(attended, self._rows), *buffers.views(lse, self._numbers), segments=segments, memory=memory,
         )  # fmt: skip
-        at.fetch(dqkv, result)
+        buffers.fetch(dqkv, result)
         dx, dps_i = self.Wi.backward(dqkv, saved_i, ps["Wi"], memory)
         return dx.reshape(dy.shape), {"Wi": dps_i, "Wo": dps_o}
 

@@ -27,7 +27,7 @@ __all__ = ["Plan", "make_plan", "parts"]
 
 PIECE_ROWS = 1024
 LOCAL_ROWS = 64  # most queries and keys of a short sequence
-LOCAL_SPACE = 4 * LOCAL_ROWS + GROUP  # packed rows of its two panels, and zeros around the moving one
+LOCAL_SPACE = 4 * LOCAL_ROWS + GROUP  # packed rows of its two panels, and zeros around the keys
 KEPT_PLANS = 64
 
 
@@ -155,34 +155,34 @@ def _build(patterns, kv_heads, sequences, head_dim, itemsize, backward) -> Plan:
     first, last = sequences["k_start"][:, None], (sequences["k_start"] + sequences["n_k"])[:, None]
     edge = np.clip([[g for _, g in names]], first, last)
     owner = [h for h, _ in names]
-    moving = _panels(owner, edge, last - edge)
-    fixed = _panels(owner, np.broadcast_to(first, edge.shape), edge - first)
+    keys = _panels(owner, edge, last - edge)
+    global_keys = _panels(owner, np.broadcast_to(first, edge.shape), edge - first)
     query_shape = (count, heads)
     zeros = np.minimum(sequences["n_q"], block)
     if local:
-        moving["row"] = zeros[moving["sequence"]]
-        fixed["row"] = 2 * moving["row"] + moving["count"]
+        keys["row"] = zeros[keys["sequence"]]
+        global_keys["row"] = 2 * keys["row"] + keys["count"]
     if local or gather:  # nothing is packed before
-        key_panels, key_pieces, key_rows = np.concatenate([moving, fixed]), np.zeros(0, PIECE), 0
+        key_panels, key_pieces, key_rows = np.concatenate([keys, global_keys]), np.zeros(0, PIECE), 0
     else:
-        key_panels, key_pieces, key_rows = _pack(moving, fixed, zeros)
+        key_panels, key_pieces, key_rows = _pack(keys, global_keys, zeros)
     query_panels, query_pieces, query_rows = np.zeros(0, PANEL), np.zeros(0, PIECE), 0
     key_tasks = np.zeros(0, TASK)
     if backward and not fused:
-        asking = _panels(
+        queries = _panels(
             range(heads),
             np.broadcast_to(sequences["q_start"][:, None], query_shape),
             np.broadcast_to(sequences["n_q"][:, None], query_shape),
         )
         zeros = np.minimum(sequences["n_k"], block)
-        query_panels, query_pieces, query_rows = _pack(asking, np.zeros(1, PANEL), zeros)
+        query_panels, query_pieces, query_rows = _pack(queries, np.zeros(1, PANEL), zeros)
         key_tasks = _tasks(sequences["n_k"], kv_heads, block)
 
     routes = np.zeros(query_shape, ROUTE)
     routes["begin"] = [ends[w] - runs[w].size for w in which]
     routes["end"] = [ends[w] for w in which]
     routes["keys"] = np.arange(count)[:, None] * len(names) + [names.index(share) for share in shares]
-    routes["globals"] = routes["keys"] + moving.size
+    routes["globals"] = routes["keys"] + keys.size
     routes["queries"] = np.arange(count * heads).reshape(query_shape)
 
     tables = Tables(
@@ -218,15 +218,15 @@ def _cut(counts, size, at_least):
     return run, start, np.minimum(counts[run] - start, size)
 
 
-def _pack(moving, fixed, zeros):
-    """Place panels in one space of rows, with zero rows before and after every moving one.
+def _pack(padded, plain, zeros):
+    """Place panels in one space of rows, with zero rows before and after the padded ones.
 
     ``zeros`` says how many, by sequence: as many as the longest block that reads the panel has rows. Two
     panels share those between them; the first panel has the most, which fill up groups of slots.
     Returns the panels, the pieces in which they are packed, and the size of the space.
     """
-    panels = np.concatenate([moving, fixed])
-    around = np.concatenate([zeros[moving["sequence"]], np.zeros(fixed.size, np.int64)])
+    panels = np.concatenate([padded, plain])
+    around = np.concatenate([zeros[padded["sequence"]], np.zeros(plain.size, np.int64)])
     before = np.maximum(around, np.concatenate([[zeros.max()], around[:-1]]))
     ends = np.cumsum(before + panels["count"])
     panels["row"] = ends - panels["count"]

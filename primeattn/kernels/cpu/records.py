@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["JOB", "PANEL", "PIECE", "ROUTE", "TASK", "Tables"]
+from primeattn.kernels.call import ARRAYS
+
+__all__ = ["ARRAY", "JOB", "PANEL", "PIECE", "ROUTE", "TASK", "Tables"]
 
 
 def _record(*names):
@@ -63,23 +65,21 @@ class Tables(NamedTuple):
     key_tasks: np.ndarray  # TASK (blocks of keys,), empty but in two passes
 
 
-# One call in numbers. Kernels take addresses and strides, so that neither layout nor read-only flags of the
-# arrays lead to another compilation. Strides are in bytes; an array that was not given has address 0.
-JOB = _record(
-    *("q", "q_batch", "q_head", "q_row"),  # address, and strides of batch, head and row; so below
-    *("k", "k_batch", "k_head", "k_row"),
-    *("v", "v_batch", "v_head", "v_row"),
-    *("out", "out_batch", "out_head", "out_row"),
-    *("lse", "lse_batch", "lse_head", "lse_row"),
-    *("dout", "dout_batch", "dout_head", "dout_row"),
-    *("dlse", "dlse_batch", "dlse_head", "dlse_row"),
-    *("dq", "dq_batch", "dq_head", "dq_row"),
-    *("dk", "dk_batch", "dk_head", "dk_row"),
-    *("dv", "dv_batch", "dv_head", "dv_row"),
+# An array of rows, wherever it lies. Kernels take addresses and strides, so that neither layout nor read-only
+# flags of the arrays lead to another compilation.
+ARRAY = _record(
+    "address",  # 0: the array was not given
+    "batch",  # bytes from one entry of the batch to the next
+    "head",  # from one head to the next
+    "row",  # from one row to the next
+)
+
+# One call in numbers.
+NUMBERS = (
     "head_dim",  # numbers of a row
     "size",  # bytes of a number
     "lines",  # cache lines of a packed row
-    "group",  # query heads of a key head
+    "heads_per_key",  # query heads that read one key head
     "block",  # most rows of a block
     "gather",  # 1: each tile copies the rows it needs
     "local",  # 1: each task packs its sequence; with gather and local 0, all rows are packed first
@@ -95,3 +95,4 @@ JOB = _record(
     "scratch",  # address of the first worker's scratch
     "scratch_bytes",  # of each worker's
 )
+JOB = np.dtype([*((name, ARRAY) for name in ARRAYS), *((name, np.int64) for name in NUMBERS)])

@@ -23,11 +23,11 @@ class Slots(NamedTuple):
 
 
 @part_njit
-def make_slots(like, address):
-    """Room for the slots of a tile in ``SLOT_BYTES`` at an address, and numbers of the dtype of ``like``."""
+def make_slots(one, address):
+    """Room for the slots of a tile in ``SLOT_BYTES`` at an address, and numbers of the dtype of ``one``."""
     integer, size = np.int64(1), 8 * SLOTS
     rows, low = view(address, SLOTS, integer), view(address + size, SLOTS, integer)
-    high, start = view(address + 2 * size, SLOTS, integer), view(address + 3 * size, GROUP, like)
+    high, start = view(address + 2 * size, SLOTS, integer), view(address + 3 * size, GROUP, one)
     return Slots(rows, low, high, start)
 
 
@@ -51,8 +51,8 @@ def _offset_slots(slots, offsets, begin, count, sign, base, panel_row, panel_cou
 
 
 @part_njit
-def _fixed_slots(slots, panel_row, first, count, n, reach, sign):
-    """Slots for ``count`` fixed rows of a panel from number ``first`` on, for the rows on their causal side.
+def _global_slots(slots, panel_row, first, count, n, reach, sign):
+    """Slots for ``count`` rows of a panel from number ``first`` on, which stay, for rows on their causal side.
 
     Number t exists for r >= t - reach where sign is +1 (a key for later queries) and for r <= t - reach where
     it is -1 (a query for earlier keys). Returns the number of groups.
@@ -83,37 +83,37 @@ def _below(offsets, limit):
 
 
 @part_njit
-def query_tile(slots, offsets, t, position, n, moving, fixed):
+def query_tile(slots, offsets, t, position, n, key_panel, global_panel):
     """Slots of tile t of the n queries from ``position`` on: (groups, step), no groups past the last tile.
 
-    First come the tiles of offsets, which move through one panel, then those of the globals, the other one.
+    First come the tiles of offsets, which move through the panel of keys, then those of the globals.
     """
-    base = position - moving.first
-    begin = _below(offsets, base - moving.count + 1)
-    end = _below(offsets, base + n) if moving.count > 0 else begin
+    base = position - key_panel.first
+    begin = _below(offsets, base - key_panel.count + 1)
+    end = _below(offsets, base + n) if key_panel.count > 0 else begin
     tiles = (end - begin + SLOTS - 1) // SLOTS
     if t < tiles:
         begin += t * SLOTS
         count = min(SLOTS, end - begin)
-        return _offset_slots(slots, offsets, begin, count, -1, base, moving.row, moving.count, n), 1
+        return _offset_slots(slots, offsets, begin, count, -1, base, key_panel.row, key_panel.count, n), 1
     first = (t - tiles) * SLOTS
-    reach = position - fixed.first
-    count = min(SLOTS, min(fixed.count, reach + n) - first)
-    return _fixed_slots(slots, fixed.row, first, max(count, 0), n, reach, 1), 0
+    reach = position - global_panel.first
+    count = min(SLOTS, min(global_panel.count, reach + n) - first)
+    return _global_slots(slots, global_panel.row, first, max(count, 0), n, reach, 1), 0
 
 
 @part_njit
-def key_tile(slots, offsets, t, position, n, asking, moving):
+def key_tile(slots, offsets, t, position, n, query_panel, by_offset):
     """Slots of tile t of the n keys from ``position`` on: the queries that read them, (groups, step).
 
-    Key j of a moving panel is read by the queries j + d, a global key by all queries from its own on.
+    ``by_offset`` key j is read by the queries j + d; else it is global, and read by all queries from j on.
     """
-    base = position - asking.first
-    if moving:
+    base = position - query_panel.first
+    if by_offset:
         begin = _below(offsets, 1 - base - n) + t * SLOTS
-        count = min(SLOTS, _below(offsets, asking.count - base) - begin)
-        groups = _offset_slots(slots, offsets, begin, max(count, 0), 1, base, asking.row, asking.count, n)
-        return groups, 1
+        count = min(SLOTS, _below(offsets, query_panel.count - base) - begin)
+        row, rows = query_panel.row, query_panel.count
+        return _offset_slots(slots, offsets, begin, max(count, 0), 1, base, row, rows, n), 1
     first = max(base, 0) + t * SLOTS
-    count = min(SLOTS, asking.count - first)
-    return _fixed_slots(slots, asking.row, first, max(count, 0), n, base, -1), 0
+    count = min(SLOTS, query_panel.count - first)
+    return _global_slots(slots, query_panel.row, first, max(count, 0), n, base, -1), 0

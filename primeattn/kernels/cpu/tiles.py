@@ -2,9 +2,9 @@
 
 Shapes. A tile has n <= block rows (queries, or keys in the transposed pass). Slot u of row r is the packed
 row ``slots.rows[u] + step * r``: with step 1 the slots are offsets, which move along with the row; with step
-0 they are fixed rows, the global columns. Slot u exists for the rows ``low[u] <= r < high[u]``. Scores lie as
-s[group][block][GROUP], so that a group of eight slots can be walked down the block while the rows it reads,
-n + (span of the group) of them, stay in the first-level cache.
+0 they stay, as the global keys of queries do. Slot u exists for the rows ``low[u] <= r < high[u]``. Scores
+lie as s[group][block][GROUP], so that a group of eight slots can be walked down the block while the rows it
+reads, n + (span of the group) of them, stay in the first-level cache.
 
 Packed rows are *chunk-major*: the first four cache lines of all rows, then the next four, and so on; what is
 left at the end is a chunk of two lines, of one, or both. Columns beyond head_dim are zero.
@@ -60,7 +60,7 @@ def _eight(rows, first):
 
 @part_njit
 def _few(slots, g, step):
-    """Whether a group has at most two slots, fixed ones: of global columns there are often but a few."""
+    """Whether a group has at most two slots, which stay: global keys are often few."""
     return step == 0 and slots.low[g * GROUP + 2] >= slots.high[g * GROUP + 2]
 
 
@@ -87,7 +87,7 @@ def seen_rows(slots, g, n):
 
 
 @part_njit
-def dot_group(like, job, x, x_row, y, rows, step, target, low, high, start):
+def dot_group(one, job, x, x_row, y, rows, step, target, low, high, start):
     """Scores of a group for low <= r < high, added to the eight numbers at ``start``, or to what is there."""
     done = ZERO
     while done < job.lines:
@@ -98,16 +98,16 @@ def dot_group(like, job, x, x_row, y, rows, step, target, low, high, start):
         begun = done > 0 or start == 0
         old, stride = (new, GROUP * job.size) if begun else (start, ZERO)
         if width == 4:
-            dot8(4, like, xs, ys, rows, step * row, old, stride, new, count)
+            dot8(4, one, xs, ys, rows, step * row, old, stride, new, count)
         elif width == 2:
-            dot8(2, like, xs, ys, rows, step * row, old, stride, new, count)
+            dot8(2, one, xs, ys, rows, step * row, old, stride, new, count)
         else:
-            dot8(1, like, xs, ys, rows, step * row, old, stride, new, count)
+            dot8(1, one, xs, ys, rows, step * row, old, stride, new, count)
         done += width
 
 
 @part_njit
-def dots(like, job, x, x_row, y, slots, groups, step, s, n, onto):
+def dots(one, job, x, x_row, y, slots, groups, step, s, n, onto):
     """s[g, r, u] = x[x_row + r] · y[slot u of row r], where slots of the group exist for the row.
 
     With ``onto`` they are added to s.
@@ -120,19 +120,19 @@ def dots(like, job, x, x_row, y, slots, groups, step, s, n, onto):
         rows, first = slots.rows, g * GROUP
         if _few(slots, g, step):
             two = rows[first], rows[first + 1]
-            dot_group(like, job, x, x_row, y, two, step, target, low, high, start)
+            dot_group(one, job, x, x_row, y, two, step, target, low, high, start)
         else:
-            dot_group(like, job, x, x_row, y, _eight(rows, first), step, target, low, high, start)
+            dot_group(one, job, x, x_row, y, _eight(rows, first), step, target, low, high, start)
 
 
 @part_njit
-def axpy_group(like, job, x, x_row, y, rows, first, step, weights, low, high):
+def axpy_group(one, job, x, x_row, y, rows, first, step, weights, low, high):
     """x[x_row + r] += sum over u of weights[r, u] * y[rows[first + u] + step * r], for low <= r < high."""
-    _axpy_group(like, job, x, x_row, y, _eight(rows, first), step, weights, low, high)
+    _axpy_group(one, job, x, x_row, y, _eight(rows, first), step, weights, low, high)
 
 
 @part_njit
-def _axpy_group(like, job, x, x_row, y, rows, step, weights, low, high):
+def _axpy_group(one, job, x, x_row, y, rows, step, weights, low, high):
     weights += low * GROUP * job.size
     done = ZERO
     while done < job.lines:
@@ -140,20 +140,20 @@ def _axpy_group(like, job, x, x_row, y, rows, step, weights, low, high):
         ys, row = chunk_address(y, done, width, step * low), width * LINE
         xs, count = chunk_address(x, done, width, x_row + low), high - low
         if width == 4:
-            axpy8(4, like, xs, ys, rows, step * row, weights, count)
+            axpy8(4, one, xs, ys, rows, step * row, weights, count)
         elif width == 2:
-            axpy8(2, like, xs, ys, rows, step * row, weights, count)
+            axpy8(2, one, xs, ys, rows, step * row, weights, count)
         else:
-            axpy8(1, like, xs, ys, rows, step * row, weights, count)
+            axpy8(1, one, xs, ys, rows, step * row, weights, count)
         done += width
 
 
 @part_njit
-def axpys(like, job, x, x_row, y, slots, own, groups, step, s, n):
+def axpys(one, job, x, x_row, y, slots, spare, groups, step, s, n):
     """x[x_row + r] += sum over slots u of s[g, r, u] * y[slot u of row r].
 
-    Slots that do not exist for a row are not read: their weight is 0, but 0 * NaN is not. Only fixed slots
-    need that, next to the diagonal; moving ones meet zero rows. ``own`` is room for slots.
+    Slots that do not exist for a row are not read: their weight is 0, but 0 * NaN is not. Only slots that
+    stay need that, next to the diagonal; those that move meet zero rows. ``spare`` is room for slots.
     """
     for g in range(groups):
         low, high = seen_rows(slots, g, n)
@@ -165,34 +165,34 @@ def axpys(like, job, x, x_row, y, slots, own, groups, step, s, n):
         for r in range(low, whole):
             for u in range(GROUP):
                 seen = slots.low[first + u] <= r < slots.high[first + u]
-                own.rows[u] = slots.rows[first + u] if seen else 0
+                spare.rows[u] = slots.rows[first + u] if seen else 0
             at = weights + r * GROUP * job.size
-            axpy_group(like, job, x, x_row + r, y, own.rows, ZERO, ZERO, at, ZERO, ZERO + 1)
+            axpy_group(one, job, x, x_row + r, y, spare.rows, ZERO, ZERO, at, ZERO, ZERO + 1)
         if _few(slots, g, step):
             two = slots.rows[first], slots.rows[first + 1]
-            _axpy_group(like, job, x, x_row, y, two, step, weights, whole, high)
+            _axpy_group(one, job, x, x_row, y, two, step, weights, whole, high)
         else:
-            axpy_group(like, job, x, x_row, y, slots.rows, first, step, weights, whole, high)
+            axpy_group(one, job, x, x_row, y, slots.rows, first, step, weights, whole, high)
 
 
 @part_njit
-def zero_rows(like, job, packed, row, count):
+def zero_rows(one, job, packed, row, count):
     done = ZERO
     while done < job.lines:
         width = chunk_lines(job.lines, done)
-        view(chunk_address(packed, done, width, row), count * width * LINE // job.size, like)[:] = 0
+        view(chunk_address(packed, done, width, row), count * width * LINE // job.size, one)[:] = 0
         done += width
 
 
 @part_njit
-def add_rows(like, job, x, x_row, y, y_row, n):
+def add_rows(one, job, x, x_row, y, y_row, n):
     """x[x_row + r] += y[y_row + r], and y = 0."""
     done = ZERO
     while done < job.lines:
         width = chunk_lines(job.lines, done)
         size = n * width * LINE // job.size
-        total = view(chunk_address(x, done, width, x_row), size, like)
-        part = view(chunk_address(y, done, width, y_row), size, like)
+        total = view(chunk_address(x, done, width, x_row), size, one)
+        part = view(chunk_address(y, done, width, y_row), size, one)
         for c in range(size):
             total[c] += part[c]
             part[c] = 0
@@ -200,15 +200,15 @@ def add_rows(like, job, x, x_row, y, y_row, n):
 
 
 @part_njit
-def carry(like, job, total, x, n, first):
+def carry(one, job, total, x, n, first):
     """total[r] += x[r] for n rows, and x = 0; ``first``: what is in ``total`` does not count."""
     if first:
-        zero_rows(like, job, total, ZERO, n)
-    add_rows(like, job, total, ZERO, x, ZERO, n)
+        zero_rows(one, job, total, ZERO, n)
+    add_rows(one, job, total, ZERO, x, ZERO, n)
 
 
 @part_njit
-def hide(like, job, slots, groups, s, n, value):
+def mask(one, job, slots, groups, s, n, value):
     """s = ``value`` where a slot does not exist for a row.
 
     What was computed there may be NaN: rows that are read in place of it are 0, but 0 * NaN is not.
@@ -216,9 +216,9 @@ def hide(like, job, slots, groups, s, n, value):
     for g in range(groups):
         low, high = seen_rows(slots, g, n)
         target = tile_group(job, s, g)
-        view(target, low * GROUP, like)[:] = value
-        view(target + high * GROUP * job.size, (n - high) * GROUP, like)[:] = value
-        scores = view(target, n * GROUP, like)
+        view(target, low * GROUP, one)[:] = value
+        view(target + high * GROUP * job.size, (n - high) * GROUP, one)[:] = value
+        scores = view(target, n * GROUP, one)
         for u in range(GROUP):
             first, last = slots.low[g * GROUP + u], slots.high[g * GROUP + u]
             if first >= last:
@@ -230,18 +230,18 @@ def hide(like, job, slots, groups, s, n, value):
 
 
 @part_njit
-def _scale_row(like, job, x, row, factor):
+def _scale_row(one, job, x, row, factor):
     done = ZERO
     while done < job.lines:
         width = chunk_lines(job.lines, done)
-        numbers = view(chunk_address(x, done, width, row), width * LINE // job.size, like)
+        numbers = view(chunk_address(x, done, width, row), width * LINE // job.size, one)
         for c in range(numbers.size):
             numbers[c] *= factor
         done += width
 
 
 @part_njit
-def softmax(like, job, out, maxima, sums, s, groups, n):
+def softmax(one, job, out, maxima, sums, s, groups, n):
     """One step of the online softmax: s <- exp(s - m) with the running maxima m; sums and out follow them.
 
     ``maxima`` are the new ones in front and, ``block`` numbers behind, the old ones. They begin at the lowest
@@ -249,19 +249,19 @@ def softmax(like, job, out, maxima, sums, s, groups, n):
     NaN and stay finite; the NaN reaches sums and out through exp.
     """
     stride, new, old = group_bytes(job), maxima[: job.block], maxima[job.block :]
-    row_max(like, s, stride, groups, np.int64(new.ctypes.data), n)
+    row_max(one, s, stride, groups, np.int64(new.ctypes.data), n)
     for r in range(n):
         if new[r] > old[r]:
             if sums[r] != 0:
                 factor = np.exp(old[r] - new[r])
                 sums[r] *= factor
-                _scale_row(like, job, out, r, factor)
+                _scale_row(one, job, out, r, factor)
             old[r] = new[r]
-    row_exp(like, s, stride, groups, np.int64(new.ctypes.data), np.int64(sums.ctypes.data), n)
+    row_exp(one, s, stride, groups, np.int64(new.ctypes.data), np.int64(sums.ctypes.data), n)
 
 
 @part_njit
-def carry_softmax(like, job, total, out, maxima, sums, n, first):
+def carry_softmax(one, job, total, out, maxima, sums, n, first):
     """``carry`` for ``softmax``: the total has sums of its own, behind the others, and maxima, behind all."""
     new, kept = maxima[: job.block], maxima[2 * job.block :]
     total_sums = sums[job.block :]
@@ -271,22 +271,22 @@ def carry_softmax(like, job, total, out, maxima, sums, n, first):
         elif new[r] > kept[r] and total_sums[r] != 0:
             factor = np.exp(kept[r] - new[r])
             total_sums[r] *= factor
-            _scale_row(like, job, total, r, factor)
+            _scale_row(one, job, total, r, factor)
         kept[r] = new[r]
         total_sums[r] += sums[r]
         sums[r] = 0
-    carry(like, job, total, out, n, first)
+    carry(one, job, total, out, n, first)
 
 
 @part_njit
-def exp_product(like, job, s, t, groups, n, a, b, step):
+def exp_product(one, job, s, t, groups, n, a, b, step):
     """s <- exp(s + a), t <- exp(s + a) * (t + b) with one number per row at a and b, ``step`` bytes apart."""
     for g in range(groups):
-        exp_times(like, tile_group(job, s, g), tile_group(job, t, g), a, b, step, n)
+        exp_times(one, tile_group(job, s, g), tile_group(job, t, g), a, b, step, n)
 
 
 @part_njit
-def fill_by_slot(like, job, numbers, slots, groups, step, s, n):
+def fill_by_slot(one, job, numbers, slots, groups, step, s, n):
     """s[g, r, u] = the number, by packed row, of slot u of row r; up to the next multiple of eight rows."""
     for g in range(groups):
         target = tile_group(job, s, g)
@@ -304,10 +304,10 @@ def fill_by_slot(like, job, numbers, slots, groups, step, s, n):
         if step == 1:
             row = GROUP * job.size
             for r in range(0, n, GROUP):
-                transpose8(like, sources, r * job.size, target + r * row, row)
+                transpose8(one, sources, r * job.size, target + r * row, row)
         else:
-            tile = view(target, n * GROUP, like)
+            tile = view(target, n * GROUP, one)
             for u in range(GROUP):
-                number = view(sources[u], 1, like)[0]
+                number = view(sources[u], 1, one)[0]
                 for r in range(n):
                     tile[r * GROUP + u] = number

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Here:
+class HostBuffers:
     """The layer's own arrays."""
 
     def __init__(self, memory):
@@ -25,7 +25,7 @@ class Here:
         """Bring what the kernel has written."""
 
 
-class OnGpu:
+class DeviceBuffers:
     """Copies on the GPU, which are kept until the pullback."""
 
     def __init__(self, memory):
