@@ -173,7 +173,8 @@ class SparseIndexAttention(Layer):
         self._kernel(
             kernels.sparse_index_kernel_backward, *buffers.views(result, self._split),
             *buffers.views(buffers.copy_of(dattended), self._rows), *buffers.views(qkv, self._split),
-            *buffers.views(attended, self._rows), *buffers.views(lse, self._numbers), segments=segments, memory=memory,
+            *buffers.views(attended, self._rows), *buffers.views(lse, self._numbers),
+            segments=segments, memory=memory,
         )  # fmt: skip
         buffers.fetch(dqkv, result)
         dx, dps_i = self.Wi.backward(dqkv, saved_i, ps["Wi"], memory)
