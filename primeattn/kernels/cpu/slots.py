@@ -52,7 +52,7 @@ def _offset_slots(slots, offsets, begin, count, sign, base, panel_row, panel_cou
 
 @part_njit
 def _global_slots(slots, panel_row, first, count, n, reach, sign):
-    """Slots for ``count`` rows of a panel from number ``first`` on, the same for all rows on their causal side.
+    """Slots for ``count`` rows of a panel from number ``first`` on, the same for all rows on the causal side.
 
     Number t exists for r >= t - reach where sign is +1 (a key for later queries) and for r <= t - reach where
     it is -1 (a query for earlier keys). Returns the number of groups.
