@@ -106,8 +106,10 @@ def sparse_index_kernel(
 
 
 def _run(backward, arrays, options, device, stream, kernel, workspace):
-    """Relaunch what is stored for such a call, or else check it, run it where it belongs, and store that."""
-    entry = launch_cache.lookup(backward, arrays, options, device, stream, kernel, workspace)
+    """Check a call and run it where it belongs; on the GPU, relaunch what is stored for such a call."""
+    entry = None
+    if type(arrays["q"]) is not np.ndarray:
+        entry = launch_cache.lookup(backward, arrays, options, device, stream, kernel, workspace)
     if entry is None or not entry.relaunch():
         target, views = locate(arrays, device, stream, kernel)
         check = check_backward if backward else check_forward

@@ -28,9 +28,9 @@ def locate(arrays, device, stream, kernel):
     """Return the target of a call, and its arrays by name as NumPy arrays to check and take addresses of."""
     check_choice("device", device, ("cpu", "auto", "cuda"))
     check_choice("kernel", kernel, tuple(KERNELS))
-    interfaces = {name: device_interface(array) for name, array in arrays.items()}
-    if any(interface is not None for interface in interfaces.values()):
-        return _among_device_arrays(arrays, interfaces, device, stream, kernel)
+    elsewhere = [array for array in arrays.values() if not isinstance(array, np.ndarray)]
+    if any(device_interface(array) is not None for array in elsewhere):
+        return _among_device_arrays(arrays, device, stream, kernel)
     gpu = device == "cuda"
     if device == "auto" and (kernel is None or KERNELS[kernel] == "cuda") and _device().available():
         gpu = None if stream is None and kernel is None else True
@@ -72,7 +72,8 @@ def work(call) -> float:
     return float(sequences["n_q"] @ keys) * call.head_dim
 
 
-def _among_device_arrays(arrays, interfaces, device, stream, kernel):
+def _among_device_arrays(arrays, device, stream, kernel):
+    interfaces = {name: device_interface(array) for name, array in arrays.items()}
     for name, interface in interfaces.items():
         if interface is None:
             raise TypeError(

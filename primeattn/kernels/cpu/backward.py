@@ -10,16 +10,7 @@ from primeattn.compiled.handover import enter, leave
 from primeattn.compiled.jit import cached_njit, part_njit
 from primeattn.compiled.unowned import unowned
 from primeattn.kernels.cpu.forward import split_scratch
-from primeattn.kernels.cpu.packing import (
-    TASKS,
-    draw,
-    open_scratch,
-    pack_keys,
-    pack_queries,
-    row_address,
-    wait,
-    write_row,
-)
+from primeattn.kernels.cpu.packing import TASKS, draw, open_scratch, pack_keys, pack_queries, wait
 from primeattn.kernels.cpu.slots import key_tile, query_tile
 from primeattn.kernels.cpu.tiles import (
     RUN,
@@ -31,6 +22,8 @@ from primeattn.kernels.cpu.tiles import (
     exp_product,
     fill_by_slot,
     mask,
+    row_address,
+    write_row,
     zero_rows,
 )
 

@@ -19,15 +19,12 @@ from primeattn.compiled.simd import GROUP, LINE, transpose8, view
 from primeattn.compiled.unowned import unowned
 from primeattn.kernels.cpu.packing import (
     TASKS,
-    copy_row,
     draw,
     minus_lse_and_delta,
     open_scratch,
     pack_keys,
     pack_local,
-    row_address,
     wait,
-    write_row,
 )
 from primeattn.kernels.cpu.plan import LOCAL_SPACE
 from primeattn.kernels.cpu.slots import SLOT_BYTES, SLOTS, Slots, query_tile
@@ -39,11 +36,14 @@ from primeattn.kernels.cpu.tiles import (
     axpy_group,
     axpys,
     carry,
+    copy_row,
     dots,
     exp_product,
     group_bytes,
     mask,
+    row_address,
     tile_group,
+    write_row,
     zero_rows,
 )
 

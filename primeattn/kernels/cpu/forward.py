@@ -14,17 +14,7 @@ from primeattn.compiled.handover import enter, leave
 from primeattn.compiled.jit import cached_njit, part_njit
 from primeattn.compiled.simd import GROUP, LINE, view
 from primeattn.compiled.unowned import unowned
-from primeattn.kernels.cpu.packing import (
-    TASKS,
-    copy_row,
-    draw,
-    open_scratch,
-    pack_keys,
-    pack_local,
-    row_address,
-    wait,
-    write_row,
-)
+from primeattn.kernels.cpu.packing import TASKS, draw, open_scratch, pack_keys, pack_local, wait
 from primeattn.kernels.cpu.plan import LOCAL_SPACE
 from primeattn.kernels.cpu.slots import SLOT_BYTES, SLOTS, query_tile
 from primeattn.kernels.cpu.tiles import (
@@ -33,10 +23,13 @@ from primeattn.kernels.cpu.tiles import (
     Packed,
     axpys,
     carry_softmax,
+    copy_row,
     dots,
     group_bytes,
     mask,
+    row_address,
     softmax,
+    write_row,
     zero_rows,
 )
 

@@ -14,49 +14,9 @@ from primeattn.compiled.jit import part_njit
 from primeattn.compiled.simd import LINE, atomic_add, view
 from primeattn.kernels.cpu.plan import LOCAL_SPACE
 from primeattn.kernels.cpu.slots import SLOT_BYTES, make_slots
-from primeattn.kernels.cpu.tiles import ZERO, Packed, chunk_address, chunk_lines, dot_group, zero_rows
+from primeattn.kernels.cpu.tiles import ZERO, Packed, copy_row, dot_group, row_address, zero_rows
 
 PIECES, PACKED, TASKS, WORKERS = (np.int64(i) for i in range(4))  # counters: drawn, packed, drawn, at work
-
-
-@part_njit
-def row_address(array, b, h, row):
-    """Address of a row of an array of the caller; ``array`` is an ARRAY record."""
-    return array.address + b * array.batch + h * array.head + row * array.row
-
-
-@part_njit
-def copy_row(one, job, source, packed, row, factor):
-    """Pack ``factor`` times the head_dim numbers at an address, and zeros behind them."""
-    end = source + job.head_dim * job.size
-    done = ZERO
-    while done < job.lines:
-        width = chunk_lines(job.lines, done)
-        target = view(chunk_address(packed, done, width, row), width * LINE // job.size, one)
-        given = min(width * LINE, end - source) // job.size
-        numbers = view(source, given, one)
-        for c in range(given):
-            target[c] = numbers[c] * factor
-        for c in range(given, target.size):
-            target[c] = 0
-        source += width * LINE
-        done += width
-
-
-@part_njit
-def write_row(one, job, packed, row, target, factor):
-    """Write ``factor`` times the first head_dim numbers of a packed row to an address."""
-    end = target + job.head_dim * job.size
-    done = ZERO
-    while done < job.lines:
-        width = chunk_lines(job.lines, done)
-        given = min(width * LINE, end - target) // job.size
-        source = view(chunk_address(packed, done, width, row), given, one)
-        numbers = view(target, given, one)
-        for c in range(given):
-            numbers[c] = source[c] * factor
-        target += width * LINE
-        done += width
 
 
 @part_njit
