@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from primeattn.kernels.arguments import check_choice
-from primeattn.kernels.call import HALF_DTYPES, KERNELS, Target
+from primeattn.kernels.call import HALF_DTYPES, KERNELS, Target, reach
 from primeattn.kernels.cpu import launch as cpu_launch
 from primeattn.kernels.device_arrays import (
     carried_streams,
@@ -66,8 +66,8 @@ def is_large(call) -> bool:
 def work(call) -> float:
     """Multiply-adds of one product over all pairs, at most."""
     sequences = call.sequences
-    reach = int((sequences["q_start"] + sequences["n_q"]).max(initial=0))
-    counts = [pattern.offsets(reach).size + pattern.global_tokens for pattern in call.patterns]
+    low, high = reach(sequences)
+    counts = [pattern.offsets_between(low, high).size + pattern.global_tokens for pattern in call.patterns]
     keys = np.minimum.outer(sequences["n_k"], counts).sum(axis=1)
     return float(sequences["n_q"] @ keys) * call.head_dim
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from primeattn.compiled.simd import GROUP, LINE
-from primeattn.kernels.call import SEQUENCE
+from primeattn.kernels.call import SEQUENCE, reach
 from primeattn.kernels.cpu.records import PANEL, PIECE, ROUTE, TASK, Tables
 from primeattn.patterns import Pattern
 
@@ -110,13 +110,6 @@ def parts(patterns, sequences) -> list[tuple]:
         short = np.maximum(table["n_q"], table["n_k"]) <= LOCAL_ROWS
         result += [(kinds, part) for part in (table[~short], table[short]) if part.size]
     return result
-
-
-def reach(sequences) -> tuple[int, int]:
-    """The least distance of a query to a key at hand, and one more than the largest, over all sequences."""
-    after = sequences["q_start"] - sequences["k_start"]
-    low = (after - sequences["n_k"] + 1).min(initial=np.iinfo(np.int64).max)
-    return max(int(low), 0), max(int((after + sequences["n_q"]).max(initial=0)), 0)
 
 
 def make_plan(patterns, kv_heads, sequences, head_dim, itemsize, backward=False) -> Plan:
