@@ -1,4 +1,4 @@
-"""Speed against peers: ``python -m primeattn.bench cpu``, ``step``, ``startup``, ``gpu``; and ``gpu-check``.
+"""Speed: ``python -m primeattn.bench cpu``, ``bound``, ``step``, ``startup``, ``gpu``, ``gpu-check``.
 
 Each benchmark prints a table, writes JSON with the machine and the versions, and says where; nothing is
 imported before it is asked for.
@@ -59,6 +59,7 @@ def add_arguments(parser):
 
     cpu = add("cpu", _cpu, "attention on the CPU, forward and backward, over a grid of shapes")
     step = add("step", _step, "a whole training step, against the same model in torch with dense attention")
+    bound = add("bound", _bound, "attention on the CPU, over the time of its own inner loops")
     add("startup", _startup, "import, first call of a process, and cold compilation")
     gpu = add("gpu", _gpu, "attention on a GPU, forward and backward, over a grid of shapes")
     check = add("gpu-check", _gpu_check, "whether the kernels are right and lean on this machine's GPU")
@@ -68,11 +69,14 @@ def add_arguments(parser):
         command.add_argument("--threads", type=int, help="numbers of threads", **several)
         command.add_argument("--n", type=int, help="sequence lengths", **several)
         command.add_argument("--budget", type=float, metavar="X", help="seconds to spend on a shape")
+    bound.add_argument("--n", type=int, help="sequence lengths", **several)
+    bound.add_argument("--head-dims", type=int, help="features of a head", **several)
+    bound.add_argument("--budget", type=float, metavar="X", help="seconds to spend on a shape")
     gpu.add_argument("--n", type=int, help="sequence lengths", **several)
     gpu.add_argument("--head-dims", type=int, help="features of a head", **several)
     gpu.add_argument("--dtypes", help="bfloat16, float32, float16", **several)
     gpu.add_argument("--budget", type=float, metavar="X", help="seconds to spend on a shape")
-    for command in (cpu, gpu):
+    for command in (cpu, bound, gpu):
         command.add_argument("--heads", type=int, help="numbers of heads", **several)
         command.add_argument("--sequences", help="names of the patterns' sequences", **several)
     for command in (gpu, check):
@@ -117,6 +121,14 @@ def _step(options, out, command):
     results = report.write_json(out / "data" / "step.json", step.run(**options), command)
     print(step.text(results), "", sep="\n")
     return 0, (out / "data" / "step.json",)
+
+
+def _bound(options, out, command):
+    from primeattn.bench import bound, report
+
+    results = report.write_json(out / "data" / "bound.json", bound.run(**options), command)
+    print(bound.text(results), "", sep="\n")
+    return 0, (out / "data" / "bound.json",)
 
 
 def _gpu(options, out, command):
