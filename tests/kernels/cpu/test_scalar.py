@@ -55,7 +55,7 @@ def test_poison_reaches_exactly_what_depends_on_it():
 
 
 def test_threads_change_no_bit(threads):
-    for seed in (4, 6, 9, 11):  # of several blocks
+    for seed in (6, 7, 9, 11):  # of several blocks
         rng, dtype, (q, k, v), pattern, options = random_case(seed)
         dout, dlse = strided(rng, q.shape, dtype), rng.standard_normal(q.shape[:3]).astype(dtype)
         results = []
