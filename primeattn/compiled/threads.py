@@ -18,6 +18,7 @@ import time
 from contextlib import suppress
 from queue import SimpleQueue
 
+import numba
 import numpy as np
 
 from primeattn.checks import as_int
@@ -100,7 +101,10 @@ def delegate(work, workers: int) -> None:
 
     It shares out its parts by itself, and may be left undone if no helper has come, or begun by one alone.
     The calling thread is where signal handlers raise: it waits in compiled code until all others are out.
+    With NUMBA_DISABLE_JIT there is no such code, and no helper comes.
     """
+    if numba.config.DISABLE_JIT:
+        return
     errors = []
 
     def help_(word, helps):

@@ -71,11 +71,12 @@ def sparse_index_kernel(
         is current), or else the default stream. To capture calls in a graph of torch or CuPy, call them once
         before with the same ``workspace``: while work is captured, nothing can be planned or allocated.
         Calls with arrays in the memory of the GPU return before the kernels have run.
-    kernel : {None, "tiles", "gather", "wheel"}
-        Implementation; None chooses. "tiles" is the CPU's; of the GPU, "gather" takes everything, and "wheel"
-        computes on tensor cores (see :mod:`primeattn.wheel.tables`): float16 and bfloat16, head_dim 64 and
-        128, rows at multiples of 16 bytes, scale above 0, and queries whose own keys are among the keys.
-        In it a NaN or infinity may spread from a row to others of the same tile.
+    kernel : {None, "tiles", "scalar", "gather", "wheel"}
+        Implementation; None chooses. On the CPU it is "tiles"; "scalar" takes the same, in loops to read and,
+        with NUMBA_DISABLE_JIT=1, to step through. On the GPU, "gather" takes everything, and "wheel" computes
+        on tensor cores (see :mod:`primeattn.wheel.tables`): float16 and bfloat16, head_dim 64 and 128, rows
+        at multiples of 16 bytes, scale above 0, and queries whose own keys are among the keys. In it a NaN or
+        infinity may spread from a row to others of the same tile.
 
     Returns
     -------

@@ -15,7 +15,7 @@ from primeattn.workspace import Workspace
 __all__ = ["ARRAYS", "GPU_KERNELS", "KERNELS", "SEQUENCE", "Call", "Target", "lse_dtype", "reach"]
 
 ARRAYS = ("q", "k", "v", "out", "lse", "dout", "dlse", "dq", "dk", "dv")
-KERNELS = {"tiles": "cpu", "gather": "cuda", "wheel": "cuda"}  # and where each runs
+KERNELS = {"tiles": "cpu", "scalar": "cpu", "gather": "cuda", "wheel": "cuda"}  # and where each runs
 GPU_KERNELS = tuple(name for name, device in KERNELS.items() if device == "cuda")
 BFLOAT16 = np.dtype([("bfloat16", "<u2")])  # NumPy has no such numbers; only the bits are carried
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))

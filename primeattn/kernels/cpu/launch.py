@@ -8,7 +8,7 @@ import numpy as np
 
 from primeattn.compiled import threads
 from primeattn.compiled.simd import LINE
-from primeattn.kernels.cpu import backward, backward_fused, forward, records
+from primeattn.kernels.cpu import backward, backward_fused, forward, records, scalar
 from primeattn.kernels.cpu.plan import make_plan, parts
 
 SERIAL_WORK = 1_000_000  # multiply-adds below which waking a second thread costs more than it saves
@@ -16,6 +16,9 @@ SERIAL_WORK = 1_000_000  # multiply-adds below which waking a second thread cost
 
 def run(call):
     """Run a checked call."""
+    if call.target.kernel == "scalar":
+        scalar.run(call)
+        return
     for patterns, sequences in parts(call.patterns, call.sequences):  # none where the arrays are empty
         q = call.arrays["q"]
         plan = make_plan(patterns, call.kv_heads, sequences, call.head_dim, q.itemsize, call.backward)
