@@ -17,7 +17,8 @@ SERIAL_WORK = 1_000_000  # multiply-adds below which waking a second thread cost
 def run(call):
     """Run a checked call."""
     if call.target.kernel == "scalar":
-        scalar.run(call)
+        with nullcontext() if call.workspace is None else call.workspace.guard():
+            scalar.run(call)
         return
     for patterns, sequences in parts(call.patterns, call.sequences):  # none where the arrays are empty
         q = call.arrays["q"]

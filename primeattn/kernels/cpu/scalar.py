@@ -18,7 +18,7 @@ import numpy as np
 
 from primeattn.compiled.jit import part_njit, plain_njit
 from primeattn.compiled.parallel import share
-from primeattn.kernels.cpu.plan import reach
+from primeattn.kernels.call import reach
 
 __all__ = ["run"]
 
