@@ -68,7 +68,7 @@ def _text(value):
 
 
 def machine() -> dict:
-    """Return the processor, its cores and caches, and the system, as far as the system tells.
+    """Return the processor, its cores and caches, and the system, as far as the system says.
 
     Examples
     --------

@@ -152,7 +152,7 @@ class Peers:
 
     def __init__(self, budget, given_up):
         self.budget, self.given_up = budget, dict(given_up)
-        self._last = {}  # what was computed, without its length -> (length, seconds)
+        self._last = {}  # peer and shape without its length -> (length, seconds)
 
     def measure(self, shape, patterns, names, threads) -> list[dict]:
         """Rows of one shape: each peer of ``names``, with each pattern if that matters."""

@@ -12,7 +12,7 @@ from primeattn.bench.peers import find_torch
 from primeattn.kernels import arguments, dispatch
 from primeattn.kernels.call import BFLOAT16
 from primeattn.kernels.device_arrays import address_view
-from primeattn.kernels.gpu.device import cuda  # None where it does not import
+from primeattn.kernels.gpu.device import cuda  # None if it cannot be imported
 
 __all__ = ["CHAINS", "TURN", "Array", "Device", "EventTurn", "ceilings", "fma_chains", "numbers", "stored"]
 

@@ -85,9 +85,9 @@ def sparse_index_kernel(
     Raises
     ------
     TypeError, ValueError
-        Before anything is written, naming the argument, what was expected and what came.
+        Before anything is written; names the argument, what was expected and what came.
     RuntimeError
-        When a GPU is asked for and none can be used, saying what to install.
+        If a GPU is requested and none can be used; it says what to install.
 
     Examples
     --------
@@ -169,7 +169,7 @@ def sparse_index_kernel_backward(
     Raises
     ------
     TypeError, ValueError
-        Before anything is written, naming the argument, what was expected and what came.
+        Before anything is written; names the argument, what was expected and what came.
 
     Examples
     --------
@@ -233,7 +233,7 @@ def merge(outs, lses):
     Raises
     ------
     TypeError, ValueError
-        When the parts do not fit together.
+        If the parts do not fit together.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Sets of positive integers that grow with the limit asked for: number theory only, nothing about attention.
+"""Sets of positive integers, generated up to any limit: number theory only, nothing about attention.
 
 >>> import primeattn as pa
 >>> pa.sequences.primes(20)

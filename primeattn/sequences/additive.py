@@ -36,7 +36,7 @@ def mian_chowla(known, start, stop):
     size = len(known)
     room = np.zeros(isqrt(2 * stop) + 2, np.int64)  # m terms have m(m-1)/2 differences, all < stop
     terms = np.append(known, room)
-    is_new = np.ones(stop + 1, bool)  # is_new[d]: d is no difference of two terms
+    is_new = np.ones(stop + 1, bool)  # is_new[d]: d is not a difference of two terms
     is_new[np.abs(known[:, None] - known).ravel()] = False
     free = np.ones(stop - start, bool)  # free[c - start - 1]: nothing excludes c
     for a in known.tolist():

@@ -143,7 +143,7 @@ def _load_block(one, scale, job, sequence, head, first, n, room, eight):
 
 @part_njit
 def _transpose(one, job, s, room, n):
-    """columns[u, block + r] = s[r, u] for the n rows of a group, zeros behind them."""
+    """columns[u, block + r] = s[r, u] for the n rows of a group, zeros after them."""
     row, target = GROUP * job.size, room.columns + room.block * job.size
     sources = (s, s + row, s + 2 * row, s + 3 * row, s + 4 * row, s + 5 * row, s + 6 * row, s + 7 * row)
     for r in range(0, n, GROUP):
