@@ -5,11 +5,11 @@ when i - j is in a sequence such as the primes. See ``Pattern`` for the pattern,
 ``sparse_index_kernel_backward`` for the kernels in place, ``PrimeSelfAttention`` for a layer with explicit
 parameters and states, and ``primeattn train --help`` for a model trained on real text.
 
-The house, from the ground up. A file imports from the lines above its own, and from its own folder:
+The package, from the ground up. A file imports from the lines above its own, and from its own folder:
 
     checks forks files table _config _command       what all may use
-    tree workspace                                  nested dicts of arrays; memory that is kept between steps
-    compiled                                        threads, vectors and loops that compiled code is made of
+    tree workspace                                  nested dicts of arrays; memory kept between steps
+    compiled                                        threads, vectors and loops of compiled code
     sequences wheel                                 number theory
     patterns                                        which keys a query attends
     kernels                                         attention: forward, backward
@@ -96,7 +96,7 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-# What not every user needs is imported at first use.
+# Modules that not every user needs are imported at first use.
 _LAZY = ("analysis", "baselines", "bench", "checkpoint", "info", "language_model", "plot", "train")
 
 

@@ -16,6 +16,7 @@ from primeattn import plot
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 SCRIPTS = sorted(path.stem for path in EXAMPLES.glob("[!_]*.py") if path.stem != "make_figures")
+SLOW = ("spectrum", "heads", "large_masks")  # scripts that take more than a second
 GALLERY = (ROOT / "figures" / "README.md").read_text()
 
 
@@ -33,7 +34,14 @@ def texts_of(figure):
     return [(text.get_text(), text.get_window_extent()) for text in texts if text not in beyond]
 
 
-@pytest.mark.parametrize("script", [name for name in SCRIPTS if name != "quickstart"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW))
+        for name in SCRIPTS
+        if name != "quickstart"
+    ],
+)
 def test_texts_of_a_figure_overlap_nowhere_and_lie_on_the_page(script, monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
     import _save
@@ -68,6 +76,7 @@ def test_the_gallery_shows_figures_that_are_there():
     assert sorted(shown) == sorted(path.name for path in (ROOT / "figures").glob("*.png"))
 
 
+@pytest.mark.slow
 def test_make_figures_renders_every_script_and_no_helper(tmp_path):
     for name in ("make_figures", "_save"):
         (tmp_path / f"{name}.py").write_text((EXAMPLES / f"{name}.py").read_text())

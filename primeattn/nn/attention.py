@@ -22,7 +22,7 @@ __all__ = ["MianChowlaSelfAttention", "PrimeSelfAttention", "SparseIndexAttentio
 class SparseIndexAttention(Layer):
     """``[q|k|v] = Wi(x);  y = Wo(concat_h softmax(q_h k_h^T / sqrt(head_dim), over the pattern) v_h)``
 
-    Causal self-attention in which query i sees the keys of ``pattern`` alone (see `Pattern`), in every head.
+    Causal self-attention in which each query sees only the keys that ``pattern`` allows (see `Pattern`).
 
     Parameters
     ----------
@@ -33,9 +33,9 @@ class SparseIndexAttention(Layer):
     heads : int
         Number of query heads, a divisor of dims; head_dim = dims / heads.
     kv_heads : int, optional
-        Number of key and value heads, a divisor of heads, which share them in groups. By default ``heads``.
+        Number of key and value heads, a divisor of heads; each serves a group. By default ``heads``.
     bias : bool
-        Whether Wi and Wo have one.
+        Whether Wi and Wo have a bias.
     init : callable
         Initialiser of both weights, ``f(rng, shape, dtype)``.
     device : {None, "cpu", "auto", "cuda"}
@@ -44,9 +44,9 @@ class SparseIndexAttention(Layer):
     Notes
     -----
     ps = {"Wi": {"weight": (dims, (heads + 2 kv_heads) head_dim)}, "Wo": {"weight": (dims, dims)}}, with
-    "bias" in both if asked for. The columns of Wi are [q | k | v], each split by heads. st holds the
+    "bias" in both if ``bias``. The columns of Wi are [q | k | v], each split by heads. st holds the
     boundaries of packed sequences, which attention does not cross (`with_segments`). A batch padded on the
-    right needs no mask, since no token sees what comes after it.
+    right needs no mask, since no token sees later ones.
 
     Examples
     --------
@@ -143,7 +143,7 @@ class SparseIndexAttention(Layer):
         return (lse,)
 
     def _kernel(self, function, *arrays, segments, memory):
-        device = None if self.device == "cuda" else self.device  # or the arrays are there already
+        device = None if self.device == "cuda" else self.device  # "cuda": they are there already
         function(*arrays, self.pattern, cu_seqlens=segments, workspace=memory.workspace, device=device)
         if function is kernels.sparse_index_kernel:
             _, lse, q, k, _ = arrays
@@ -209,7 +209,7 @@ class PrimeSelfAttention(_SequenceSelfAttention):
     heads, kv_heads, bias, init, device
         As in `SparseIndexAttention`.
     window : int
-        Number of earlier tokens next to a query that it sees, 3 by default.
+        Number of tokens just before a query that it sees, 3 by default.
     global_tokens : int
         Number of leading tokens that every query sees, 2 by default.
 

@@ -47,6 +47,7 @@ def test_a_finding_or_a_process_that_fails_fails_the_stage():
     assert "  | boom" in text("stage", execute(script("print('boom'); raise SystemExit(1)"), 30))
 
 
+@pytest.mark.slow
 def test_a_stage_that_hangs_is_ended_with_all_that_it_started_and_keeps_what_it_found():
     child = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
     start = time.perf_counter()
@@ -97,7 +98,13 @@ def checked(monkeypatch):
     return code
 
 
-@pytest.mark.parametrize("main", [bench.main, lambda argv: cli.main(["bench", *argv])], ids=["module", "cli"])
+@pytest.mark.parametrize(
+    "main",
+    [
+        pytest.param(bench.main, id="module", marks=pytest.mark.slow),
+        pytest.param(lambda argv: cli.main(["bench", *argv]), id="cli"),
+    ],
+)
 def test_exit_status(main, checked, tmp_path, capsys):
     stages = ["accuracy", "auto"]
     assert main(["gpu-check", *stages, "--out", str(tmp_path)]) == 0

@@ -1,7 +1,7 @@
 """Backward in two passes: dq by blocks of queries, dk and dv by blocks of keys.
 
-The transpose of a pattern is the same list of offsets read the other way, key j being read by the queries
-j + d: dk and dv come from the bricks that the forward is made of.
+The transpose of a pattern has the same offsets: query i reads the keys i - d, and key j is read by the
+queries j + d. So dk and dv use the same building blocks as the forward.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _backward_key_block(one, job, tables, task, slots, spare, scratch):
     keys, values = Packed(job.keys, job.key_rows), Packed(job.values, job.key_rows)
     queries, douts = Packed(job.queries, job.query_rows), Packed(job.douts, job.query_rows)
     dk, dv, total_dk, total_dv, s, ds = split_scratch(job, scratch)
-    zero = job.minus_delta  # of the rows before the first panel
+    zero = job.minus_delta  # 0 for the rows before the first panel
     zero_rows(one, job, dk, ZERO, task.count)
     zero_rows(one, job, dv, ZERO, task.count)
     begin, tiles = sequence.k_start + task.first, ZERO
@@ -117,7 +117,7 @@ def _backward_key_block(one, job, tables, task, slots, spare, scratch):
 
 @cached_njit
 def backward(one, scale, jobs, tables, word, helps):
-    """Fill dq, dk and dv; ``one`` is 1 in the working dtype, as is the scale."""
+    """Fill dq, dk and dv; ``one`` is 1 in the working dtype, and scale has that dtype too."""
     if not enter(word, helps):
         return
     job, tables = jobs[0], unowned(tables)

@@ -1,12 +1,12 @@
-"""Backward in one pass: five products per pair where two passes need seven.
+"""Backward in one pass: five products per pair, where two passes need seven.
 
-The probabilities of a tile and their gradients serve dq, dk and dv at once. Rows of dk and dv then have to
-belong to one worker: a task is everything that shares a key head of a sequence, in order, so that results
+The probabilities of a tile and their gradients serve dq, dk and dv at once. So each row of dk and dv must
+belong to one worker: a task is all work on one key head of a sequence, in a fixed order, so that results
 repeat for any number of threads.
 
-dk and dv of a tile are found by keys. Key row c meets slot u in row r = c - rows[u] of the block, so the
-weights of eight slots are shifted against each other: they are turned into columns, one per slot with zeros
-around, and read back as rows at eight shifts. The rows of q and dout are copied with zero rows around them.
+dk and dv of a tile are computed key by key. Key row c meets slot u in row r = c - rows[u] of the block, so
+the weights of eight slots are shifted against each other: they are transposed to columns, one per slot with
+zeros around, and read back as rows at eight shifts. Copies of q and dout have zero rows around them.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ from primeattn.kernels.cpu.tiles import (
     zero_rows,
 )
 
-TERMS = 1024  # of a sum that are added up before the sum is carried over
+TERMS = 1024  # terms that are summed before the sum is carried over
 
 
 class Scratch(NamedTuple):
-    """A worker's memory. ``q`` and ``dout`` hold a block between a block of zero rows on either side."""
+    """A worker's memory. ``q`` and ``dout`` hold a block, with a block of zero rows on either side."""
 
-    block: int  # most rows of a block of the sequence at hand
+    block: int  # most rows in a block of this sequence
     dq: Packed
     total_dq: Packed
     q: Packed
@@ -62,7 +62,7 @@ class Scratch(NamedTuple):
     dv: Packed
     s: int  # tiles of scores
     ds: int
-    minus_lse: int  # numbers by row of the block
+    minus_lse: int  # one number per row of the block
     minus_delta: int
     columns: int  # weights by slot, a column of ``span`` numbers each
     zeros: int  # one more column, of zeros
@@ -70,11 +70,11 @@ class Scratch(NamedTuple):
     total_dk: Packed  # only where sums are long
     total_dv: Packed
     span: int
-    panels: int  # of a short sequence
+    panels: int  # packed rows of a short sequence
 
 
 def scratch_bytes(block: int, lines: int, size: int, n_k: int, local: bool, terms: int) -> int:
-    """Bytes of one worker's scratch, at the longest sequence; ``terms`` are the most of a row of dk. See
+    """Bytes of one worker's scratch for the longest sequence; a row of dk sums at most ``terms`` terms. See
     ``_split``."""
     keys = n_k + 2 * block + GROUP
     rows = 2 * block + 2 * (3 * block + GROUP) + (4 if terms > TERMS else 2) * keys + 2 * LOCAL_SPACE * local
@@ -125,7 +125,7 @@ def _split(job, scratch, n_q, n_k):
 def _load_block(one, scale, job, sequence, head, first, n, room, eight):
     """Copy a block of queries into scratch: scale * q, dout, -lse and dlse - rowsum(dout * out).
 
-    Rows of dq and ``eight`` numbers are spare as yet.
+    Rows of dq and ``eight`` are still free here and hold temporary values.
     """
     block, b, h = room.block, sequence.batch, head
     minus_lse, minus_delta = view(room.minus_lse, n, one), view(room.minus_delta, n, one)
@@ -143,7 +143,7 @@ def _load_block(one, scale, job, sequence, head, first, n, room, eight):
 
 @part_njit
 def _transpose(one, job, s, room, n):
-    """columns[u, block + r] = s[r, u] for the n rows of a group, zeros behind them."""
+    """columns[u, block + r] = s[r, u] for the n rows of a group, zeros after them."""
     row, target = GROUP * job.size, room.columns + room.block * job.size
     sources = (s, s + row, s + 2 * row, s + 3 * row, s + 4 * row, s + 5 * row, s + 6 * row, s + 7 * row)
     for r in range(0, n, GROUP):
@@ -161,7 +161,7 @@ def _add_run(one, job, slots, u0, u1, room, shifted, x, shift, y, n):
         if u0 <= u <= u1:
             shifted.rows[u] = room.block + low - slots.rows[u]
             at[u] = room.columns + (u * room.span + shifted.rows[u]) * job.size
-        else:  # any row that is seen anyway, at weight 0
+        else:  # any row that is read anyway, at weight 0
             shifted.rows[u], at[u] = room.block + low - slots.rows[u0], room.zeros
     sources = (at[0], at[1], at[2], at[3], at[4], at[5], at[6], at[7])
     row = GROUP * job.size
@@ -174,8 +174,8 @@ def _add_run(one, job, slots, u0, u1, room, shifted, x, shift, y, n):
 def _add_globals(one, job, slots, room, shifted, x, shift, y):
     """x[shift + rows[u]] += sum over the rows r that see slot u of weight[r] * y[r].
 
-    A global key is read by all queries: its sum is taken block by block, by way of row 0 of x, which is no
-    key's. One long chain of additions would lose a digit.
+    All queries read a global key: its sum is taken block by block in row 0 of x, which belongs to no key.
+    One long chain of additions would lose a digit.
     """
     for u in range(GROUP):
         for r in range(slots.low[u] // GROUP * GROUP, slots.high[u], GROUP):
@@ -189,14 +189,14 @@ def _add_globals(one, job, slots, room, shifted, x, shift, y):
 
 @part_njit
 def _add_group(one, job, slots, g, step, room, shifted, x, shift, y, n):
-    """Add to x what the weights of one group, turned into columns, give it."""
+    """Add to x the contribution of one group, whose weights are in the columns."""
     first = g * GROUP
     group = Slots(slots.rows[first:], slots.low[first:], slots.high[first:], slots.start)
     if step == 0:
         _add_globals(one, job, group, room, shifted, x, shift, y)
         return
     u = ZERO
-    while u < GROUP and group.low[u] < group.high[u]:  # what fills up the last group exists for no row
+    while u < GROUP and group.low[u] < group.high[u]:  # unused slots of the last group exist for no row
         end = u
         while end + 1 < GROUP and group.low[end + 1] < group.high[end + 1]:
             if group.rows[u] - group.rows[end + 1] > room.block:
@@ -275,7 +275,7 @@ def _backward_key_head(one, scale, job, tables, index, kv_head, slots, shifted, 
 
 @cached_njit
 def backward(one, scale, jobs, tables, word, helps):
-    """Fill dq, dk and dv; ``one`` is 1 in the working dtype, as is the scale."""
+    """Fill dq, dk and dv; ``one`` is 1 in the working dtype, and scale has that dtype too."""
     if not enter(word, helps):
         return
     job, tables = jobs[0], unowned(tables)

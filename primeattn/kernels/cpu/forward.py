@@ -1,9 +1,9 @@
 """The forward: what one worker of a call does.
 
-Every worker runs the same function. It first packs rows (see :mod:`.packing`) until none is left, waits until
-the others have finished theirs, and then draws tasks. Each task owns the rows it writes: a block of queries
-in the forward and for dq, a block of keys for dk and dv. So nothing is written twice or summed in an order
-that depends on timing, and results repeat bit for bit for any number of threads.
+Every worker runs the same function. It packs rows (see :mod:`.packing`) until none are left, waits until the
+others have finished theirs, and then draws tasks. Each task owns the rows it writes: a block of queries in
+the forward and for dq, a block of keys for dk and dv. So no order of sums depends on timing, and results
+repeat bit for bit for any number of threads.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from primeattn.kernels.cpu.tiles import (
 
 
 def scratch_bytes(block: int, lines: int, size: int, gather: bool, local: bool) -> int:
-    """Bytes of a worker's scratch: slots, blocks of rows, two tiles of scores or the rows of a tile."""
+    """Bytes of a worker's scratch: slots, blocks of rows, two tiles of scores, or one and copies of rows."""
     tile = SLOTS // GROUP * (block * GROUP * size + LINE)
     copied = 2 * block * SLOTS if gather else 2 * LOCAL_SPACE if local else 0
     rest = max(tile, block * LINE + copied * lines * LINE)
@@ -44,9 +44,9 @@ def scratch_bytes(block: int, lines: int, size: int, gather: bool, local: bool) 
 
 @part_njit
 def _gather(one, job, sequence, panel, step, slots, groups, head, n, keys, values):
-    """Copy the rows that a tile needs, and make its slots mean the copies, side by side for key_panel slots.
+    """Copy the rows that a tile needs, and point its slots to the copies; each slot has ``block`` rows.
 
-    For a few queries against many keys that is less work than to pack every key.
+    For few queries against many keys, this is less work than packing every key.
     """
     first = sequence.k_row + panel.first - sequence.k_start - panel.row
     k = row_address(job.k, sequence.batch, head // job.heads_per_key, ZERO)
@@ -128,7 +128,7 @@ def split_scratch(job, scratch):
 
 @cached_njit
 def forward(one, scale, jobs, tables, word, helps):
-    """Fill out and lse; ``one`` is 1 in the working dtype, as is the scale."""
+    """Fill out and lse; ``one`` is 1 in the working dtype, and scale has that dtype too."""
     if not enter(word, helps):
         return
     job, tables = jobs[0], unowned(tables)

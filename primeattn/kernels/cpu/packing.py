@@ -1,8 +1,8 @@
-"""Packing: what a call is in numbers, and how its rows come into packed panels.
+"""Packing: copies the rows of a call into panels.
 
-Packed rows begin on a cache line, are as wide as whole lines, and have zero rows around each run, so that
-every layout, head_dim and ragged end goes through one vector path. All workers of a call pack together, piece
-by piece, before any of them computes.
+Packed rows begin on a cache line, fill whole lines, and have zero rows around each run, so that one vector
+path serves every layout, head_dim and ragged end. All workers of a call pack together, piece by piece, before
+any of them computes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from primeattn.kernels.cpu.plan import LOCAL_SPACE
 from primeattn.kernels.cpu.slots import SLOT_BYTES, make_slots
 from primeattn.kernels.cpu.tiles import ZERO, Packed, copy_row, dot_group, row_address, zero_rows
 
-PIECES, PACKED, TASKS, WORKERS = (np.int64(i) for i in range(4))  # counters: drawn, packed, drawn, at work
+# Counters of a call: pieces drawn, pieces packed, tasks drawn, workers begun.
+PIECES, PACKED, TASKS, WORKERS = (np.int64(i) for i in range(4))
 
 
 @part_njit
@@ -56,10 +57,10 @@ def pack_local(one, job, sequence, key_panel, global_panel, scratch):
 
 @part_njit
 def minus_lse_and_delta(one, job, b, h, r, douts, row, spare, spare_row, eight):
-    """-lse and dlse - rowsum(dout * out) of a query; a row without keys (lse = -inf) is to have p = 0.
+    """-lse and dlse - rowsum(dout * out) of a query; for a row without keys, -inf, which gives p = 0.
 
-    dout is row ``row`` of ``douts``. The sum is taken in the order of dP, in a spare row and ``eight``
-    numbers: where one key has all weight, out is its value, and dP - delta is 0 (in rows of one chunk).
+    dout is row ``row`` of ``douts``. The sum uses a spare row and ``eight`` numbers, and adds in the same
+    order as dP: if one key has all the weight, out is its value, and dP - delta is 0 (in rows of one chunk).
     """
     lse = view(row_address(job.lse, b, h, r), ZERO + 1, one)[0]
     out = row_address(job.out, b, h, r)
@@ -75,7 +76,7 @@ def minus_lse_and_delta(one, job, b, h, r, douts, row, spare, spare_row, eight):
 
 @part_njit
 def _pack_queries(one, scale, job, sequences, panels, piece, eight):
-    """Pack scale * q and dout, and per query -lse and dlse - rowsum(dout * out)."""
+    """Pack scale * q and dout, and for each query -lse and dlse - rowsum(dout * out)."""
     panel = panels[piece.panel]
     sequence = sequences[panel.sequence]
     queries, douts = Packed(job.queries, job.query_rows), Packed(job.douts, job.query_rows)
@@ -97,20 +98,20 @@ def _pack_queries(one, scale, job, sequences, panels, piece, eight):
 
 @part_njit
 def draw(job, counter):
-    """The next number of one of the counters that the workers of a call share."""
+    """Draw the next number from a counter that the workers of a call share."""
     return atomic_add(job.counters + 8 * counter, ZERO + 1)
 
 
 @part_njit
 def open_scratch(one, job):
-    """Two rooms for slots and the address of the rest of the scratch of a worker that begins."""
+    """Claim a worker's scratch: two Slots, and the address of the rest."""
     at = job.scratch + draw(job, WORKERS) * job.scratch_bytes
     return make_slots(one, at), make_slots(one, at + SLOT_BYTES), at + 2 * SLOT_BYTES
 
 
 @part_njit
 def pack_keys(one, job, tables):
-    """Pack keys, together with the other workers, until none are left; return the number drawn then."""
+    """Pack keys, together with the other workers, until none are left; return the first number past them."""
     while True:
         p = draw(job, PIECES)
         if p >= tables.key_pieces.size:
@@ -121,7 +122,7 @@ def pack_keys(one, job, tables):
 
 @part_njit
 def pack_queries(one, scale, job, tables, p, eight):
-    """Pack queries from number ``p`` on, which ``pack_keys`` has returned; ``eight`` are spare numbers."""
+    """Pack queries from number ``p`` on, as returned by ``pack_keys``; ``eight`` are spare numbers."""
     while p - tables.key_pieces.size < tables.query_pieces.size:
         piece = tables.query_pieces[p - tables.key_pieces.size]
         _pack_queries(one, scale, job, tables.sequences, tables.query_panels, piece, eight)
@@ -131,7 +132,7 @@ def pack_queries(one, scale, job, tables, p, eight):
 
 @part_njit
 def wait(job, pieces):
-    """Return when all is packed; what other workers have drawn they are working on."""
+    """Wait until the other workers have packed the pieces they drew."""
     turn = ZERO
     while atomic_add(job.counters + 8 * PACKED, ZERO) < pieces:
         turn = pause(turn)

@@ -9,8 +9,8 @@ import numpy as np
 from primeattn.compiled.jit import part_njit
 from primeattn.compiled.simd import GROUP, LINE, view
 
-SLOTS = 128  # most slots of a tile: its scores are rescaled once
-SLOT_BYTES = 3 * 8 * SLOTS + LINE  # of one Slots
+SLOTS = 128  # most slots in a tile, whose scores are rescaled once
+SLOT_BYTES = 3 * 8 * SLOTS + LINE  # memory of one Slots
 
 
 class Slots(NamedTuple):
@@ -19,12 +19,12 @@ class Slots(NamedTuple):
     rows: np.ndarray
     low: np.ndarray
     high: np.ndarray
-    start: np.ndarray  # GROUP numbers: zeros that the scores of a group begin with, and spare
+    start: np.ndarray  # GROUP numbers: the zeros that a group's scores start from, and spare room
 
 
 @part_njit
 def make_slots(one, address):
-    """Room for the slots of a tile in ``SLOT_BYTES`` at an address, and numbers of the dtype of ``one``."""
+    """Slots of a tile in the ``SLOT_BYTES`` at an address; ``start`` has the dtype of ``one``."""
     integer, size = np.int64(1), 8 * SLOTS
     rows, low = view(address, SLOTS, integer), view(address + size, SLOTS, integer)
     high, start = view(address + 2 * size, SLOTS, integer), view(address + 3 * size, GROUP, one)
@@ -36,7 +36,7 @@ def _offset_slots(slots, offsets, begin, count, sign, base, panel_row, panel_cou
     """Slots for ``offsets[begin : begin + count]``: row r meets number base + r + sign * offset of a panel.
 
     The panel has ``panel_count`` rows from packed row ``panel_row`` on, with zero rows around it. Returns the
-    number of groups. Slots that fill up the last group exist for no row and read the zero rows at the start.
+    number of groups. Unused slots of the last group exist for no row and read the zero rows at the start.
     """
     groups = (count + GROUP - 1) // GROUP
     for u in range(groups * GROUP):
@@ -52,7 +52,7 @@ def _offset_slots(slots, offsets, begin, count, sign, base, panel_row, panel_cou
 
 @part_njit
 def _global_slots(slots, panel_row, first, count, n, reach, sign):
-    """Slots for ``count`` rows of a panel from number ``first`` on, the same for all rows on the causal side.
+    """Slots for ``count`` rows of a panel from number ``first`` on, the same for every row that may see them.
 
     Number t exists for r >= t - reach where sign is +1 (a key for later queries) and for r <= t - reach where
     it is -1 (a query for earlier keys). Returns the number of groups.
@@ -71,7 +71,7 @@ def _global_slots(slots, panel_row, first, count, n, reach, sign):
 
 @part_njit
 def _below(offsets, limit):
-    """How many of the sorted ``offsets`` are below ``limit``."""
+    """Number of the sorted ``offsets`` below ``limit``."""
     low, high = 0, offsets.size
     while low < high:
         middle = (low + high) // 2
@@ -84,9 +84,10 @@ def _below(offsets, limit):
 
 @part_njit
 def query_tile(slots, offsets, t, position, n, key_panel, global_panel):
-    """Slots of tile t of the n queries from ``position`` on: (groups, step), no groups past the last tile.
+    """Fill the slots of tile t of the n queries from ``position`` on; return (groups, step).
 
-    First come the tiles of offsets, which move through the panel of keys, then those of the globals.
+    There are 0 groups past the last tile. Tiles of offsets, which move along with the query, come first; then
+    those of the globals.
     """
     base = position - key_panel.first
     begin = _below(offsets, base - key_panel.count + 1)
@@ -104,9 +105,9 @@ def query_tile(slots, offsets, t, position, n, key_panel, global_panel):
 
 @part_njit
 def key_tile(slots, offsets, t, position, n, query_panel, by_offset):
-    """Slots of tile t of the n keys from ``position`` on: the queries that read them, (groups, step).
+    """Fill the slots of tile t of the n keys from ``position`` on with their queries; return (groups, step).
 
-    ``by_offset`` key j is read by the queries j + d; else it is global, and read by all queries from j on.
+    With ``by_offset``, key j is read by the queries j + d; else it is global and read by all from j on.
     """
     base = position - query_panel.first
     if by_offset:

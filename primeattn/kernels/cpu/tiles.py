@@ -2,12 +2,12 @@
 
 Shapes. A tile has n <= block rows (queries, or keys in the transposed pass). Slot u of row r is the packed
 row ``slots.rows[u] + step * r``: with step 1 the slots are offsets, which move along with the row; with step
-0 they stay, as the global keys of queries do. Slot u exists for the rows ``low[u] <= r < high[u]``. Scores
-lie as s[group][block][GROUP], so that a group of eight slots can be walked down the block while the rows it
-reads, n + (span of the group) of them, stay in the first-level cache.
+0 they are fixed, like global keys. Slot u exists for the rows ``low[u] <= r < high[u]``. Scores are stored as
+s[group][block][GROUP], so that the n + (span of the group) rows that a group of eight slots reads down the
+block stay in the first-level cache.
 
-Packed rows are *chunk-major*: the first four cache lines of all rows, then the next four, and so on; what is
-left at the end is a chunk of two lines, of one, or both. Columns beyond head_dim are zero.
+Packed rows are *chunk-major*: the first four cache lines of all rows, then the next four, and so on. The
+remaining lines form a chunk of two, of one, or both. Columns beyond head_dim are zero.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import numpy as np
 from primeattn.compiled.jit import part_njit
 from primeattn.compiled.simd import GROUP, LINE, axpy8, dot8, exp_times, row_exp, row_max, transpose8, view
 
-RUN = 4  # tiles that are summed before the sum is carried over: one chain through all would lose digits
-ZERO = np.int64(0)  # in calls: literal numbers would have the function compiled once more for each
+RUN = 4  # tiles that are summed before the sum is carried over: one long chain would lose digits
+ZERO = np.int64(0)  # for calls: each literal number would compile the function again
 
 
 class Packed(NamedTuple):
@@ -32,26 +32,26 @@ class Packed(NamedTuple):
 
 @part_njit
 def chunk_lines(lines, done):
-    """Width of the chunk that starts after ``done`` of ``lines`` cache lines: 4, 2 or 1."""
+    """Width of the chunk after ``done`` of ``lines`` cache lines: 4, 2 or 1."""
     left = lines - done
     return 4 if left >= 4 else (2 if left >= 2 else 1)
 
 
 @part_njit
 def chunk_address(packed, done, width, row):
-    """Address of a row's chunk of ``width`` lines that starts after ``done`` lines."""
+    """Address of a row's chunk of ``width`` lines after ``done`` lines."""
     return packed.address + (done * packed.rows + width * row) * LINE
 
 
 @part_njit
 def row_address(array, b, h, row):
-    """Address of a row of an array of the caller; ``array`` is an ARRAY record."""
+    """Address of a row of one of the caller's arrays; ``array`` is an ARRAY record."""
     return array.address + b * array.batch + h * array.head + row * array.row
 
 
 @part_njit
 def copy_row(one, job, source, packed, row, factor):
-    """Pack ``factor`` times the head_dim numbers at an address, and zeros behind them."""
+    """Pack ``factor`` times the head_dim numbers at an address, and zeros after them."""
     end = source + job.head_dim * job.size
     done = ZERO
     while done < job.lines:
@@ -85,7 +85,7 @@ def write_row(one, job, packed, row, target, factor):
 
 @part_njit
 def _eight(rows, first):
-    """A group's row numbers as a tuple: its length says how many products are computed."""
+    """A group's row numbers as a tuple, whose length sets the number of products."""
     return (
         rows[first],
         rows[first + 1],
@@ -100,13 +100,13 @@ def _eight(rows, first):
 
 @part_njit
 def _few(slots, g, step):
-    """Whether a group has at most two slots, which stay: global keys are often few."""
+    """Whether a group has at most two slots, both fixed: global keys are often few."""
     return step == 0 and slots.low[g * GROUP + 2] >= slots.high[g * GROUP + 2]
 
 
 @part_njit
 def group_bytes(job):
-    """Distance of a tile's groups; the extra line keeps a row's groups out of one set of the cache."""
+    """Bytes from one group of a tile to the next; the extra line spreads a row's groups over cache sets."""
     return job.block * GROUP * job.size + LINE
 
 
@@ -118,7 +118,7 @@ def tile_group(job, s, g):
 
 @part_njit
 def seen_rows(slots, g, n):
-    """The first row that any slot of a group exists for, and the one after the last."""
+    """Range of the rows for which any slot of a group exists: first, and one past the last."""
     low, high = n, 0
     for u in range(g * GROUP, (g + 1) * GROUP):
         if slots.low[u] < slots.high[u]:
@@ -128,7 +128,7 @@ def seen_rows(slots, g, n):
 
 @part_njit
 def dot_group(one, job, x, x_row, y, rows, step, target, low, high, start):
-    """Scores of a group for low <= r < high, added to the eight numbers at ``start``, or to what is there."""
+    """Scores of a group for low <= r < high, added to the eight at ``start``, or to ``target`` if start is 0."""
     done = ZERO
     while done < job.lines:
         width = chunk_lines(job.lines, done)
@@ -148,9 +148,9 @@ def dot_group(one, job, x, x_row, y, rows, step, target, low, high, start):
 
 @part_njit
 def dots(one, job, x, x_row, y, slots, groups, step, s, n, onto):
-    """s[g, r, u] = x[x_row + r] · y[slot u of row r], where slots of the group exist for the row.
+    """s[g, r, u] = x[x_row + r] · y[slot u of row r], for rows where a slot of the group exists.
 
-    With ``onto`` they are added to s.
+    With ``onto``, add to s instead.
     """
     slots.start[:] = 0
     start = ZERO if onto else np.int64(slots.start.ctypes.data)
@@ -192,13 +192,13 @@ def _axpy_group(one, job, x, x_row, y, rows, step, weights, low, high):
 def axpys(one, job, x, x_row, y, slots, spare, groups, step, s, n):
     """x[x_row + r] += sum over slots u of s[g, r, u] * y[slot u of row r].
 
-    Slots that do not exist for a row are not read: their weight is 0, but 0 * NaN is not. Only slots that
-    stay need that, next to the diagonal; those that move meet zero rows. ``spare`` is room for slots.
+    Slots that do not exist for a row must not be read: their weight is 0, but 0 * NaN is NaN. This concerns
+    only fixed slots near the diagonal; moving slots read zero rows there. ``spare`` is room for slots.
     """
     for g in range(groups):
         low, high = seen_rows(slots, g, n)
         weights, first, whole = tile_group(job, s, g), g * GROUP, low
-        if step == 0:  # rows from ``whole`` on see all slots but those that fill up the group
+        if step == 0:  # rows from ``whole`` on see all slots but the unused ones
             for u in range(first, first + GROUP):
                 if slots.low[u] < slots.high[u]:
                     whole = high if slots.high[u] < high else max(whole, slots.low[u])
@@ -241,7 +241,7 @@ def add_rows(one, job, x, x_row, y, y_row, n):
 
 @part_njit
 def carry(one, job, total, x, n, first):
-    """total[r] += x[r] for n rows, and x = 0; ``first``: what is in ``total`` does not count."""
+    """total[r] += x[r] for n rows, and x = 0; with ``first``, total starts from 0."""
     if first:
         zero_rows(one, job, total, ZERO, n)
     add_rows(one, job, total, ZERO, x, ZERO, n)
@@ -251,7 +251,7 @@ def carry(one, job, total, x, n, first):
 def mask(one, job, slots, groups, s, n, value):
     """s = ``value`` where a slot does not exist for a row.
 
-    What was computed there may be NaN: rows that are read in place of it are 0, but 0 * NaN is not.
+    The computed score may be NaN there: the row read in its place is 0, but 0 * NaN is NaN.
     """
     for g in range(groups):
         low, high = seen_rows(slots, g, n)
@@ -282,11 +282,11 @@ def _scale_row(one, job, x, row, factor):
 
 @part_njit
 def softmax(one, job, out, maxima, sums, s, groups, n):
-    """One step of the online softmax: s <- exp(s - m) with the running maxima m; sums and out follow them.
+    """One step of the online softmax: s <- exp(s - m) with the running maxima m; rescale sums and out to m.
 
-    ``maxima`` are the new ones in front and, ``block`` numbers behind, the old ones. They begin at the lowest
-    finite number, so that s - m is -inf for a hidden score of a row that has seen no other. They pass over
-    NaN and stay finite; the NaN reaches sums and out through exp.
+    ``maxima`` holds the new ones and, ``block`` numbers further on, the old ones. They begin at the lowest
+    finite number, so that s - m is -inf for a masked score in a row that has seen no other. They ignore NaN
+    and stay finite; the NaN reaches sums and out through exp.
     """
     stride, new, old = group_bytes(job), maxima[: job.block], maxima[job.block :]
     row_max(one, s, stride, groups, np.int64(new.ctypes.data), n)
@@ -302,7 +302,7 @@ def softmax(one, job, out, maxima, sums, s, groups, n):
 
 @part_njit
 def carry_softmax(one, job, total, out, maxima, sums, n, first):
-    """``carry`` for ``softmax``: the total has sums of its own, behind the others, and maxima, behind all."""
+    """``carry`` for ``softmax``: the sums and maxima of the total come last in ``sums`` and ``maxima``."""
     new, kept = maxima[: job.block], maxima[2 * job.block :]
     total_sums = sums[job.block :]
     for r in range(n):
@@ -327,7 +327,7 @@ def exp_product(one, job, s, t, groups, n, a, b, step):
 
 @part_njit
 def fill_by_slot(one, job, numbers, slots, groups, step, s, n):
-    """s[g, r, u] = the number, by packed row, of slot u of row r; up to the next multiple of eight rows."""
+    """s[g, r, u] = the number of the packed row of slot u of row r, for n rows rounded up to whole eights."""
     for g in range(groups):
         target = tile_group(job, s, g)
         rows = slots.rows[g * GROUP : (g + 1) * GROUP]
