@@ -48,8 +48,11 @@ def run(code, seconds=60):
     "limit",
     [
         "threading.stack_size(1 << 45)",
-        "import resource; used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize(); "
-        "resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20), -1)); threading.stack_size(1 << 30)",
+        pytest.param(
+            "import resource; used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize(); "
+            "resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20), -1)); threading.stack_size(1 << 30)",
+            marks=pytest.mark.slow,
+        ),
         # One process of this user; it binds nobody who is root.
         "import resource; os.getuid() or os.setuid(65534); resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))",
     ],
@@ -89,7 +92,9 @@ threading.Thread(target=late).start()
     [
         ("pa.sequences.ulam(300_000)", "assert pa.Pattern('ulam').offsets(100).size"),
         ("[dense(x, ps, st) for _ in range(500)]", "right()"),
-        ("[pa.attention(q, k, v, pattern) for _ in range(300)]", "right()"),
+        pytest.param(
+            "[pa.attention(q, k, v, pattern) for _ in range(300)]", "right()", marks=pytest.mark.slow
+        ),
     ],
     ids=["sequences", "Dense", "kernels"],
 )

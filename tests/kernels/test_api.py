@@ -23,7 +23,10 @@ def passes(request, monkeypatch):
 
 @pytest.mark.parametrize(
     "first",
-    [pytest.param(first, marks=[pytest.mark.slow] * (first % 96 > 0)) for first in range(0, CONFIGURATIONS, 24)],
+    [
+        pytest.param(first, marks=[pytest.mark.slow] * (first % 96 > 0))
+        for first in range(0, CONFIGURATIONS, 24)
+    ],
 )
 def test_matches_the_reference(first, passes):
     for seed in range(first, first + 24):

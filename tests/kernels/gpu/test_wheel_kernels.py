@@ -77,10 +77,13 @@ def oracle(q, k, v, dout, pattern, dlse=None, **options):
 
 
 WIDE = ("primes 6, grouped", "a pattern per head", "chunk of a prefill", "packed")
+QUICK = (("primes 2", tables.ONE_WARP), ("decoding", tables.ONE_WARP), ("chunk of a prefill", 0))
+MATRIX = [*((name, tables.ONE_WARP) for name in CASES), *((name, 0) for name in WIDE)]
 
 
 @pytest.mark.parametrize(
-    ("name", "one_warp"), [*((name, tables.ONE_WARP) for name in CASES), *((name, 0) for name in WIDE)]
+    ("name", "one_warp"),
+    [pytest.param(*case, marks=[pytest.mark.slow] * (case not in QUICK)) for case in MATRIX],
 )
 def test_matches_the_reference(name, one_warp, rng, monkeypatch):
     """Rows wider than ``one_warp`` are shared by two warps in the backward."""
@@ -106,6 +109,7 @@ def test_the_cases_have_offsets_of_both_kinds(monkeypatch):
         assert division.met.max() > pattern.window and len(division.regrouped) >= 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("head_dim", "n", "threads", "backward"),
     [(64, 130, 256, ("wheel_queries", "wheel_keys")), (128, 66, 384, ("wide_queries", "wide_keys"))],
@@ -161,6 +165,7 @@ def test_nan_in_a_key_stays_in_the_rows_that_attend_it(rng, monkeypatch):
     assert np.array_equal(np.isnan(out[0, 0]).any(axis=1), met)
 
 
+@pytest.mark.slow
 def test_repeats_bit_for_bit_in_any_order_of_threads(rng, monkeypatch):
     q, k, v, dout = inputs(rng, 2, 1, 75, 75, 32)
     results = []
@@ -186,6 +191,7 @@ def is_right(rng, monkeypatch, barrier=None, **options):
     return all(relative(a, b) < 2**-9 for a, b in zip(got, oracle(*arrays, PRIMES), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("barrier", BARRIERS, ids=lambda barrier: f"{Path(barrier[0]).stem}:{barrier[1]}")
 def test_no_barrier_can_be_left_out(barrier, rng, monkeypatch):
     """In some order of threads the result is wrong without it."""
@@ -193,7 +199,7 @@ def test_no_barrier_can_be_left_out(barrier, rng, monkeypatch):
     assert not all(is_right(rng, monkeypatch, barrier, one_warp=one_warp, seed=seed) for seed in range(10))
 
 
-@pytest.mark.parametrize("one_warp", [0, tables.ONE_WARP])
+@pytest.mark.parametrize("one_warp", [0, pytest.param(tables.ONE_WARP, marks=pytest.mark.slow)])
 def test_barriers_suffice(one_warp, rng, monkeypatch):
     """What is wrong without one of them is right with all."""
     assert is_right(rng, monkeypatch, one_warp=one_warp, seed=0)
