@@ -49,7 +49,8 @@ def run(code, seconds=60):
     [
         "threading.stack_size(1 << 45)",
         pytest.param(
-            "import resource; used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize(); "
+            "import resource; pages = int(open('/proc/self/statm').read().split()[0]); "
+            "used = pages * resource.getpagesize(); "
             "resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20), -1)); threading.stack_size(1 << 30)",
             marks=pytest.mark.slow,
         ),
