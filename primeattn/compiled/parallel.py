@@ -68,7 +68,7 @@ def product(a, b, out):
 
 
 def _as_blas(matrix):
-    """The matrix, or a copy, as BLAS takes it; the stride of its rows or columns; if it is transposed."""
+    """The matrix, or a copy, as BLAS takes it; the stride of its rows or columns; whether transposed."""
     for array, transposed in ((matrix, False), (matrix.T, True)):
         rows, columns = array.shape
         stride, odd = divmod(array.strides[0], array.itemsize)

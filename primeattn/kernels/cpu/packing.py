@@ -16,7 +16,8 @@ from primeattn.kernels.cpu.plan import LOCAL_SPACE
 from primeattn.kernels.cpu.slots import SLOT_BYTES, make_slots
 from primeattn.kernels.cpu.tiles import ZERO, Packed, copy_row, dot_group, row_address, zero_rows
 
-PIECES, PACKED, TASKS, WORKERS = (np.int64(i) for i in range(4))  # counters: drawn, packed, drawn, begun
+# Counters of a call: pieces drawn, pieces packed, tasks drawn, workers begun.
+PIECES, PACKED, TASKS, WORKERS = (np.int64(i) for i in range(4))
 
 
 @part_njit
