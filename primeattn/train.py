@@ -292,7 +292,7 @@ def _train(trainer, path, save_every):
     trainer.save(path)
     if interrupted:
         raise KeyboardInterrupt(
-            f"{path} holds step {trainer.step} of {config.steps}; resume continues from there"
+            f"{path} holds step {trainer.step} of {config.steps}; resume goes on from there"
         )
 
 

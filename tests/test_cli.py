@@ -300,7 +300,7 @@ def test_ctrl_c_exits_with_130_and_one_line(text, tmp_path, presses):
     assert child.returncode == 130 and printed == ""
     assert errors.startswith("primeattn: interrupted") and errors.count("\n") == 1
     if presses == 1:  # a second one does not wait until the step is done and saved
-        assert "of 1000000; resume continues from there" in errors
+        assert "of 1000000; resume goes on from there" in errors
         assert [path.name for path in out.iterdir()] == ["checkpoint.npz"]
 
 

@@ -128,7 +128,7 @@ def seen_rows(slots, g, n):
 
 @part_njit
 def dot_group(one, job, x, x_row, y, rows, step, target, low, high, start):
-    """Scores of a group for low <= r < high, added to eight numbers at ``start``, or if 0 to ``target``."""
+    """Scores of a group for low <= r < high, added to the eight at ``start``, or to ``target`` if it is 0."""
     done = ZERO
     while done < job.lines:
         width = chunk_lines(job.lines, done)
