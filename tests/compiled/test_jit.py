@@ -1,4 +1,4 @@
-"""The disk cache of compiled kernels."""
+"""Where the machine code of the kernels is kept."""
 
 import ast
 import compileall
@@ -9,13 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numba
 import numpy as np
 import pytest
 
 import primeattn
-from primeattn.compiled import disk_cache, jit
-from primeattn.compiled.disk_cache import DiskCache
+from primeattn.compiled import jit
 
 PACKAGE = Path(primeattn.__file__).parent
 CALL = """
@@ -163,17 +161,6 @@ def test_a_tree_without_sources(tmp_path):
     assert total == "0.0" and Path(place).parent == package and list(Path(folder).glob("*.nbc"))
 
 
-def double(x):
-    return 2 * x
-
-
-def compiled(folder):
-    dispatcher = numba.njit(double)
-    dispatcher._cache = DiskCache(double, folder)
-    assert dispatcher(21) == 42
-    return sum(dispatcher.stats.cache_hits.values())
-
-
 def test_one_compilation_of_plain_loops_serves_all_layouts(tmp_path, monkeypatch):
     monkeypatch.setattr(jit, "_FOLDER", str(tmp_path))
 
@@ -190,35 +177,3 @@ def test_one_compilation_of_plain_loops_serves_all_layouts(tmp_path, monkeypatch
     for array in (x, x.copy(), x.copy().T, x[:1, :1], read_only):
         assert trace(array) == np.trace(array)
     assert len([*tmp_path.iterdir()]) == 1
-
-
-def test_damaged_code_is_compiled_anew(tmp_path, rng):
-    assert compiled(tmp_path) == 0 and compiled(tmp_path) == 1
-    (path,) = tmp_path.iterdir()
-    content = path.read_bytes()
-    flipped = [bytearray(content) for _ in range(8)]
-    for damaged, place in zip(flipped, rng.integers(len(content), size=8), strict=True):
-        damaged[place] ^= 1 << int(rng.integers(8))
-    for damaged in (b"", content[:20], content[:-1], content + b"x", *flipped):
-        path.write_bytes(damaged)
-        assert compiled(tmp_path) == 0 and compiled(tmp_path) == 1  # and is whole again
-    assert [*tmp_path.iterdir()] == [path]
-    path.unlink()
-    path.mkdir()  # can be neither read nor replaced
-    assert compiled(tmp_path) == 0
-
-
-def test_a_full_disk_is_gone_on_without(tmp_path, monkeypatch):
-    def full(path):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(disk_cache, "written_whole", full)
-    assert compiled(tmp_path) == 0
-    monkeypatch.undo()
-    assert compiled(tmp_path / "gone") == 0
-
-
-def test_code_of_another_version_is_none(tmp_path, monkeypatch):
-    assert compiled(tmp_path) == 0
-    monkeypatch.setattr(disk_cache.numba, "__version__", "0.0")
-    assert compiled(tmp_path) == 0

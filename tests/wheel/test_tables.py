@@ -5,9 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-import primeattn as pa
 from primeattn.wheel import tables
-from primeattn.wheel.cost import divide
 
 
 def mask_of(offsets, n, modulus, tiling, of_keys):
@@ -71,32 +69,3 @@ def test_blocks_hold_all_positions_of_a_range_once():
             if first <= position < end
         ]
         assert sorted(found) == list(range(first, end))
-
-
-@settings(deadline=None, max_examples=25, derandomize=True)
-@given(
-    n=some.integers(1, 300),
-    modulus=some.sampled_from([1, 2, 6, 30]),
-    name=some.sampled_from(["primes", "squares"]),
-)
-def test_a_division_is_of_all_offsets_by_residue(n, modulus, name):
-    pattern = pa.Pattern(name, window=2)
-    division = divide(pattern, n, modulus)
-    assert np.array_equal(np.sort(np.concatenate([division.met, division.regrouped])), pattern.offsets(n))
-    rare = division.met[division.met > 2]
-    assert not set(rare % modulus) & set(division.regrouped % modulus)
-
-
-def test_tiles_are_counted_as_the_kernel_meets_them():
-    for name, n, modulus in (("primes", 5000, 6), ("squares", 9000, 16)):
-        division = divide(pa.Pattern(name, window=3), n, modulus)
-        tiling = tables.tiling(64)
-        has = tables.attended(division.regrouped, n, modulus)
-        steps = tables.steps(has, tables.string_words(n, modulus, tiling), tiling)
-        blocks = tables.tiles(0, n, modulus, tiling.rows)
-        met = 0
-        for residue, first in blocks:
-            begin = steps.begins[residue]
-            at = steps.packed[begin : begin + steps.counts[residue]] >> 32
-            met += np.count_nonzero(at <= first * modulus)
-        assert division.tiles == met * tiling.rows // 16
