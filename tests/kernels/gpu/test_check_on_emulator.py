@@ -51,7 +51,10 @@ def machine(monkeypatch):
         yield machine
 
 
-@pytest.mark.parametrize("storage", gpu_cases.DTYPES)
+@pytest.mark.parametrize(
+    "storage",
+    [pytest.param(name, marks=[] if name == "float32" else pytest.mark.slow) for name in gpu_cases.DTYPES],
+)
 def test_accuracy(storage, machine):
     found = list(gpu_stages.accuracy("gather", storage))
     assert len(found) == 5 * (len(CASES) + 1) + 2
