@@ -281,18 +281,21 @@ def test_help_and_version(capsys):
 
 
 @pytest.mark.parametrize("presses", [1, 5])
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_exits_with_130_and_one_line(text, tmp_path, presses):
     out = tmp_path / "out"
     command = ["-m", "primeattn", "train", "--text", text, "--out", str(out), "--steps", "1000000", *TINY]
-    child = subprocess.Popen(
-        [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    while not (out / "checkpoint.npz").exists() and child.poll() is None:
-        time.sleep(0.01)
-    for _ in range(presses):
-        child.send_signal(signal.SIGINT)
-        time.sleep(0.001)
-    printed, errors = child.communicate(timeout=30)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, *command], **pipes) as child:
+        try:
+            while not (out / "checkpoint.npz").exists() and child.poll() is None:
+                time.sleep(0.01)
+            for _ in range(presses):
+                child.send_signal(signal.SIGINT)
+                time.sleep(0.001)
+            printed, errors = child.communicate(timeout=30)
+        finally:
+            child.kill()
     assert child.returncode == 130 and printed == ""
     assert errors.startswith("primeattn: interrupted") and errors.count("\n") == 1
     if presses == 1:  # a second one does not wait until the step is done and saved
@@ -311,7 +314,10 @@ def run_json(capsys, *arguments):
     return json.loads(run(capsys, *arguments, "--json"))
 
 
-@pytest.mark.parametrize("names", [["primes"], ["primes", "none", "2 * squares | powers(3)"]])
+@pytest.mark.parametrize(
+    "names",
+    [["primes"], pytest.param(["primes", "none", "2 * squares | powers(3)"], marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize(("n", "suffix"), [(64, "png"), (2000, "svg")])
 def test_mask(names, n, suffix, tmp_path, capsys):
     file = tmp_path / "new" / f"mask.{suffix}"

@@ -16,6 +16,7 @@ from primeattn import plot
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 SCRIPTS = sorted(path.stem for path in EXAMPLES.glob("[!_]*.py") if path.stem != "make_figures")
+QUICK = ("hops", "reach", "wheel")
 GALLERY = (ROOT / "figures" / "README.md").read_text()
 
 
@@ -33,7 +34,14 @@ def texts_of(figure):
     return [(text.get_text(), text.get_window_extent()) for text in texts if text not in beyond]
 
 
-@pytest.mark.parametrize("script", [name for name in SCRIPTS if name != "quickstart"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
+        for name in SCRIPTS
+        if name != "quickstart"
+    ],
+)
 def test_texts_of_a_figure_overlap_nowhere_and_lie_on_the_page(script, monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
     import _save

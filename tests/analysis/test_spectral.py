@@ -80,6 +80,7 @@ def test_extremes_of_random_patterns(seed):
         assert found.largest == pytest.approx(values[-1], rel=1e-4, abs=1e-9), (pattern, n)
 
 
+@pytest.mark.slow
 def test_extremes_of_many_tokens_take_seconds():
     """As a sparse matrix the first has 7 * 10^8 numbers; eigenvalues of the second lie close together."""
     found = extreme_eigenvalues(Pattern("primes", 3, 2), 65536)

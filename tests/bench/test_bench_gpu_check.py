@@ -97,7 +97,13 @@ def checked(monkeypatch):
     return code
 
 
-@pytest.mark.parametrize("main", [bench.main, lambda argv: cli.main(["bench", *argv])], ids=["module", "cli"])
+@pytest.mark.parametrize(
+    "main",
+    [
+        pytest.param(bench.main, id="module"),
+        pytest.param(lambda argv: cli.main(["bench", *argv]), id="cli", marks=pytest.mark.slow),
+    ],
+)
 def test_exit_status(main, checked, tmp_path, capsys):
     stages = ["accuracy", "auto"]
     assert main(["gpu-check", *stages, "--out", str(tmp_path)]) == 0
