@@ -1,6 +1,15 @@
+import gc
+
 import pytest
 
 from primeattn import sequences
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_to_collect():
+    """What lives by now may stay: benchmarks and measures of memory collect garbage again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

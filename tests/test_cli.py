@@ -281,6 +281,7 @@ def test_help_and_version(capsys):
 
 
 @pytest.mark.parametrize("presses", [1, 5])
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_exits_with_130_and_one_line(text, tmp_path, presses):
     out = tmp_path / "out"
     command = ["-m", "primeattn", "train", "--text", text, "--out", str(out), "--steps", "1000000", *TINY]
@@ -315,7 +316,10 @@ def run_json(capsys, *arguments):
     return json.loads(run(capsys, *arguments, "--json"))
 
 
-@pytest.mark.parametrize("names", [["primes"], ["primes", "none", "2 * squares | powers(3)"]])
+@pytest.mark.parametrize(
+    "names",
+    [["primes"], pytest.param(["primes", "none", "2 * squares | powers(3)"], marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize(("n", "suffix"), [(64, "png"), (2000, "svg")])
 def test_mask(names, n, suffix, tmp_path, capsys):
     file = tmp_path / "new" / f"mask.{suffix}"

@@ -16,7 +16,7 @@ from primeattn import plot
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 SCRIPTS = sorted(path.stem for path in EXAMPLES.glob("[!_]*.py") if path.stem != "make_figures")
-SLOW = ("spectrum", "heads", "large_masks")  # scripts that take more than a second
+QUICK = ("hops", "reach", "wheel")
 GALLERY = (ROOT / "figures" / "README.md").read_text()
 
 
@@ -37,7 +37,7 @@ def texts_of(figure):
 @pytest.mark.parametrize(
     "script",
     [
-        pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW))
+        pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
         for name in SCRIPTS
         if name != "quickstart"
     ],

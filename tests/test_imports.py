@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ PACKAGE = Path(primeattn.__file__).parent
 DOOR = {"primeattn", "primeattn.__main__"}  # which may import everything
 
 
+@cache
 def modules():
     """Files by their dotted names."""
     names = {path.relative_to(PACKAGE.parent).with_suffix(""): path for path in PACKAGE.rglob("*.py")}
@@ -41,6 +43,7 @@ def order():
     return {name: number for number, names in enumerate(lines) for name in names}
 
 
+@cache
 def arrows():
     known = modules()
     return {name: set(imports(path.read_text(), known)) - {name} for name, path in known.items()}
@@ -84,6 +87,5 @@ def test_no_import_goes_up_and_none_in_a_circle():
     ],
 )
 def test_an_arrow_that_was_there_once_is_seen(name, line):
-    graph = arrows()
-    graph[name] |= set(imports(line, modules()))
+    graph = {**arrows(), name: arrows()[name] | set(imports(line, modules()))}
     assert list(upward(graph, order())) or circle({n: t for n, t in graph.items() if n != "primeattn"})

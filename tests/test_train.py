@@ -263,6 +263,7 @@ def test_without_a_sequence_nothing_is_taken_out(text, tmp_path):
     assert results["bits_per_byte"] == results["bits_per_byte_without_sequence"]
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_an_interrupt_ends_with_a_checkpoint_of_whole_steps(text, tmp_path, monkeypatch):
     advance = Trainer.advance
 

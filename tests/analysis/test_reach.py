@@ -289,6 +289,7 @@ def test_mian_chowla_beats_its_random_control():
 # --- speed and bad input --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_million_distances_in_seconds():
     """Every registered sequence of at most 1000 offsets, and the most layers that each takes."""
     n, begin, most = 10**6, time.perf_counter(), {}

@@ -101,8 +101,8 @@ def checked(monkeypatch):
 @pytest.mark.parametrize(
     "main",
     [
-        pytest.param(bench.main, id="module", marks=pytest.mark.slow),
-        pytest.param(lambda argv: cli.main(["bench", *argv]), id="cli"),
+        pytest.param(bench.main, id="module"),
+        pytest.param(lambda argv: cli.main(["bench", *argv]), id="cli", marks=pytest.mark.slow),
     ],
 )
 def test_exit_status(main, checked, tmp_path, capsys):

@@ -1,5 +1,7 @@
 """The vector micro-kernels one by one."""
 
+from functools import lru_cache
+
 import numpy as np
 import pytest
 from numba import njit
@@ -8,6 +10,12 @@ from primeattn.compiled import simd
 from primeattn.compiled.simd import GROUP, atomic_add, axpy8, dot8, exp_times, row_exp, row_max, transpose8
 
 DTYPES = [np.float32, np.float64]
+
+
+@lru_cache
+def compiled(function, vector):
+    """``function`` for vector registers of ``vector`` bytes, to be called first where VECTOR is that."""
+    return njit(function.py_func)
 
 
 @njit
@@ -90,7 +98,7 @@ def test_exp_times_with_numbers_per_row(n, vector, dtype, rng, monkeypatch):
     p, product = np.exp(s + a[:, None]), np.exp(s + a[:, None]) * (t + b[:, None])
     p[n], product[n] = s[n], t[n]  # behind the last row nothing is written
     addresses = (x.ctypes.data for x in (s, t, a, b))
-    njit(_exp.py_func)(dtype(1), *addresses, a.itemsize, n)
+    compiled(_exp, vector)(dtype(1), *addresses, a.itemsize, n)
     np.testing.assert_allclose(s, p, rtol=1e-6)
     np.testing.assert_allclose(t, product, rtol=1e-5, atol=1e-6)
 
@@ -100,7 +108,7 @@ def test_exp_times_with_numbers_per_row(n, vector, dtype, rng, monkeypatch):
 @pytest.mark.parametrize("n", [1, 4, 5])
 def test_row_maximum_passes_over_nan_and_row_sum_does_not(n, vector, dtype, rng, monkeypatch):
     monkeypatch.setattr(simd, "VECTOR", vector)
-    softmax = njit(_softmax.py_func)
+    softmax = compiled(_softmax, vector)
     scores = rng.standard_normal((3, n + 1, GROUP)).astype(dtype)
     scores[:, 0] -= 10
     for found in (False, True):
@@ -145,7 +153,7 @@ def test_dot_and_axpy(dtype, lines, rows, rng, dot=_dot, axpy=_axpy):
 @pytest.mark.parametrize("rows", [range(8), range(2)])
 def test_dot_with_vector_registers_of_any_machine(vector, rows, dtype, rng, monkeypatch):
     monkeypatch.setattr(simd, "VECTOR", vector)
-    test_dot_and_axpy(dtype, 2, tuple(rows), rng, dot=njit(_dot.py_func), axpy=njit(_axpy.py_func))
+    test_dot_and_axpy(dtype, 2, tuple(rows), rng, dot=compiled(_dot, vector), axpy=compiled(_axpy, vector))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -44,20 +44,23 @@ def run(code, seconds=60):
     return done.stdout
 
 
+LIMITS = {
+    "stack size": "threading.stack_size(1 << 45)",
+    "address space": "import resource; "
+    "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize(); "
+    "resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20), -1)); threading.stack_size(1 << 30)",
+    # One process of this user; it binds nobody who is root.
+    "number of processes": "import resource; os.getuid() or os.setuid(65534); "
+    "resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))",
+}
+
+
 @pytest.mark.parametrize(
     "limit",
     [
-        "threading.stack_size(1 << 45)",
-        pytest.param(
-            "import resource; pages = int(open('/proc/self/statm').read().split()[0]); "
-            "used = pages * resource.getpagesize(); "
-            "resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20), -1)); threading.stack_size(1 << 30)",
-            marks=pytest.mark.slow,
-        ),
-        # One process of this user; it binds nobody who is root.
-        "import resource; os.getuid() or os.setuid(65534); resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))",
+        pytest.param(code, id=name, marks=[] if name == "stack size" else pytest.mark.slow)
+        for name, code in LIMITS.items()
     ],
-    ids=["stack size", "address space", "number of processes"],
 )
 def test_the_calling_thread_does_the_work_where_none_can_start(limit):
     if "resource" in limit and not os.path.exists("/proc/self/statm"):
@@ -91,13 +94,15 @@ threading.Thread(target=late).start()
 @pytest.mark.parametrize(
     ("busy", "asked"),
     [
-        ("pa.sequences.ulam(300_000)", "assert pa.Pattern('ulam').offsets(100).size"),
-        ("[dense(x, ps, st) for _ in range(500)]", "right()"),
         pytest.param(
-            "[pa.attention(q, k, v, pattern) for _ in range(300)]", "right()", marks=pytest.mark.slow
+            "pa.sequences.ulam(300_000)",
+            "assert pa.Pattern('ulam').offsets(100).size",
+            id="sequences",
+            marks=pytest.mark.slow,
         ),
+        pytest.param("[dense(x, ps, st) for _ in range(500)]", "right()", id="Dense", marks=pytest.mark.slow),
+        pytest.param("[pa.attention(q, k, v, pattern) for _ in range(300)]", "right()", id="kernels"),
     ],
-    ids=["sequences", "Dense", "kernels"],
 )
 def test_a_child_forked_while_a_thread_is_at_work(busy, asked):
     code = f"""

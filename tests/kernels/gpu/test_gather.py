@@ -160,10 +160,13 @@ def test_repeats_bit_for_bit_in_any_order_of_threads(rng, monkeypatch):
 
 
 BARRIERS = [
-    (module.__file__, number)
+    pytest.param((module.__file__, number), marks=pytest.mark.slow if later else [])
     for module in (walk, forward, backward)
-    for number, line in enumerate(Path(module.__file__).read_text().splitlines(), 1)
-    if "cuda.syncthreads()" in line
+    for later, number in enumerate(
+        number
+        for number, line in enumerate(Path(module.__file__).read_text().splitlines(), 1)
+        if "cuda.syncthreads()" in line
+    )
 ]
 
 

@@ -77,13 +77,16 @@ def oracle(q, k, v, dout, pattern, dlse=None, **options):
 
 
 WIDE = ("primes 6, grouped", "a pattern per head", "chunk of a prefill", "packed")
-QUICK = (("primes 2", tables.ONE_WARP), ("decoding", tables.ONE_WARP), ("chunk of a prefill", 0))
-MATRIX = [*((name, tables.ONE_WARP) for name in CASES), *((name, 0) for name in WIDE)]
+QUICK = ("natural order", "one token", "chunk of a prefill", "packed")
+
+
+def case(name, one_warp):
+    return pytest.param(name, one_warp, marks=[] if name in QUICK else pytest.mark.slow)
 
 
 @pytest.mark.parametrize(
     ("name", "one_warp"),
-    [pytest.param(*case, marks=[pytest.mark.slow] * (case not in QUICK)) for case in MATRIX],
+    [*(case(name, tables.ONE_WARP) for name in CASES), *(case(name, 0) for name in WIDE)],
 )
 def test_matches_the_reference(name, one_warp, rng, monkeypatch):
     """Rows wider than ``one_warp`` are shared by two warps in the backward."""
@@ -177,10 +180,13 @@ def test_repeats_bit_for_bit_in_any_order_of_threads(rng, monkeypatch):
 
 
 BARRIERS = [
-    (module.__file__, number)
+    pytest.param((module.__file__, number), marks=pytest.mark.slow if later else [])
     for module in (wheel_walk, wheel_backward_wide)
-    for number, line in enumerate(Path(module.__file__).read_text().splitlines(), 1)
-    if "cuda.syncthreads()" in line
+    for later, number in enumerate(
+        number
+        for number, line in enumerate(Path(module.__file__).read_text().splitlines(), 1)
+        if "cuda.syncthreads()" in line
+    )
 ]
 
 
