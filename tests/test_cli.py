@@ -286,9 +286,8 @@ def test_ctrl_c_exits_with_130_and_one_line(text, tmp_path, presses):
     out = tmp_path / "out"
     command = ["-m", "primeattn", "train", "--text", text, "--out", str(out), "--steps", "1000000", *TINY]
     child = subprocess.Popen(
-        [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # jobs in the background ignore it
-    )  # fmt: skip
+        [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
         while not (out / "checkpoint.npz").exists() and child.poll() is None:
             time.sleep(0.01)
