@@ -205,7 +205,7 @@ def test_no_barrier_can_be_left_out(barrier, rng, monkeypatch):
     assert not all(is_right(rng, monkeypatch, barrier, one_warp=one_warp, seed=seed) for seed in range(10))
 
 
-@pytest.mark.parametrize("one_warp", [0, pytest.param(tables.ONE_WARP, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("one_warp", [pytest.param(0, marks=pytest.mark.slow), tables.ONE_WARP])
 def test_barriers_suffice(one_warp, rng, monkeypatch):
     """What is wrong without one of them is right with all."""
     assert is_right(rng, monkeypatch, one_warp=one_warp, seed=0)
