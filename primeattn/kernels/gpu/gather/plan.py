@@ -50,9 +50,8 @@ def _build(patterns, kv_heads, sequences, strides, layout, keys, where) -> Plan:
     threads = threads_of(layout)
     groups, heads = threads // rows.lanes, len(patterns)
 
-    reach = int((sequences["q_start"] + sequences["n_q"]).max(initial=0))
     distinct = list(dict.fromkeys(patterns))
-    runs = [pattern.offsets(reach) for pattern in distinct]
+    runs = [pattern.offsets_between(*call.reach(sequences)) for pattern in distinct]
     reads = max(run.size + pattern.global_tokens for run, pattern in zip(runs, distinct, strict=True))
 
     shift = _splits(sequences["n_q"], heads, groups, reads, forward.UNROLL)
