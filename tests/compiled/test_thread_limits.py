@@ -49,9 +49,10 @@ LIMITS = {
     "address space": "import resource; "
     "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize(); "
     "resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20), -1)); threading.stack_size(1 << 30)",
-    # One process of this user; it binds nobody who is root.
-    "number of processes": "import resource; os.getuid() or os.setuid(65534); "
-    "resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))",
+    # One process of this user; it does not bind root. A child, which has no threads yet and all code at hand.
+    "number of processes": "right(); child = os.fork(); "
+    "child and os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])); "
+    "import resource; os.getuid() or os.setuid(65534); resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))",
 }
 
 
