@@ -13,10 +13,10 @@ from primeattn.wheel.cost import divide
 def mask_of(offsets, n, modulus, tiling, of_keys):
     """How often each pair is met, by walking along the tables as the kernels do."""
     has = tables.attended(offsets, n, modulus)
-    words = tables.string_words(n, modulus, tiling)
-    strings = tables.strings(has, words).reshape(-1)
+    words = tables.bitmask_words(n, modulus, tiling)
+    bitmasks = tables.bitmasks(has, words).reshape(-1)
     steps = tables.steps(has, words, tiling, of_keys)
-    bits = np.unpackbits(strings.view(np.uint8), bitorder="little")
+    bits = np.unpackbits(bitmasks.view(np.uint8), bitorder="little")
     rows, columns = tiling
     met = np.zeros((n, n), int)
     for residue, first in tables.tiles(0, n, modulus, rows).tolist():
@@ -56,7 +56,7 @@ def test_only_live_tiles_are_met(of_keys):
     """Odd offsets: queries of each parity meet keys of the other, and no further than the mask reaches."""
     has = tables.attended(np.arange(1, 50, 2), 400, 2)
     tiling = tables.Tiling(32, 32)
-    steps = tables.steps(has, tables.string_words(400, 2, tiling), tiling, of_keys)
+    steps = tables.steps(has, tables.bitmask_words(400, 2, tiling), tiling, of_keys)
     at = steps.packed >> 32
     assert steps.counts.tolist() == [2, 2]  # rows up to 25 apart: the tile of the block, and one more
     assert at.tolist() == ([1, 65, 0, 64] if of_keys else [-1, 63, 0, 64])
@@ -82,8 +82,8 @@ def test_blocks_hold_all_positions_of_a_range_once():
 def test_a_division_is_of_all_offsets_by_residue(n, modulus, name):
     pattern = pa.Pattern(name, window=2)
     division = divide(pattern, n, modulus)
-    assert np.array_equal(np.sort(np.concatenate([division.met, division.regrouped])), pattern.offsets(n))
-    rare = division.met[division.met > 2]
+    assert np.array_equal(np.sort(np.concatenate([division.singles, division.regrouped])), pattern.offsets(n))
+    rare = division.singles[division.singles > 2]
     assert not set(rare % modulus) & set(division.regrouped % modulus)
 
 
@@ -92,7 +92,7 @@ def test_tiles_are_counted_as_the_kernel_meets_them():
         division = divide(pa.Pattern(name, window=3), n, modulus)
         tiling = tables.tiling(64)
         has = tables.attended(division.regrouped, n, modulus)
-        steps = tables.steps(has, tables.string_words(n, modulus, tiling), tiling)
+        steps = tables.steps(has, tables.bitmask_words(n, modulus, tiling), tiling)
         blocks = tables.tiles(0, n, modulus, tiling.rows)
         met = 0
         for residue, first in blocks:
