@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from primeattn.kernels import call
+from primeattn.kernels.blocks import cut
 from primeattn.kernels.gpu import device
 from primeattn.kernels.gpu.gather.rows import make_rows
 from primeattn.kernels.gpu.gather.walk import KEYS_UNROLL, UNROLL
@@ -110,8 +111,5 @@ def _splits(lengths, heads, groups, reads, unroll) -> int:
 
 def _tiles(lengths, size, shift):
     """Blocks of up to ``size`` rows: sequence, first row, number of rows, logarithm of the splits."""
-    counts = -(-lengths // size)
-    sequence = np.repeat(np.arange(lengths.size), counts)
-    first = (np.arange(sequence.size) - np.repeat(np.cumsum(counts) - counts, counts)) * size
-    rows = np.minimum(lengths[sequence] - first, size)
+    sequence, first, rows = cut(lengths, size)
     return np.stack([sequence, first, rows, np.full(sequence.size, shift)], axis=1)
