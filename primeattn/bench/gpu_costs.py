@@ -76,7 +76,7 @@ def wheels():
             row = {"head_dim": head_dim, "n": n, "sequence": name, "wheel": wheel}
             if wheel is not None:
                 division = cost.divide(pattern, n, wheel, head_dim)
-                met = (n - division.met).sum() + 2 * n
+                met = (n - division.singles).sum() + 2 * n
                 row |= {"tiles": division.tiles, "met": int(met), "cost": division.cost}
             else:
                 row |= {"pairs": pattern.num_pairs(n), "cost": cost.gather_cost(pattern, n, head_dim)}

@@ -73,7 +73,7 @@ def explain_kernel(pattern, n, head_dim=64, dtype="bfloat16") -> KernelChoice:
         return KernelChoice("gather", None, reason, table)
     for wheel in WHEELS:
         division = divide(pattern, n, wheel, head_dim)
-        met = (n - division.met).sum() + min(pattern.global_tokens, n) * n
+        met = (n - division.singles).sum() + min(pattern.global_tokens, n) * n
         table.append(_row("wheel", wheel, division.tiles, int(met), division.cost))
     best = choose_wheel((pattern,), n, head_dim)
     if best is None:

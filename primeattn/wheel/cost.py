@@ -30,7 +30,7 @@ class Division(NamedTuple):
     """Offsets beyond the window, divided, and what a head costs with them."""
 
     wheel: int
-    met: np.ndarray  # offsets that queries meet one by one: the window, and classes that are rare
+    singles: np.ndarray  # offsets that queries meet one by one: the window, and rare classes
     regrouped: np.ndarray  # offsets that tiles are made of
     tiles: int  # live tiles of 16 queries
     cost: float
@@ -39,7 +39,7 @@ class Division(NamedTuple):
 def divide(pattern, n, wheel, head_dim=64) -> Division:
     """Divide the offsets of ``pattern`` below ``n`` by residue modulo ``wheel``.
 
-    Classes of residues that cost less in tiles are regrouped; all else is met one by one.
+    Classes of residues that cost less in tiles are regrouped; all other offsets are singles.
     """
     tiling = tables.tiling(head_dim)
     warps, rows = tiling.rows // 16, tables.class_length(n, wheel)
@@ -60,11 +60,11 @@ def divide(pattern, n, wheel, head_dim=64) -> Division:
     one_by_one = np.bincount(far % wheel, n - far, minlength=wheel) * meet
     regroup = by_residue * warps * STEP[head_dim] < one_by_one
     chosen = regroup[far % wheel]
-    met = np.concatenate([near, far[~chosen]])
-    columns = min(pattern.global_tokens, n)
-    cost = blocks * wheel * warps * SETUP[head_dim] + (columns * n + (n - met).sum()) * meet
+    singles = np.concatenate([near, far[~chosen]])
+    global_tokens = min(pattern.global_tokens, n)
+    cost = blocks * wheel * warps * SETUP[head_dim] + (global_tokens * n + (n - singles).sum()) * meet
     count = int(by_residue[regroup].sum()) * warps
-    return Division(wheel, met, far[chosen], count, float(cost + count * STEP[head_dim]))
+    return Division(wheel, singles, far[chosen], count, float(cost + count * STEP[head_dim]))
 
 
 def gather_cost(pattern, n, head_dim=64) -> float:

@@ -2,7 +2,7 @@
 
 Positions count from the first key. Row u of class a is position a + u * wheel. Query row u of class a and key
 row s of class b are (a - b) + (u - s) * wheel apart, so that the mask of a tile depends on u - s alone: it is
-a window of the *string* of a - b, whose bit x says whether the distance (a - b) + x * wheel is attended. A
+a window of the *bitmask* of a - b, whose bit x says whether the distance (a - b) + x * wheel is attended. A
 tile is live if there is a bit in its window. No offset is too irregular for this; a wheel pays where most
 classes of distances, as the even ones among primes, have no bit at all.
 
@@ -20,11 +20,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["GUARD", "ONE_WARP", "Steps", "Tiling", "live_tiles", "steps", "strings", "tiles", "tiling"]
+__all__ = ["GUARD", "ONE_WARP", "Steps", "Tiling", "bitmasks", "live_tiles", "steps", "tiles", "tiling"]
 
 WORD = 32
 ONE_WARP = 64  # widest rows of which one warp has registers for the backward
-GUARD = 159  # bits of a string before distance 0: windows begin before it; one less than whole words
+GUARD = 159  # bits of a bitmask before distance 0: windows begin before it; one less than whole words
 
 
 class Tiling(NamedTuple):
@@ -86,27 +86,27 @@ def live_tiles(has, tiling, of_keys=False) -> tuple[np.ndarray, np.ndarray]:
     return t, sums[:, high] > sums[:, low]
 
 
-def string_words(n, wheel, tiling) -> int:
-    """Words of a string: windows reach beyond the last distance."""
+def bitmask_words(n, wheel, tiling) -> int:
+    """Words of a bitmask: windows reach beyond the last distance."""
     return -(-(GUARD + class_length(n, wheel) + 2 * tiling.rows + 2 * tiling.columns) // WORD) + 4
 
 
-def strings(has, words) -> np.ndarray:
-    """uint32 (2 wheel - 1, words): bit x of a string is bit GUARD + x from its first word on."""
+def bitmasks(has, words) -> np.ndarray:
+    """uint32 (2 wheel - 1, words): bit x of a bitmask is bit GUARD + x from its first word on."""
     bits = np.zeros((len(has), words * WORD), bool)
     bits[:, GUARD : GUARD + has.shape[1]] = has
     return np.packbits(bits, axis=1, bitorder="little").view("<u4")
 
 
 def steps(has, words, tiling, of_keys=False) -> Steps:
-    """Steps of each class of queries, or of keys; ``words`` is the length of a string."""
+    """Steps of each class of queries, or of keys; ``words`` is the length of a bitmask."""
     wheel = (len(has) + 1) // 2
     t, live = live_tiles(has, tiling, of_keys)
     bit = t * tiling.columns + GUARD - (WORD - 1 if of_keys else tiling.columns - 1)
     packed = []
-    for own in range(wheel):
+    for residue in range(wheel):
         others = np.arange(wheel)
-        difference = (others - own if of_keys else own - others) + wheel - 1
+        difference = (others - residue if of_keys else residue - others) + wheel - 1
         other, tile = np.nonzero(live[difference])
         at = t[tile] * tiling.columns * wheel + (other if of_keys else -other)
         packed.append(np.sort((at << 32) + difference[other] * words * WORD + bit[tile]))

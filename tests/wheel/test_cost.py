@@ -18,8 +18,8 @@ from primeattn.wheel.cost import divide
 def test_a_division_is_of_all_offsets_by_residue(n, modulus, name):
     pattern = pa.Pattern(name, window=2)
     division = divide(pattern, n, modulus)
-    assert np.array_equal(np.sort(np.concatenate([division.met, division.regrouped])), pattern.offsets(n))
-    rare = division.met[division.met > 2]
+    assert np.array_equal(np.sort(np.concatenate([division.singles, division.regrouped])), pattern.offsets(n))
+    rare = division.singles[division.singles > 2]
     assert not set(rare % modulus) & set(division.regrouped % modulus)
 
 
@@ -28,7 +28,7 @@ def test_tiles_are_counted_as_the_kernel_meets_them():
         division = divide(pa.Pattern(name, window=3), n, modulus)
         tiling = tables.tiling(64)
         has = tables.attended(division.regrouped, n, modulus)
-        steps = tables.steps(has, tables.string_words(n, modulus, tiling), tiling)
+        steps = tables.steps(has, tables.bitmask_words(n, modulus, tiling), tiling)
         blocks = tables.tiles(0, n, modulus, tiling.rows)
         met = 0
         for residue, first in blocks:

@@ -11,10 +11,10 @@ from primeattn.wheel import tables
 def mask_of(offsets, n, modulus, tiling, of_keys):
     """How often each pair is met, by walking along the tables as the kernels do."""
     has = tables.attended(offsets, n, modulus)
-    words = tables.string_words(n, modulus, tiling)
-    strings = tables.strings(has, words).reshape(-1)
+    words = tables.bitmask_words(n, modulus, tiling)
+    bitmasks = tables.bitmasks(has, words).reshape(-1)
     steps = tables.steps(has, words, tiling, of_keys)
-    bits = np.unpackbits(strings.view(np.uint8), bitorder="little")
+    bits = np.unpackbits(bitmasks.view(np.uint8), bitorder="little")
     rows, columns = tiling
     met = np.zeros((n, n), int)
     for residue, first in tables.tiles(0, n, modulus, rows).tolist():
@@ -54,7 +54,7 @@ def test_only_live_tiles_are_met(of_keys):
     """Odd offsets: queries of each parity meet keys of the other, and no further than the mask reaches."""
     has = tables.attended(np.arange(1, 50, 2), 400, 2)
     tiling = tables.Tiling(32, 32)
-    steps = tables.steps(has, tables.string_words(400, 2, tiling), tiling, of_keys)
+    steps = tables.steps(has, tables.bitmask_words(400, 2, tiling), tiling, of_keys)
     at = steps.packed >> 32
     assert steps.counts.tolist() == [2, 2]  # rows up to 25 apart: the tile of the block, and one more
     assert at.tolist() == ([1, 65, 0, 64] if of_keys else [-1, 63, 0, 64])

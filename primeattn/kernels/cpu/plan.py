@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from primeattn.compiled.simd import GROUP, LINE
+from primeattn.kernels.blocks import cut
 from primeattn.kernels.call import SEQUENCE, reach
 from primeattn.kernels.cpu.records import PANEL, PIECE, ROUTE, TASK, Tables
 from primeattn.patterns import Pattern
@@ -203,14 +204,6 @@ def _panels(heads, first, count):
     return panels.reshape(-1)
 
 
-def _cut(counts, size, at_least):
-    """Cut runs of ``counts`` rows into parts of at most ``size``: run, start and length of every part."""
-    parts = np.maximum(-(-counts // size), at_least)
-    run = np.repeat(np.arange(counts.size), parts)
-    start = (np.arange(run.size) - np.repeat(np.cumsum(parts) - parts, parts)) * size
-    return run, start, np.minimum(counts[run] - start, size)
-
-
 def _pack(padded, plain, zeros):
     """Place panels in one space of rows, with zero rows before and after the padded ones.
 
@@ -223,7 +216,7 @@ def _pack(padded, plain, zeros):
     before = np.maximum(around, np.concatenate([[zeros.max()], around[:-1]]))
     ends = np.cumsum(before + panels["count"])
     panels["row"] = ends - panels["count"]
-    run, start, length = _cut(panels["count"], PIECE_ROWS, at_least=1)
+    run, start, length = cut(panels["count"], PIECE_ROWS, at_least=1)
     pieces = np.zeros(run.size, PIECE)
     pieces["panel"], pieces["start"], pieces["count"] = run, start, length
     pieces["zeros"] = np.where(start == 0, before[run], 0)
@@ -232,7 +225,7 @@ def _pack(padded, plain, zeros):
 
 def _tasks(lengths, heads, block):
     """Blocks of rows of every sequence and head, as TASK records."""
-    run, start, length = _cut(np.repeat(lengths, heads), block, at_least=0)
+    run, start, length = cut(np.repeat(lengths, heads), block)
     tasks = np.zeros(run.size, TASK)
     tasks["sequence"], tasks["head"] = np.divmod(run, heads)
     tasks["first"], tasks["count"] = start, length

@@ -74,7 +74,7 @@ def _forward(call):
         else:
             plan = make_wheel_plan(*shape, wheel)
             kernel = make_wheel_forward(layout.storage, layout.head_dim, plan.groups, plan.columns)
-            threads, rest = 32 * plan.groups, (plan.tables, plan.strings, wheel, scale)
+            threads, rest = 32 * plan.groups, (plan.tables, plan.bitmasks, wheel, scale)
         if plan.query_tiles:
             kernel = device.configured(kernel, (plan.query_tiles, len(call.patterns)), threads, stream)
             kernels.append((kernel, FORWARD, rest))
@@ -106,13 +106,14 @@ def _backward(call):
         else:
             plan = make_wheel_plan(*shape, wheel, with_keys=True)
             rows, threads = (layout.storage, layout.head_dim, plan.groups, plan.columns), 32 * plan.groups
-            rest, columns = (plan.tables, plan.strings, wheel), max(p.global_tokens for p in call.patterns)
+            rest = plan.tables, plan.bitmasks, wheel
+            global_tokens = max(pattern.global_tokens for pattern in call.patterns)
             make_queries, make_keys = make_wheel_queries, make_wheel_keys
             if layout.head_dim > ONE_WARP:
                 make_queries, make_keys, threads = make_wide_queries, make_wide_keys, 2 * threads
             add(make_queries(*rows), plan.query_tiles, heads, threads, BACKWARD_QUERIES, *rest)
-            add(make_keys(*rows), plan.key_tiles, kv_heads, threads, BACKWARD_KEYS, *rest, columns)
-            plan = planning.make_plan(*shape, keys="columns")  # which all queries meet
+            add(make_keys(*rows), plan.key_tiles, kv_heads, threads, BACKWARD_KEYS, *rest, global_tokens)
+            plan = planning.make_plan(*shape, keys="global_tokens")  # which all queries meet
         kernel = make_backward_keys(*layout, plan.threads, planning.CHUNK)
         add(kernel, plan.key_tiles, kv_heads, plan.threads, BACKWARD_KEYS, plan.tables)
         launch = Launch(tuple(kernels), scratch, _where(call))

@@ -16,9 +16,12 @@ try:
 except ImportError:
     from numba.extending import intrinsic
 
-__all__ = ["VECTOR_BYTES", "exp2", "intrinsic", "read", "row_address", "scalar_access", "vector_access"]
+__all__ = [
+    "VECTOR_BYTES", "WARP", "exp2", "intrinsic", "read", "row_address", "scalar_access", "vector_access",
+]  # fmt: skip
 
 VECTOR_BYTES = 16
+WARP = 0xFFFFFFFF  # mask of all its threads
 GLOBAL = 1  # address space
 
 _I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)

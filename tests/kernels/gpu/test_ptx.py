@@ -44,7 +44,7 @@ WHEEL_KERNELS = {
     ("keys", 64): (make_wheel_keys, 7, 2, 128, 64, 168, 680),
     ("keys", 128): (make_wide_keys, 7, 2, 32, 16, 168, 200),
 }
-TABLES, STRINGS = numba_types.Array(int64, 1, "C"), numba_types.Array(uint32, 1, "C")
+TABLES, BITMASKS = numba_types.Array(int64, 1, "C"), numba_types.Array(uint32, 1, "C")
 
 
 def find_ptxas():
@@ -153,7 +153,7 @@ def test_wheel_kernels(name, storage, head_dim, capability, tmp_path, monkeypatc
     make, before, after, products, loads, registers, instructions = WHEEL_KERNELS[name, head_dim]
     rows, columns = tiling(head_dim, backward=name != "forward")
     shape = storage, head_dim, rows // 16, columns
-    signature = (int64,) * before + (TABLES, STRINGS) + (int64,) * after + (float32,)
+    signature = (int64,) * before + (TABLES, BITMASKS) + (int64,) * after + (float32,)
     ptx, report = compiled(make, shape, signature, capability, tmp_path, monkeypatch)
     assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in report
     assert int(re.search(r"Used (\d+) registers", report)[1]) <= registers

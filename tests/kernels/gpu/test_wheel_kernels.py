@@ -109,7 +109,7 @@ def test_the_cases_have_offsets_of_both_kinds(monkeypatch):
         (_, _, _, n, *_), pattern, modulus, _ = CASES[name]
         with emulated(monkeypatch, step=step):
             division = cost.divide(pattern, n, modulus, 32)
-        assert division.met.max() > pattern.window and len(division.regrouped) >= 6
+        assert division.singles.max() > pattern.window and len(division.regrouped) >= 6
 
 
 @pytest.mark.slow

@@ -12,68 +12,55 @@ from numba import cuda
 
 from primeattn.kernels.gpu.device import compiled, device_function
 from primeattn.kernels.gpu.gather.place import KEYS, QUERIES, make_find_place, route_of
-from primeattn.kernels.gpu.gather.rows import make_rows
-from primeattn.kernels.gpu.gather.walk import make_walk
+from primeattn.kernels.gpu.gather.rows import make_load_rows, make_rows
+from primeattn.kernels.gpu.gather.walk import KEYS_UNROLL, UNROLL, make_walk
 from primeattn.kernels.gpu.ptx import row_address
 from primeattn.kernels.gpu.tables import FIELDS, address, rows_from
 
-__all__ = ["KEYS_UNROLL", "UNROLL", "make_backward_keys", "make_backward_queries"]
-
-UNROLL = 4  # keys of a group whose rows are on their way from memory at once
-KEYS_UNROLL = 2  # queries; a group holds four rows then, not three, and two of its own more than the forward
+__all__ = ["make_backward_keys", "make_backward_queries"]
 
 
-def _make_query_fold(lanes_rows, checked):
+def _make_query_fold(lanes_rows, masked):
     """Device function that adds to dq what UNROLL keys give."""
-    dims, number, load, dot, exp = (
-        lanes_rows.dims, lanes_rows.number, lanes_rows.load, lanes_rows.dot, lanes_rows.exp,
-    )  # fmt: skip
-    size = UNROLL * dims
+    dims, number, dot, exp = lanes_rows.dims, lanes_rows.number, lanes_rows.dot, lanes_rows.exp
+    load_rows, size = make_load_rows(lanes_rows, UNROLL, masked), UNROLL * dims
 
     @device_function
     def fold(context, rows, lane):
         query, dout, dq, lse, delta, k, k_stride, v, v_stride = context
         keys = cuda.local.array(size, number)
         values = cuda.local.array(size, number)
-        for u in range(UNROLL):
-            load(keys, u * dims, row_address(k, max(rows[u], 0) if checked else rows[u], k_stride), lane)
-        for u in range(UNROLL):
-            load(values, u * dims, row_address(v, max(rows[u], 0) if checked else rows[u], v_stride), lane)
+        load_rows(keys, k, k_stride, rows, lane)
+        load_rows(values, v, v_stride, rows, lane)
         for u in range(UNROLL):
             p = exp(dot(query, keys, u * dims) - lse)
             ds = p * (dot(dout, values, u * dims) - delta)
             for d in range(dims):
-                dq[d] += number(0) if checked and rows[u] < 0 else ds * keys[u * dims + d]
+                dq[d] += number(0) if masked and rows[u] < 0 else ds * keys[u * dims + d]
 
     return fold
 
 
-def _make_key_fold(lanes_rows, checked):
+def _make_key_fold(lanes_rows, masked):
     """Device function that adds to dk and dv what KEYS_UNROLL queries give."""
-    dims, number, load, load_number, dot, exp = (
-        lanes_rows.dims, lanes_rows.number, lanes_rows.load, lanes_rows.load_number, lanes_rows.dot,
-        lanes_rows.exp,
-    )  # fmt: skip
-    size, number_bytes = KEYS_UNROLL * dims, number.bitwidth // 8
+    dims, number, dot, exp = lanes_rows.dims, lanes_rows.number, lanes_rows.dot, lanes_rows.exp
+    load_number, number_bytes = lanes_rows.load_number, number.bitwidth // 8
+    load_rows, size = make_load_rows(lanes_rows, KEYS_UNROLL, masked), KEYS_UNROLL * dims
 
     @device_function
     def fold(context, rows, lane):
         key, value, dk, dv, q, q_stride, dout, dout_stride, lse_delta, lse_delta_stride = context
         queries = cuda.local.array(size, number)
         douts = cuda.local.array(size, number)
+        load_rows(queries, q, q_stride, rows, lane)
+        load_rows(douts, dout, dout_stride, rows, lane)
         for u in range(KEYS_UNROLL):
-            load(queries, u * dims, row_address(q, max(rows[u], 0) if checked else rows[u], q_stride), lane)
-        for u in range(KEYS_UNROLL):
-            load(
-                douts, u * dims, row_address(dout, max(rows[u], 0) if checked else rows[u], dout_stride), lane
-            )
-        for u in range(KEYS_UNROLL):
-            at = row_address(lse_delta, max(rows[u], 0) if checked else rows[u], lse_delta_stride)
+            at = row_address(lse_delta, max(rows[u], 0) if masked else rows[u], lse_delta_stride)
             p = exp(dot(key, queries, u * dims) - load_number(at))
             ds = p * (dot(value, douts, u * dims) - load_number(at + number_bytes))
             for d in range(dims):
-                dk[d] += number(0) if checked and rows[u] < 0 else ds * queries[u * dims + d]
-                dv[d] += number(0) if checked and rows[u] < 0 else p * douts[u * dims + d]
+                dk[d] += number(0) if masked and rows[u] < 0 else ds * queries[u * dims + d]
+                dv[d] += number(0) if masked and rows[u] < 0 else p * douts[u * dims + d]
 
     return fold
 
@@ -110,9 +97,9 @@ def make_backward_queries(storage, head_dim, aligned, threads, chunk):
     lanes, dims, number = lanes_rows.lanes, lanes_rows.dims, lanes_rows.number
     load, store, dot = lanes_rows.load, lanes_rows.store, lanes_rows.dot
     load_number, store_number = lanes_rows.load_number, lanes_rows.store_number
-    fold, fold_checked = _make_query_fold(lanes_rows, False), _make_query_fold(lanes_rows, True)
+    fold, fold_masked = _make_query_fold(lanes_rows, False), _make_query_fold(lanes_rows, True)
     find_place = make_find_place(lanes, FIELDS.query_tiles, QUERIES, KEYS)
-    walk, walk_global_tokens = make_walk(threads, chunk, UNROLL, fold, fold_checked, 1)
+    walk, walk_global_tokens = make_walk(threads, chunk, UNROLL, fold, fold_masked, 1)
     join = _make_join(lanes_rows, threads)
     unit, number_bytes = lanes_rows.unit, number.bitwidth // 8
 
@@ -165,9 +152,9 @@ def make_backward_keys(storage, head_dim, aligned, threads, chunk):
     lanes_rows = make_rows(storage, head_dim, aligned)
     lanes, dims, number = lanes_rows.lanes, lanes_rows.dims, lanes_rows.number
     load, store = lanes_rows.load, lanes_rows.store
-    fold, fold_checked = _make_key_fold(lanes_rows, False), _make_key_fold(lanes_rows, True)
+    fold, fold_masked = _make_key_fold(lanes_rows, False), _make_key_fold(lanes_rows, True)
     find_place = make_find_place(lanes, FIELDS.key_tiles, KEYS, QUERIES)
-    walk, _ = make_walk(threads, chunk, KEYS_UNROLL, fold, fold_checked, -1)
+    walk, _ = make_walk(threads, chunk, KEYS_UNROLL, fold, fold_masked, -1)
     join = _make_join(lanes_rows, threads)
     unit = lanes_rows.unit
 

@@ -9,22 +9,17 @@ from numba import cuda
 
 from primeattn.kernels.gpu.device import compiled, device_function
 from primeattn.kernels.gpu.gather.place import KEYS, QUERIES, make_find_place, route_of
-from primeattn.kernels.gpu.gather.rows import make_rows
-from primeattn.kernels.gpu.gather.walk import make_walk
-from primeattn.kernels.gpu.ptx import row_address
+from primeattn.kernels.gpu.gather.rows import make_load_rows, make_rows
+from primeattn.kernels.gpu.gather.walk import UNROLL, make_walk
 from primeattn.kernels.gpu.tables import FIELDS, address, rows_from
 
-__all__ = ["UNROLL", "make_forward"]
-
-UNROLL = 4  # keys of a group whose rows are on their way from memory at once
+__all__ = ["make_forward"]
 
 
-def _make_fold(lanes_rows, checked):
+def _make_fold(lanes_rows, masked):
     """Device function that takes UNROLL keys into the running softmax of a query."""
-    dims, number, load, dot, exp = (
-        lanes_rows.dims, lanes_rows.number, lanes_rows.load, lanes_rows.dot, lanes_rows.exp,
-    )  # fmt: skip
-    size = UNROLL * dims
+    dims, number, dot, exp = lanes_rows.dims, lanes_rows.number, lanes_rows.dot, lanes_rows.exp
+    load_rows, size = make_load_rows(lanes_rows, UNROLL, masked), UNROLL * dims
 
     @device_function
     def fold(context, rows, lane):
@@ -32,14 +27,12 @@ def _make_fold(lanes_rows, checked):
         keys = cuda.local.array(size, number)
         values = cuda.local.array(size, number)
         scores = cuda.local.array(UNROLL, number)
-        for u in range(UNROLL):
-            load(keys, u * dims, row_address(k, max(rows[u], 0) if checked else rows[u], k_stride), lane)
-        for u in range(UNROLL):
-            load(values, u * dims, row_address(v, max(rows[u], 0) if checked else rows[u], v_stride), lane)
+        load_rows(keys, k, k_stride, rows, lane)
+        load_rows(values, v, v_stride, rows, lane)
         top = state[0]
         for u in range(UNROLL):
             scores[u] = dot(query, keys, u * dims)
-            if checked and rows[u] < 0:
+            if masked and rows[u] < 0:
                 scores[u] = number(-math.inf)
             top = max(top, scores[u])
         base = top if top > number(-math.inf) else number(0)  # no key so far
@@ -52,7 +45,7 @@ def _make_fold(lanes_rows, checked):
             total += weight
             for d in range(dims):
                 # A value that is not attended may be NaN, which a weight of 0 would not silence.
-                value = number(0) if checked and rows[u] < 0 else values[u * dims + d]
+                value = number(0) if masked and rows[u] < 0 else values[u * dims + d]
                 acc[d] += weight * value
         state[0], state[1] = top, total
 
@@ -69,9 +62,9 @@ def make_forward(storage, head_dim, aligned, threads, chunk):
     lanes_rows = make_rows(storage, head_dim, aligned)
     lanes, dims, number, exp = lanes_rows.lanes, lanes_rows.dims, lanes_rows.number, lanes_rows.exp
     load, store, store_number = lanes_rows.load, lanes_rows.store, lanes_rows.store_number
-    fold, fold_checked = _make_fold(lanes_rows, False), _make_fold(lanes_rows, True)
+    fold, fold_masked = _make_fold(lanes_rows, False), _make_fold(lanes_rows, True)
     find_place = make_find_place(lanes, FIELDS.query_tiles, QUERIES, KEYS)
-    walk, walk_global_tokens = make_walk(threads, chunk, UNROLL, fold, fold_checked, 1)
+    walk, walk_global_tokens = make_walk(threads, chunk, UNROLL, fold, fold_masked, 1)
     natural = 1 / lanes_rows.unit
     shared_size = (dims + 2) * threads
 

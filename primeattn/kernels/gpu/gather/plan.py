@@ -11,9 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 from primeattn.kernels import call
+from primeattn.kernels.blocks import cut
 from primeattn.kernels.gpu import device
-from primeattn.kernels.gpu.gather import backward, forward
 from primeattn.kernels.gpu.gather.rows import make_rows
+from primeattn.kernels.gpu.gather.walk import KEYS_UNROLL, UNROLL
 from primeattn.kernels.gpu.memory import upload
 from primeattn.kernels.gpu.tables import KEPT_PLANS, MAX_HEAD_DIM, ROUTE, Layout, lay_out
 
@@ -21,7 +22,7 @@ __all__ = ["Plan", "make_plan", "threads_of"]
 
 CHUNK = 256  # offsets staged at once
 WIDE, NARROW = 512, 256  # threads of a block: where rows take few registers, and elsewhere
-BLOCKS = 264  # two for every processor of a large GPU; a constant, so that all GPUs give the same results
+BLOCKS = 264  # two for every multiprocessor of a large GPU; constant, so that all GPUs give the same results
 
 
 class Plan(NamedTuple):
@@ -37,7 +38,7 @@ class Plan(NamedTuple):
 def make_plan(patterns, kv_heads, sequences, strides, layout, keys=None) -> Plan:
     """Plan for one pattern per query head, a SEQUENCE table and each array's (batch, head, row) strides.
 
-    ``keys``: whether "all" or only the leading "columns" are to get gradients, or None for a forward.
+    ``keys``: whether "all" or only "global_tokens" are to get gradients, or None for a forward.
     """
     where = device.current_device()
     return _build(patterns, kv_heads, sequences.tobytes(), tuple(strides.items()), layout, keys, where)
@@ -54,19 +55,19 @@ def _build(patterns, kv_heads, sequences, strides, layout, keys, where) -> Plan:
     runs = [pattern.offsets_between(*call.reach(sequences)) for pattern in distinct]
     reads = max(run.size + pattern.global_tokens for run, pattern in zip(runs, distinct, strict=True))
 
-    shift = _splits(sequences["n_q"], heads, groups, reads, forward.UNROLL)
+    shift = _splits(sequences["n_q"], heads, groups, reads, UNROLL)
     query_tiles = _tiles(sequences["n_q"], groups >> shift, shift)[::-1]  # late queries have most keys
     key_tiles = np.zeros((0, 4), np.int64)
     if keys is not None:
         group = heads // kv_heads
         # Keys that some head attends from everywhere have a block each, and go first: they have most queries.
-        most = _splits(sequences["n_k"] * 0 + 1, 1, groups, np.inf, backward.KEYS_UNROLL)
-        columns = max(pattern.global_tokens for pattern in patterns) - sequences["k_start"]
-        columns = np.clip(columns, 0, sequences["n_k"])
-        shift = _splits(sequences["n_k"], kv_heads, groups, reads * group, backward.KEYS_UNROLL)
-        others = _tiles((sequences["n_k"] - columns) * (keys == "all"), groups >> shift, shift)
-        others[:, 1] += columns[others[:, 0]]
-        key_tiles = np.concatenate([_tiles(columns, 1, most), others])
+        most = _splits(sequences["n_k"] * 0 + 1, 1, groups, np.inf, KEYS_UNROLL)
+        global_tokens = max(pattern.global_tokens for pattern in patterns) - sequences["k_start"]
+        global_tokens = np.clip(global_tokens, 0, sequences["n_k"])
+        shift = _splits(sequences["n_k"], kv_heads, groups, reads * group, KEYS_UNROLL)
+        others = _tiles((sequences["n_k"] - global_tokens) * (keys == "all"), groups >> shift, shift)
+        others[:, 1] += global_tokens[others[:, 0]]
+        key_tiles = np.concatenate([_tiles(global_tokens, 1, most), others])
 
     sizes = [run.size for run in runs]
     begins = np.cumsum([0, *sizes])
@@ -109,8 +110,5 @@ def _splits(lengths, heads, groups, reads, unroll) -> int:
 
 def _tiles(lengths, size, shift):
     """Blocks of up to ``size`` rows: sequence, first row, number of rows, logarithm of the splits."""
-    counts = -(-lengths // size)
-    sequence = np.repeat(np.arange(lengths.size), counts)
-    first = (np.arange(sequence.size) - np.repeat(np.cumsum(counts) - counts, counts)) * size
-    rows = np.minimum(lengths[sequence] - first, size)
+    sequence, first, rows = cut(lengths, size)
     return np.stack([sequence, first, rows, np.full(sequence.size, shift)], axis=1)

@@ -16,11 +16,11 @@ from numba import cuda
 
 from primeattn.kernels.gpu import ptx
 from primeattn.kernels.gpu.device import device_function
+from primeattn.kernels.gpu.ptx import WARP, row_address
 
-__all__ = ["Rows", "make_rows"]
+__all__ = ["Rows", "make_load_rows", "make_rows"]
 
 LANE_NUMBERS = 8  # of a row in one thread, where the warp is wide enough
-WARP = 0xFFFFFFFF
 
 
 class Rows(NamedTuple):
@@ -30,11 +30,9 @@ class Rows(NamedTuple):
     dims: int
     number: Any  # Numba type of what is computed with
     unit: float  # exp(x) is computed as exp(unit * x) by ``exp`` below
-    load: (
-        Any  # (rows, at, address, lane): rows[at : at + dims] from memory; the address is of the lane's part
-    )
+    load: Any  # (rows, at, address, lane): rows[at : at + dims] from the lane's part, at ``address``
     store: Any  # (address, row, factor, lane): factor * row, rounded once
-    load_number: Any  # (address) of statistics, which are numbers in memory too
+    load_number: Any  # (address) of lse and delta, which are numbers in memory too
     store_number: Any
     dot: Any  # (row, rows, at) -> the product with rows[at : at + dims], in every lane
     exp: Any  # (x) -> exp(x / unit)
@@ -97,7 +95,23 @@ def make_rows(storage, head_dim, aligned) -> Rows:
     scaled = _make_scaled(count)
     unit = 1.0 if storage == "float64" else math.log2(math.e)
     exp = math.exp if storage == "float64" else ptx.exp2
-    return Rows(lanes, dims, number, unit, load, store, load_number, store_number, dot, exp)
+    return Rows(
+        lanes=lanes, dims=dims, number=number, unit=unit, load=load, store=store, load_number=load_number,
+        store_number=store_number, dot=dot, exp=exp,
+    )  # fmt: skip
+
+
+def make_load_rows(lanes_rows, count, masked):
+    """Device function that loads ``count`` rows by number; where ``masked``, a negative one is none."""
+    dims, load = lanes_rows.dims, lanes_rows.load
+
+    @device_function
+    def load_rows(into, base, stride, rows, lane):
+        for u in range(count):
+            row = max(rows[u], numba.int32(0)) if masked else rows[u]  # of none, the first is read
+            load(into, u * dims, row_address(base, row, stride), lane)
+
+    return load_rows
 
 
 def _make_scaled(count):

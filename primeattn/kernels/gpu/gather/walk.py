@@ -12,7 +12,10 @@ from numba import cuda
 from primeattn.kernels.gpu.device import device_function
 from primeattn.kernels.gpu.tables import lower_bound
 
-__all__ = ["make_walk"]
+__all__ = ["KEYS_UNROLL", "UNROLL", "make_walk"]
+
+UNROLL = 4  # keys whose rows a group has on their way from memory at once
+KEYS_UNROLL = 2  # queries, where keys meet them: a group has more rows in registers then
 
 FAR = 2**31 - 1  # an offset that leads nowhere: stands for those beyond the end of the list
 

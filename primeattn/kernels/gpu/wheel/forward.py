@@ -17,10 +17,10 @@ import numba
 from numba import cuda
 
 from primeattn.kernels.gpu.device import compiled, device_function
-from primeattn.kernels.gpu.ptx import exp2, row_address, scalar_access
+from primeattn.kernels.gpu.ptx import WARP, exp2, row_address, scalar_access
 from primeattn.kernels.gpu.tables import FIELDS, address
 from primeattn.kernels.gpu.wheel import tensor
-from primeattn.kernels.gpu.wheel.fragments import WARP, make_fragments
+from primeattn.kernels.gpu.wheel.fragments import make_fragments
 from primeattn.kernels.gpu.wheel.place import find_place, find_queries, keys_of_head
 from primeattn.kernels.gpu.wheel.walk import make_walk_key_tiles, make_walk_single_keys
 
@@ -107,7 +107,7 @@ def make_wheel_forward(storage, head_dim, warps, columns):
     """Kernel for rows of one kind, which begin at multiples of 16 bytes.
 
     ``kernel[(blocks, heads), 32 * warps](out, lse, q, k, v, plan, bitmasks, wheel, scale)``: addresses, the
-    tables of the launch, the strings, and the scale in units of log2(e), which is positive; ``lse`` may be 0
+    tables of the launch, the bitmasks, and the scale in units of log2(e), which is positive; ``lse`` may be 0
     for none.
     """
     fragments = make_fragments(storage, head_dim, warps, columns)

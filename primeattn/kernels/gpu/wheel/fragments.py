@@ -1,8 +1,8 @@
-"""What the wheel kernels share: rows as fragments, tiles on their way to shared memory, masks, products.
+"""What the wheel kernels share: rows as fragments, copies of tiles to shared memory, products.
 
-A warp holds 16 rows of its block, thread t = 4 g + c of it rows g and g + 8 (see
-:mod:`.tensor`). ``words`` of such rows are A of a product over their elements. In shared
-memory rows are ``pitch`` bytes apart, so that eight of them lie in different banks.
+A warp holds 16 rows of its block, thread 4 g + c of it rows g and g + 8 (see :mod:`.tensor`). ``words`` of
+such rows are A of a product over their elements. In shared memory rows are ``pitch`` bytes apart, so that
+eight of them lie in different banks.
 """
 
 from __future__ import annotations
@@ -14,12 +14,10 @@ import numba
 from numba import cuda
 
 from primeattn.kernels.gpu.device import device_function
-from primeattn.kernels.gpu.ptx import row_address
+from primeattn.kernels.gpu.ptx import WARP, row_address
 from primeattn.kernels.gpu.wheel import tensor
 
-__all__ = ["WARP", "Fragments", "make_fragments"]
-
-WARP = 0xFFFFFFFF
+__all__ = ["Fragments", "make_fragments"]
 
 
 class Fragments(NamedTuple):

@@ -25,7 +25,7 @@ class WheelPlan(NamedTuple):
     """
 
     tables: object
-    strings: object
+    bitmasks: object
     wheel: int
     groups: int
     columns: int
@@ -87,33 +87,33 @@ def _build(patterns, kv_heads, sequences, strides, layout, wheel, with_keys, whe
     sequences, strides = np.frombuffer(sequences, SEQUENCE), dict(strides)
     tiling = tables.tiling(layout.head_dim, backward=with_keys)
     reach = int(_reaches(sequences).max())
-    words = tables.string_words(reach, wheel, tiling)
+    words = tables.bitmask_words(reach, wheel, tiling)
     group, distinct = len(patterns) // kv_heads, list(dict.fromkeys(patterns))
 
-    # Of each distinct pattern: offsets that are met one by one, strings, steps of queries and of keys.
-    offsets, strings, packed, classes = [], [], [], []
-    size = {"offsets": 0, "strings": 0, "steps": 0, "classes": 0}
-    heads_of = {}
+    # Of each distinct pattern: singles, bitmasks, steps of queries and of keys.
+    offsets, bitmasks, packed, classes = [], [], [], []
+    size = {"offsets": 0, "bitmasks": 0, "steps": 0, "classes": 0}
+    route_of = {}
     for pattern in distinct:
         division = divide(pattern, reach, wheel, layout.head_dim)
         has = tables.attended(division.regrouped, reach, wheel)
-        entry = [size["offsets"], division.met.size, pattern.global_tokens, 0, 0, 0]
+        route = [size["offsets"], division.singles.size, pattern.global_tokens, 0, 0, 0]
         for side, of_keys in enumerate((False, True)[: 1 + with_keys]):
             steps = tables.steps(has, words, tiling, of_keys)
-            entry[WHEEL_ROUTE.steps + side] = size["classes"]
+            route[WHEEL_ROUTE.steps + side] = size["classes"]
             classes.append(np.stack([steps.begins + size["steps"], steps.counts], axis=1))
-            packed.append(steps.packed + size["strings"] * tables.WORD)
+            packed.append(steps.packed + size["bitmasks"] * tables.WORD)
             size["classes"] += classes[-1].size
             size["steps"] += steps.packed.size
-        offsets.append(division.met)
-        strings.append(tables.strings(has, words).reshape(-1))
-        size["offsets"] += division.met.size
-        size["strings"] += strings[-1].size
-        heads_of[pattern] = entry
-    heads = np.array([heads_of[pattern] for pattern in patterns])
-    heads[:, WHEEL_ROUTE.key_head] = np.arange(len(patterns)) // group
+        offsets.append(division.singles)
+        bitmasks.append(tables.bitmasks(has, words).reshape(-1))
+        size["offsets"] += division.singles.size
+        size["bitmasks"] += bitmasks[-1].size
+        route_of[pattern] = route
+    routes = np.array([route_of[pattern] for pattern in patterns])
+    routes[:, WHEEL_ROUTE.key_head] = np.arange(len(patterns)) // group
 
-    leading = max(pattern.global_tokens for pattern in patterns)
+    global_tokens = max(pattern.global_tokens for pattern in patterns)
     query_tiles, key_tiles = [], []
     for number, s in enumerate(sequences):
         if s["n_q"] == 0:
@@ -121,7 +121,7 @@ def _build(patterns, kv_heads, sequences, strides, layout, wheel, with_keys, whe
         before = s["q_start"] - s["k_start"]
         query_tiles.append(_numbered(number, tables.tiles(before, before + s["n_q"], wheel, tiling.rows)))
         if with_keys:
-            begin = min(max(leading - s["k_start"], 0), s["n_k"])
+            begin = min(max(global_tokens - s["k_start"], 0), s["n_k"])
             key_tiles.append(_numbered(number, tables.tiles(begin, s["n_k"], wheel, tiling.rows)))
     query_tiles = _by_work(query_tiles, late_first=True)
     key_tiles = _by_work(key_tiles, late_first=False)
@@ -131,7 +131,7 @@ def _build(patterns, kv_heads, sequences, strides, layout, wheel, with_keys, whe
         group,
         {
             "sequences": sequences.view(np.int64),
-            "routes": heads,
+            "routes": routes,
             "query_tiles": query_tiles,
             "key_tiles": key_tiles,
             "offsets": np.concatenate(offsets),
@@ -140,13 +140,13 @@ def _build(patterns, kv_heads, sequences, strides, layout, wheel, with_keys, whe
             "beyond": np.zeros(2, np.int64),  # kernels read steps ahead
         },
     )
-    heads = array[at["routes"] :][: heads.size].reshape(heads.shape)
-    heads[:, WHEEL_ROUTE.begin] += at["offsets"]
-    heads[:, WHEEL_ROUTE.steps :] += at["classes"]
+    routes = array[at["routes"] :][: routes.size].reshape(routes.shape)
+    routes[:, WHEEL_ROUTE.begin] += at["offsets"]
+    routes[:, WHEEL_ROUTE.steps :] += at["classes"]
     array[at["classes"] :][: size["classes"] : 2] += at["steps"]
     return WheelPlan(
         upload(array),
-        upload(np.concatenate(strings)),
+        upload(np.concatenate(bitmasks)),
         wheel,
         tiling.rows // 16,
         tiling.columns,
