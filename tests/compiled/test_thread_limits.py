@@ -49,10 +49,10 @@ LIMITS = {
     "address space": "import resource; "
     "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize(); "
     "resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20), -1)); threading.stack_size(1 << 30)",
-    # One process of this user; it does not bind root. A child, which has no threads yet and all code at hand.
-    "number of processes": "right(); child = os.fork(); "
-    "child and os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])); "
-    "import resource; os.getuid() or os.setuid(65534); resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))",
+    # One process of this user. Root is not bound, so the process becomes nobody's, and reads root's files.
+    "number of processes": "import ctypes, resource; os.getuid() or os.setresuid(65534, 0, 0); "
+    "version, none = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)(); "
+    "ctypes.CDLL(None).capset(version, none); resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))",
 }
 
 
