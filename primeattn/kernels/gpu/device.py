@@ -1,7 +1,7 @@
-"""Which CUDA this machine offers, and all that differs between versions of Numba's CUDA target.
+"""Which CUDA this machine offers, and everything that depends on the version of numba-cuda.
 
-The target is that of the package numba-cuda, which replaces Numba's own. Other modules import ``cuda`` from
-Numba and ask here for the rest.
+The package numba-cuda replaces Numba's own CUDA target. Other modules import ``cuda`` from Numba and ask here
+for the rest.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ __all__ = [
 ]  # fmt: skip
 
 INSTALL = "install primeattn[cuda] on a machine with an NVIDIA GPU and its driver, or use device='cpu'"
-MIN_CAPABILITY = (8, 0)  # of bfloat16 conversions
-NUMBA_CUDA = (0, 24), (0, 31)  # numba's own target knows no launch bounds; later ones have not been tried
+MIN_CAPABILITY = (8, 0)  # the first with bfloat16 conversions
+NUMBA_CUDA = (0, 24), (0, 31)  # older ones have no launch bounds, later ones are untested
 
 
 def _version(package) -> str | None:
@@ -39,7 +39,7 @@ try:
     from numba import config, cuda
 
     _broken = None
-except Exception as error:  # versions of numba and numba-cuda that do not fit raise what they like
+except Exception as error:  # versions that do not fit each other can raise anything
     cuda, _broken = None, f"{type(error).__name__}: {error}".splitlines()[0]
 
 
@@ -69,7 +69,7 @@ def problem() -> str | None:
     if package is None or not NUMBA_CUDA[0] <= _numbers(package) < NUMBA_CUDA[1]:
         low, high = (".".join(map(str, part)) for part in NUMBA_CUDA)
         return f"numba-cuda from {low} to below {high} is needed, found {package or 'none'}"
-    try:  # compilers and driver that do not fit together show here, not in the first kernel of the caller
+    try:  # a compiler and a driver that do not fit fail here, not in the caller's first kernel
         configured(cuda.jit("void()")(_nothing), 1, 1, 0)()
     except Exception as error:
         return f"a kernel does not compile and load ({_sentence(error)})"
@@ -121,13 +121,13 @@ def describe() -> dict[str, str]:
 def configured(kernel, grid, threads, stream):
     """Return the kernel for launches of one shape."""
     with warnings.catch_warnings():
-        # Small grids leave a GPU idle, says a class of numba-cuda that Numba does not have.
+        # numba-cuda warns that a small grid leaves the GPU idle; Numba has no such class of warnings.
         warnings.simplefilter("ignore")
         return kernel[grid, threads, stream]
 
 
 def compiled(threads, blocks):
-    """Decorator: a kernel of blocks of ``threads``, in registers so few that ``blocks`` share a processor."""
+    """Decorator: a kernel limited to so few registers that ``blocks`` of ``threads`` fit a multiprocessor."""
     return cuda.jit(launch_bounds=(threads, blocks))
 
 

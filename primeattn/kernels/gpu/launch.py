@@ -1,7 +1,7 @@
 """From checked arguments to launches of the GPU kernels: memory, plan, kernels, results.
 
-Arrays in the memory of the GPU are used where they lie, and nothing is waited for. NumPy arrays are copied
-there and their results back, which is waited for.
+Arrays in the memory of the GPU are used in place, without waiting. NumPy arrays are copied there, and
+the call waits until the results have been copied back.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Launch(NamedTuple):
     where: tuple  # device, handle of the stream
 
     def run(self, at):
-        """Launch with addresses ``at`` by name; an array that is not there is one that is not given."""
+        """Launch with addresses ``at`` by name; an array without one was not given."""
         for kernel, names, rest in self.kernels:
             kernel(*[at.get(name, 0) for name in names], *rest)
 
@@ -162,7 +162,7 @@ def _resident(call, inputs, outputs, scratch):
 
 
 def _memory(sizes, call):
-    """Device memory of the given sizes, in parts of one buffer; nothing where nothing is needed."""
+    """Device memory of the given sizes, as parts of one buffer; none where all are 0."""
     spans, total = {}, 0
     for name, size in sizes.items():
         spans[name], total = slice(total, total + size), total + -(-size // ALIGN) * ALIGN

@@ -1,8 +1,7 @@
-"""Calls that repeat on the GPU: what was checked and planned once for a layout is launched at once.
+"""Repeated calls on the GPU: a call whose layout was checked and planned before is launched right away.
 
-A call with arrays in the memory of the GPU is known by its options and by all of its arrays but their
-addresses. Checks and plans depend on no more than that, except for the check that no output shares memory,
-which is made by distances.
+The key of a call is its options and everything about its arrays but their addresses. Checks and plans depend
+on nothing else, except for the check that no output shares memory, which compares distances.
 """
 
 from __future__ import annotations

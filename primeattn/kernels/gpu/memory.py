@@ -80,7 +80,7 @@ _kept = threading.local()  # scratch by (device, stream): work of one stream fol
 def scratch(nbytes, device, stream):
     """Return at least ``nbytes`` bytes that later work of this thread on the stream may overwrite.
 
-    They are kept: memory that is freed while kernels which use it wait to run would be given to others.
+    The memory is kept: freed while kernels that use it still wait to run, it would be given to others.
     """
     buffers = vars(_kept).setdefault("buffers", {})
     buffer = buffers.get((device, stream))

@@ -1,9 +1,9 @@
-"""Memory accesses and instructions that Numba has no name for, as intrinsics.
+"""Memory accesses and instructions that Numba lacks, as intrinsics.
 
-Kernels take addresses, not arrays: a launch then converts a few integers, and layouts cause no
-specialisation. A *number* is what is computed with, float64 for float64 and float32 for all else; *storage*
-is what lies in memory. Vectors are 16 bytes, the widest access there is. All reads are of memory that no
-thread of the same launch writes, which `invariant.load` tells the compiler.
+Kernels take addresses, not arrays: a launch converts only a few integers, and one compilation serves all
+layouts. A *number* is what kernels compute with, float64 for float64 and float32 for all else; *storage* is
+what lies in memory. Vectors are 16 bytes, the widest access there is. No thread writes memory that the same
+launch reads here, which `invariant.load` tells the compiler.
 """
 
 from __future__ import annotations

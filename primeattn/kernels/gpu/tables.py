@@ -1,4 +1,4 @@
-"""What all GPU kernels read of a launch: one array of numbers with its tables, and where each of them is.
+"""The tables of a launch, which all GPU kernels read: one array of numbers, and where each table begins.
 
 It opens with the number of query heads of a key head, with where each table begins, and with the strides
 (batch, head, row) of each array in bytes.

@@ -1,8 +1,7 @@
 """Twins of the wheel kernels' ``tensor`` for the emulator: products exact by the layout of fragments.
 
-The shared memory that these instructions address is a block's own array of bytes. A copy to it arrives at
-once or when its thread waits, by chance, so that a kernel which relies on either fails. What was never
-written is NaN.
+Shared memory is an array of bytes of the block. A copy to it arrives at once or when its thread waits, by
+chance, so that a kernel which relies on either fails. Bytes that were never written are NaN.
 """
 
 import math

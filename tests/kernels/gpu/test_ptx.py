@@ -1,7 +1,7 @@
 """The GPU kernels compile, for compute capability 8.0 and 9.0, to machine code as lean as it was designed.
 
-Needs no GPU but the compilers of the extra ``gpu-test``; skipped without them. What ptxas reports is the
-machine's truth: registers decide how many warps are resident, a stack frame means that a row has left them.
+Needs no GPU, but the compilers of the extra ``gpu-test``; skipped without them. What ptxas reports is
+what will run: registers decide how many warps are resident, and a stack frame means that a row did not fit.
 """
 
 import os

@@ -87,7 +87,7 @@ def _make_join(lanes_rows, threads):
 
 @lru_cache
 def make_backward_queries(storage, head_dim, aligned, threads, chunk):
-    """Kernel of dq; it also writes what the kernel of dk and dv needs to know of each query.
+    """Kernel of dq; it also writes lse and delta of each query for the kernel of dk and dv.
 
     ``kernel[(tiles, heads), threads](dq, lse_delta, dout, q, k, v, out, lse, dlse, plan, scale)``;
     ``lse_delta`` has two numbers per query, lse in units of ``rows.unit`` and delta; ``dlse`` may be 0 for

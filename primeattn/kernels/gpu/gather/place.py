@@ -1,4 +1,4 @@
-"""Where a thread of the gather kernels stands: its row, its share of the pairs, the rows that it may meet.
+"""Where a thread of the gather kernels stands: its row, its share of the pairs, and what it may meet.
 
 A block is ``threads // lanes`` groups. ``splits`` of them share one row (a query of the forward and of dq, a
 key of dk and dv) and take its pairs in turns, a few at a time; their results are joined at the end in a fixed
@@ -36,7 +36,7 @@ class Place(NamedTuple):
     lane: int  # in the group
     splits: int
     split: int  # the group's number among those that share the row
-    writes: bool  # whether the group writes what the row's groups have found
+    writes: bool  # whether the group writes the results of the row
     batch: int
     row: int  # of the arrays
     first: int  # the block's first row
@@ -49,7 +49,7 @@ class Place(NamedTuple):
 
 @device_function
 def route_of(plan, head):
-    """Route of a query head. Read in one go: kernels have fewer registers to spare later."""
+    """Route of a query head, read at once: fewer registers are free later."""
     at = plan[FIELDS.routes] + len(ROUTE) * head
     begin, count = plan[at + ROUTE.begin], plan[at + ROUTE.count]
     return Route(begin, count, plan[at + ROUTE.global_tokens], plan[at + ROUTE.key_head])

@@ -1,6 +1,6 @@
 """Plans of GPU launches: the tables the kernels read, in one array on the device, and the shape of the grid.
 
-All that a plan depends on is its key (patterns, lengths, layouts), so calls that repeat share it.
+A plan depends on patterns, lengths and layouts only; these are its key, and calls with the same key share it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from primeattn.kernels.gpu.tables import KEPT_PLANS, MAX_HEAD_DIM, ROUTE, Layout
 __all__ = ["Plan", "make_plan", "threads_of"]
 
 CHUNK = 256  # offsets staged at once
-WIDE, NARROW = 512, 256  # threads of a block: where rows take few registers, and elsewhere
+WIDE, NARROW = 512, 256  # threads of a block; WIDE where rows take few registers
 BLOCKS = 264  # two for every multiprocessor of a large GPU; constant, so that all GPUs give the same results
 
 
@@ -74,7 +74,7 @@ def _build(patterns, kv_heads, sequences, strides, layout, keys, where) -> Plan:
     routes = np.zeros((heads, len(ROUTE)), np.int64)
     for route, pattern in zip(routes, patterns, strict=True):
         which = distinct.index(pattern)
-        route[:3] = begins[which], sizes[which], pattern.global_tokens
+        route[: ROUTE.key_head] = begins[which], sizes[which], pattern.global_tokens
     routes[:, ROUTE.key_head] = np.arange(heads) * kv_heads // heads
     tables, at = lay_out(
         strides,
@@ -92,13 +92,13 @@ def _build(patterns, kv_heads, sequences, strides, layout, keys, where) -> Plan:
 
 
 def threads_of(layout) -> int:
-    """Threads of a block: a row of ``layout`` takes few registers, or not."""
+    """Threads of a block, by how many registers a row of ``layout`` takes."""
     wide = layout.aligned and layout.storage != "float64" and layout.head_dim <= MAX_HEAD_DIM // 2
     return WIDE if wide else NARROW
 
 
 def _splits(lengths, heads, groups, reads, unroll) -> int:
-    """Logarithm of the number of groups that share a row: as few as fill the GPU, each with enough to do."""
+    """Logarithm of how many groups share a row: as few as fill the GPU, each with enough to do."""
     shift = 0
     while (
         2 << shift <= min(groups, CHUNK // unroll, reads / unroll)

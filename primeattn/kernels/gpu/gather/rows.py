@@ -1,8 +1,8 @@
-"""Rows over lanes: how the threads of a group hold rows of q, k or v, and compute with them.
+"""Rows over lanes: how the threads of a group hold rows of q, k or v and compute with them.
 
 A row of ``head_dim`` elements is spread over ``lanes`` threads of a warp, 16 bytes to each in turn, so that
-the group reads it in whole cache lines. What a thread holds of it are ``dims`` numbers in registers: a part
-of a local array indexed by constants. Places beyond ``head_dim`` hold zeros.
+the group reads it in whole cache lines. A thread holds ``dims`` numbers of it in registers: a part of a local
+array that is indexed by constants. Numbers beyond ``head_dim`` are zeros.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from primeattn.kernels.gpu.ptx import WARP, row_address
 
 __all__ = ["Rows", "make_load_rows", "make_rows"]
 
-LANE_NUMBERS = 8  # of a row in one thread, where the warp is wide enough
+LANE_NUMBERS = 8  # of a row in one thread, unless 32 lanes are too few
 
 
 class Rows(NamedTuple):
@@ -51,11 +51,11 @@ def make_rows(storage, head_dim, aligned) -> Rows:
     load_one, store_one = ptx.scalar_access(storage)
     load_number, store_number = ptx.scalar_access("float64" if storage == "float64" else "float32")
     whole = aligned and head_dim % count == 0
-    full = head_dim == lanes * dims  # no place is beyond
+    full = head_dim == lanes * dims  # nothing lies beyond the row
 
     @device_function
     def load(rows, at, address, lane):
-        # No branches: the loads of several rows are to be on their way at once.
+        # No branches, so that loads of several rows are on their way at once.
         for vector in range(vectors):
             first = vector * lanes * count  # element, from the lane's first one on
             if whole:

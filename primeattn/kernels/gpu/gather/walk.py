@@ -17,7 +17,7 @@ __all__ = ["KEYS_UNROLL", "UNROLL", "make_walk"]
 UNROLL = 4  # keys whose rows a group has on their way from memory at once
 KEYS_UNROLL = 2  # queries, where keys meet them: a group has more rows in registers then
 
-FAR = 2**31 - 1  # an offset that leads nowhere: stands for those beyond the end of the list
+FAR = 2**31 - 1  # in place of offsets beyond the end of the list: leads nowhere
 
 
 def make_walk(threads, chunk, unroll, fold, fold_masked, sign):

@@ -3,9 +3,8 @@
 P = exp(s - lse);  dP = dout·v;  dS = P * (dP - delta), delta = rowsum(dout * out) - dlse
 dq = scale * dS k;  dk = scale * dSᵀ q;  dv = Pᵀ dout
 
-Both go about as the forward does (see :mod:`primeattn.kernels.gpu.wheel.forward`): pairs that belong to no
-tile are met one by one first. Keys that are global tokens for some head are left to the gather kernel, as all
-queries meet them.
+Both work like the forward (:mod:`primeattn.kernels.gpu.wheel.forward`): singles come first, then tiles. The
+gather kernel serves keys that are global tokens for some head, as all queries meet them.
 """
 
 from __future__ import annotations
@@ -107,7 +106,7 @@ def make_find_lse_delta():
 
 @lru_cache
 def make_wheel_queries(storage, head_dim, warps, columns):
-    """Kernel of dq; it also writes what the kernel of dk and dv needs to know of each query.
+    """Kernel of dq; it also writes lse and delta of each query for the kernel of dk and dv.
 
     ``kernel[(blocks, heads), 32 * warps](dq, lse_delta, dout, q, k, v, out, lse, dlse, plan, bitmasks, wheel,
     scale)``: as in the forward; ``lse_delta`` has two numbers per query, ``dlse`` may be 0 for none.
@@ -162,7 +161,7 @@ def make_wheel_queries(storage, head_dim, warps, columns):
                 at = address(plan, dq, FIELDS.dq, queries.batch, head, queries.row + x, 0) + 4 * c
                 store(acc, half, scale * numba.float32(ln2), at)
 
-    return compiled(48 * warps, 1)(wheel_queries)  # with 12 warps to count with, registers are 168
+    return compiled(48 * warps, 1)(wheel_queries)  # 168 registers, as if blocks had 12 warps
 
 
 def _make_meet_query(fragments):
@@ -257,7 +256,7 @@ def make_wheel_keys(storage, head_dim, warps, columns):
         shared_at = shared_address(cuda.shared.array(copy_words, numba.uint32))
         queries_at, transposed_at = tile_at(shared_at, place.lane), tile_at_transposed(shared_at, place.lane)
         for head in range(key_head * plan[FIELDS.group], (key_head + 1) * plan[FIELDS.group]):
-            # What only one head needs is read again for each, not kept in registers that the tiles need.
+            # Read again for each head: the tiles need the registers.
             keys = find_keys(plan, wheel, place.row)
             queries = queries_of_head(plan, q, dout, lse_delta, keys.sequence, keys.batch, head)
             context = (

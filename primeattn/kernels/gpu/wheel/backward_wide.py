@@ -1,12 +1,12 @@
 """The backward wheel kernels for rows that are too wide for one warp: two warps share 16 rows.
 
-Rows of 128 as fragments, two kinds of them, and their sums are 128 to 192 registers of a thread. So one warp
-of a pair (``role`` 0) holds q, or k, and makes P; the other holds dout, or v, makes dP and, with P, which it
-gets through shared memory, dS. Of dq each warp then sums half of the columns. dv is the first warp's, dk the
-second's. Else this is :mod:`primeattn.kernels.gpu.wheel.backward`.
+With rows of 128, two kinds of fragments and their sums would take 128 to 192 registers of a thread. So the
+first warp of a pair (``role`` 0) holds q, or k, and makes P. The second holds dout, or v, and makes dP; it
+gets P through shared memory and makes dS. Each warp sums half of the columns of dq. The first warp sums dv,
+the second dk. All else is as in :mod:`primeattn.kernels.gpu.wheel.backward`.
 
-What a thread hands over lies at its own 16 bytes of each of four *planes*. The barrier at which all find the
-next tile also tells that all have read what was handed over for this one.
+A thread hands over numbers in shared memory, in 16 bytes of each of four *planes*. The barrier that announces
+the next tile also says that all have read what was handed over for this one.
 """
 
 from __future__ import annotations
@@ -40,9 +40,7 @@ from primeattn.kernels.gpu.wheel.walk import (
 
 __all__ = ["make_wide_keys", "make_wide_queries"]
 
-PLANE_BYTES = (
-    512  # of the 32 threads of a warp; tiles are 32 columns, eight numbers of a thread to 16 of them
-)
+PLANE_BYTES = 512  # of a warp; a tile has 32 columns, and a thread eight numbers for 16 of them
 
 
 def _make_meet_key(fragments, plane):
@@ -59,7 +57,7 @@ def _make_meet_key(fragments, plane):
         near1 = dot(own, 1, row_address(near, row1, near_stride))
         at = numba.int32(plane_at + 2 * (n & 1) * plane)
         store_numbers(numba.int32(at + role * plane), near0, near1, near0, near1)
-        cuda.syncthreads()  # the other warp has its product; what it had before this one, all have read
+        cuda.syncthreads()  # both products are there, and all have read the last ones
         far = load_numbers(numba.int32(at + (1 - role) * plane))
         for half in range(2):
             s, dp = near1 if half else near0, far[half]
@@ -121,7 +119,7 @@ def _make_attend_keys(fragments, storage, columns, plane):
 
 @lru_cache
 def make_wide_queries(storage, head_dim, groups, columns):
-    """Kernel of dq; it also writes what the kernel of dk and dv needs to know of each query.
+    """Kernel of dq; it also writes lse and delta of each query for the kernel of dk and dv.
 
     ``kernel[(blocks, heads), 64 * groups](...)``: arguments as of rows that fit one warp.
     """
@@ -204,7 +202,7 @@ def _make_meet_query(fragments, plane):
             w0 = exp2(scale * w0 - load_number(lse_delta0))
             w1 = exp2(scale * w1 - load_number(lse_delta1))
             store_numbers(at, w0, w1, w0, w1)
-        cuda.syncthreads()  # P has been written; what was there before the last, all have read
+        cuda.syncthreads()  # P has been written, and all have read the last one
         if role == 1:
             p = load_numbers(at)
             w0 = p[0] * (w0 - load_number(lse_delta0 + LSE_DELTA_BYTES // 2))
@@ -296,7 +294,7 @@ def make_wide_keys(storage, head_dim, groups, columns):
         lse_delta_at = numba.int32(shared_at + 2 * buffer + 2 * c * LSE_DELTA_BYTES)
         plane_at = numba.int32(shared_at + tiles_bytes + (32 * warp + place.lane) * 16)
         for head in range(key_head * plan[FIELDS.group], (key_head + 1) * plan[FIELDS.group]):
-            # What only one head needs is read again for each, not kept in registers that the tiles need.
+            # Read again for each head: the tiles need the registers.
             keys = find_keys(plan, wheel, place.row)
             queries = queries_of_head(plan, q, dout, lse_delta, keys.sequence, keys.batch, head)
             query, gradient = queries.q + 4 * c, queries.dout + 4 * c

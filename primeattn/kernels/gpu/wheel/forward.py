@@ -1,11 +1,12 @@
 """The forward wheel kernel: dense tiles of one residue class of queries and one of keys, on tensor cores.
 
 See :mod:`primeattn.wheel.tables` for the tables. Rows are read where they lie, ``wheel`` rows apart; nothing
-is permuted in memory. A block first meets, one by one and in the order of the gather kernel, the keys that
-belong to no tile: global tokens, the window, and the offsets whose class is rare. Its queries have met
-themselves then, so that none is without a key. What follows continues from there.
+is permuted in memory. A block first meets the keys that belong to no tile, one by one and in the order of
+the gather kernel: global tokens, the window, and offsets of rare classes. Every query has met itself by then,
+so none is without a key. The tiles follow.
 
-Weights 0 are multiplied too: a NaN or infinity among the values spreads to all queries whose tiles it is in.
+A weight of 0 is multiplied too: a NaN or infinity among the values spreads to all queries that meet its
+tile.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from primeattn.kernels.gpu.wheel.walk import make_walk_key_tiles, make_walk_sing
 
 __all__ = ["make_wheel_forward"]
 
-SLACK = 8  # how far scores may rise above ``base``, in powers of two, before sums are scaled anew
+SLACK = 8  # how far scores may rise above ``base``, as a power of two, before sums are rescaled
 LOWEST = -1e30
 
 
@@ -93,7 +94,7 @@ def _make_attend(fragments, storage, head_dim, columns):
                     s[4 * n + 2 * half + e] = p
                     total += p
             state[2 + half] = total
-        for part in range(columns // 16):  # C of the products above is A of these: the same places
+        for part in range(columns // 16):  # C of the first product has the layout of A in this one
             e = 8 * part
             a0, a1 = pack(s[e], s[e + 1]), pack(s[e + 2], s[e + 3])
             a2, a3 = pack(s[e + 4], s[e + 5]), pack(s[e + 6], s[e + 7])
@@ -126,7 +127,7 @@ def make_wheel_forward(storage, head_dim, warps, columns):
         batch, i0, i1 = queries.batch, queries.i0, queries.i1
         keys = keys_of_head(plan, k, v, queries.sequence, head)
 
-        # This thread's two queries; rows that are no query repeat another and are not stored.
+        # This thread's two queries. A row beyond the queries repeats the nearest and is not stored.
         words = cuda.local.array(size, numba.uint32)
         acc = cuda.local.array(numbers, numba.float32)
         state = cuda.local.array(4, numba.float32)  # base and sum of weights: of row g at 0 and 2
@@ -151,7 +152,7 @@ def make_wheel_forward(storage, head_dim, warps, columns):
         lag = numba.int32(place.row - 2 * c)  # of this thread's window
         walk_tiles(context, shared_at, lag, plan, bitmasks, wheel, place, keys, queries.last)
 
-        # Where the queries are is read again, not kept in registers that the loop needs.
+        # Read again: the loop needs the registers.
         queries = find_queries(plan, wheel, place.row)
         for half in range(2):
             x = queries.x1 if half else queries.x0
@@ -165,7 +166,7 @@ def make_wheel_forward(storage, head_dim, warps, columns):
                     at = address(plan, lse, FIELDS.lse, queries.batch, head, queries.row + x, 0)
                     store_number(at, state[half] * numba.float32(ln2) + math.log(total))
 
-    # Two blocks to a processor, or else as few registers as one and a half would have.
+    # Two blocks fit a multiprocessor; wide rows get the registers of one and a half.
     return (
         compiled(32 * warps, 2)(wheel_forward) if head_dim <= 64 else compiled(48 * warps, 1)(wheel_forward)
     )

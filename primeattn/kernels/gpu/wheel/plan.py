@@ -1,4 +1,4 @@
-"""Plans of launches of the wheel kernels: which calls they serve, and the tables that they read."""
+"""Plans of wheel launches: which calls the wheel kernels serve, and the tables that they read."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def choose(call, layout) -> int | None:
 
 
 def _refusal(layout, call) -> str | None:
-    """What the wheel kernels serve, and what came in place of it; None where they serve the call."""
+    """What the wheel kernels serve and what came instead; None where they serve the call."""
     if layout.storage not in STORAGE:
         return f"{' and '.join(STORAGE)}, got {layout.storage}"
     if layout.head_dim not in HEAD_DIMS:
@@ -145,13 +145,13 @@ def _build(patterns, kv_heads, sequences, strides, layout, wheel, with_keys, whe
     routes[:, WHEEL_ROUTE.steps :] += at["classes"]
     array[at["classes"] :][: size["classes"] : 2] += at["steps"]
     return WheelPlan(
-        upload(array),
-        upload(np.concatenate(bitmasks)),
-        wheel,
-        tiling.rows // 16,
-        tiling.columns,
-        len(query_tiles),
-        len(key_tiles),
+        tables=upload(array),
+        bitmasks=upload(np.concatenate(bitmasks)),
+        wheel=wheel,
+        groups=tiling.rows // 16,
+        columns=tiling.columns,
+        query_tiles=len(query_tiles),
+        key_tiles=len(key_tiles),
     )
 
 

@@ -1,4 +1,4 @@
-"""Tensor core instructions as intrinsics: fragments of 16-bit numbers, products, copies that run beside them.
+"""Tensor core instructions as intrinsics: fragments of 16-bit numbers, products, asynchronous copies.
 
 A fragment is what the 32 threads of a warp hold together of a small matrix, as words of two 16-bit numbers
 (PTX ISA, "Matrix fragments for mma.m16n8k16"). Thread t has, with g = t // 4 and c = t % 4,
@@ -216,7 +216,7 @@ def load_word(typingctx, address):
 
 @intrinsic
 def reload_word(typingctx, address):
-    """Return 4 bytes of global memory, read again even where they have been read, to save registers."""
+    """Return 4 bytes of global memory, read anew each time, to save registers."""
 
     def codegen(context, builder, signature, arguments):
         text = "ld.global.u32 $0, [$1];"

@@ -2,8 +2,8 @@
 
 What is done with a single is a device function ``meet(context, n, ...)``: the kernel's own context, how many
 singles were met before, and positions for the thread's two rows, -1 where there is none. What is done with a
-tile is ``attend(context, mask, here)``: the bits of the pairs that are attended, and by how many bytes the
-tile lies behind the first place of its kind. The next tile is copied beside work on this one.
+tile is ``attend(context, mask, here)``: the bits of the pairs that are attended, and how many bytes the
+tile lies behind the first of its kind. The next tile is copied beside work on this one.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def make_walk_single_queries(meet):
 def make_walk_key_tiles(fragments, columns, attend):
     """Device function that meets the tiles of keys of a block of queries.
 
-    ``walk(context, shared_at, lag, plan, bitmasks, wheel, place, keys, last)``: where two pairs of tiles have
-    room in shared memory, where this thread's window begins, the tables, this thread's place, the keys of the
+    ``walk(context, shared_at, lag, plan, bitmasks, wheel, place, keys, last)``: where shared memory has room
+    for two pairs of tiles, where this thread's window begins, the tables, this thread's place, the keys of the
     head, and the last query's position.
     """
     fetch, buffer, wait_copies = fragments.fetch, fragments.buffer, tensor.wait_copies
