@@ -5,11 +5,11 @@ when i - j is in a sequence such as the primes. See ``Pattern`` for the pattern,
 ``sparse_index_kernel_backward`` for the kernels in place, ``PrimeSelfAttention`` for a layer with explicit
 parameters and states, and ``primeattn train --help`` for a model trained on real text.
 
-The house, from the ground up. A file imports from the lines above its own, and from its own folder:
+The package, from the ground up. A file imports from the lines above its own, and from its own folder:
 
     checks forks files table _config _command       what all may use
-    tree workspace                                  nested dicts of arrays; memory that is kept between steps
-    compiled                                        threads, vectors and loops that compiled code is made of
+    tree workspace                                  nested dicts of arrays; memory kept between steps
+    compiled                                        threads, vectors and loops of compiled code
     sequences wheel                                 number theory
     patterns                                        which keys a query attends
     kernels                                         attention: forward, backward
@@ -60,9 +60,43 @@ from primeattn.patterns import Pattern
 from primeattn.tree import test_mode, train_mode, with_segments
 from primeattn.workspace import Workspace
 
+__all__ = [
+    "Activation",
+    "Chain",
+    "Dense",
+    "Dropout",
+    "Embedding",
+    "Layer",
+    "LayerNorm",
+    "MianChowlaSelfAttention",
+    "Parameter",
+    "Pattern",
+    "PositionalEmbedding",
+    "PrimeSelfAttention",
+    "RMSNorm",
+    "SkipConnection",
+    "SparseIndexAttention",
+    "SquareSelfAttention",
+    "Workspace",
+    "attention",
+    "check_gradients",
+    "gelu",
+    "get_num_threads",
+    "merge",
+    "relu",
+    "set_num_threads",
+    "setup",
+    "silu",
+    "sparse_index_kernel",
+    "sparse_index_kernel_backward",
+    "test_mode",
+    "train_mode",
+    "with_segments",
+]
+
 __version__ = "0.1.0"
 
-# What not every user needs is imported at first use.
+# Modules that not every user needs are imported at first use.
 _LAZY = ("analysis", "baselines", "bench", "checkpoint", "info", "language_model", "plot", "train")
 
 

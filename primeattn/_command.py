@@ -13,7 +13,7 @@ __all__ = ["Parser", "add", "add_json", "run"]
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that raises ValueError, and takes no abbreviations. Its commands are like it."""
+    """An ArgumentParser that raises ValueError and takes no abbreviations. So do its commands."""
 
     def __init__(self, **options):
         formatter = argparse.RawDescriptionHelpFormatter  # examples keep their lines
@@ -41,8 +41,8 @@ def add_json(command):
 def run(parser, argv) -> int:
     """Parse ``argv``, call ``arguments.run(arguments)``, and return the exit status.
 
-    What ``run`` returns, 0 for None; 2 with one line on stderr for whatever was wrong; 130 when interrupted.
-    What the console cannot show is escaped, and what is closed is written to no more.
+    The status is what ``run`` returns (0 for None), 2 after an error, with one line on stderr, or 130 when
+    interrupted. Characters that the console cannot show are escaped; closed streams are not written to.
     """
     if argv is None:  # the process is ours
         _take_interrupts()
@@ -65,19 +65,19 @@ def run(parser, argv) -> int:
 
 
 def _take_interrupts():
-    """Ctrl-C interrupts once: more of them would only cut short what is saved and said."""
+    """Let Ctrl-C interrupt only once: more would cut short what is saved and printed."""
 
     def interrupt(number, frame):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a job may be told to ignore them
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a job may be set to ignore Ctrl-C
         signal.signal(signal.SIGINT, interrupt)
 
 
 def _able(stream):
-    """Return ``stream`` such that no text fails for its characters, or a place for text that nobody reads."""
-    if stream is None:  # closed by whoever started the process
+    """Return ``stream``, which now escapes what it cannot encode, or one that discards all for None."""
+    if stream is None:  # the parent process closed it
         return open(os.devnull, "w", encoding="utf-8")
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="backslashreplace")
@@ -87,7 +87,7 @@ def _able(stream):
 def _flush(stream):
     try:
         stream.flush()
-    except OSError:  # the interpreter would try again as it ends, and complain
+    except OSError:  # at exit the interpreter would try again, and complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         raise
 

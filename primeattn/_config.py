@@ -10,7 +10,7 @@ import numpy as np
 
 
 class Config:
-    """A frozen dataclass that prints as the call that makes it, without what equals the default."""
+    """A frozen dataclass that prints as the call that makes it, without default values."""
 
     def default(self, field):
         return field.default
@@ -38,7 +38,7 @@ def freeze_size(config, name, minimum=1):
 
 
 def freeze_flag(config, name):
-    """Raise unless field ``name`` is True or False."""
+    """Store field ``name`` as a bool; raise unless it is True or False."""
     value = getattr(config, name)
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{type(config).__name__}: {name} must be True or False, got {value!r}")

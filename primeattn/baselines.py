@@ -16,9 +16,10 @@ class CountModel:
     With C(h, c) the count of byte c after context h, C(h) its sum over c, and T(h) the number of different
     bytes seen after h,
 
-        P(c | h) = (C(h, c) + T(h) P(c | h')) / (C(h) + T(h)),    P(c | no context at all) = 1/256 beneath,
+        P(c | h) = (C(h, c) + T(h) P(c | h')) / (C(h) + T(h)),
 
-    where h' is h without its oldest byte; a context never seen passes P(c | h') on unchanged.
+    where h' is h without its oldest byte, and P(c | h') = 1/256 if h is empty. If h was never seen, P(c | h)
+    is P(c | h').
 
     Source: I. H. Witten, T. C. Bell, "The zero-frequency problem", IEEE Trans. Inf. Theory 37 (1991), method
     C, in the interpolated form of S. F. Chen, J. Goodman, "An empirical study of smoothing techniques for
@@ -99,7 +100,7 @@ def _count(text, length):
 
 
 def _look_up(keys, columns, asked):
-    """Return each column's entries at ``asked``, 0 where ``keys`` (sorted) lacks it."""
+    """Return each column's entries at ``asked``, 0 if ``keys`` (sorted) lacks it."""
     if keys.size == 0:
         return [np.zeros(asked.shape, np.int64) for _ in columns]
     place = np.minimum(np.searchsorted(keys, asked), keys.size - 1)

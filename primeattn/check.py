@@ -10,31 +10,31 @@ from primeattn.nn import setup
 
 __all__ = ["check_gradients"]
 
-# The first step is the best for smooth functions; a smaller one steps over fewer kinks, such as that of relu.
+# The first step is the best for smooth functions; a smaller one crosses fewer kinks, such as relu's.
 STEPS = (1e-5, 1e-6, 1e-7)
 DIRECTIONS = 2
-ROUNDING = 32  # units in the last place by which f may be wrong, and a central difference with it
+ROUNDING = 32  # units in the last place by which rounding may change f
 
 
 def check_gradients(layer, x, ps=None, st=None, *, rng=None, tol=1e-6, max_entries=64):
     """Compare ``layer.pullback`` with central differences of ``f(x, ps) = sum(c * layer(x, ps, st))``.
 
-    c is random. Everything is done in float64. For x and for every parameter array w the derivative along an
+    c is random. Everything is done in float64. For x and every parameter array w, the derivative along an
     entry is ``(f(w + h e) - f(w - h e)) / 2h``, compared with the entry of the gradient g that the pullback
     gives; an array with more than ``max_entries`` entries is checked at that many random ones. Two random
-    directions e of entries ±1 follow, which see every entry at once. The error of an entry is relative to
-    max|g|, that of a direction to the norm of g, after what the rounding of f may do was taken off. It is
-    also checked that g has the structure, shapes and dtypes of what it belongs to, that the call gives the y
-    of the pullback, that nothing passed in is written to, and that the pullback gives the same twice.
+    directions e with entries ±1 follow, which test all entries at once. The error of an entry is relative to
+    max|g|, that of a direction to the norm of g, less what rounding of f may cause. Also checked: g has the
+    structure, shapes and dtypes of x and ps; a call and the pullback give the same y; no argument is written
+    to; the pullback gives the same when called twice.
 
     Parameters
     ----------
     layer : Layer
-        What is checked.
+        The layer to check.
     x : array
-        Input, of floats (taken to float64) or integers (where dx must be None).
+        Input, of floats (converted to float64) or integers (dx must then be None).
     ps, st : nested dicts, optional
-        Parameters (taken to float64) and state. By default those of `setup`, with noise on the parameters,
+        Parameters (converted to float64) and state. By default those of `setup`, with noise on parameters,
         since scales of 1 and biases of 0 hide mistakes.
     rng : numpy.random.Generator, optional
         For parameters, c, entries and directions; by default ``np.random.default_rng(0)``.
@@ -97,7 +97,7 @@ def check_gradients(layer, x, ps=None, st=None, *, rng=None, tol=1e-6, max_entri
 
 
 def _named_gradients(result, x, ps):
-    """Gradients by path, after a check of their structure; x has one only where it is float."""
+    """Gradients by path, after a check of their structure; x has one only if it is float."""
     dx, dps = result
     try:
         tree.check(dps, ps, "dps")

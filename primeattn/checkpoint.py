@@ -21,7 +21,7 @@ _HEADER = "checkpoint.json"
 _FORMAT = "primeattn checkpoint 1"
 _ARRAY, _EMPTY, _GENERATOR = ["array"], ["dict"], "generator"  # lists mark what JSON has no type for
 _GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
-# The largest that the numbers in a generator's state may be; arrays are bounded by their dtype.
+# Upper bounds of the numbers in a generator's state; arrays are bounded by their dtype.
 _LARGEST = {
     "pos": 624,
     "buffer_pos": 4,
@@ -31,7 +31,7 @@ _LARGEST = {
     "inc": 2**128 - 1,
 }
 _KEY = re.compile("[^/\0\ud800-\udfff]+")
-_LONGEST = 65_000  # bytes of a name in a zip file, about
+_LONGEST = 65_000  # about the most bytes that a name in a zip file may have
 # What NumPy writes before the bytes of an array: format 1.0, the length of the line, the line.
 _ARRAY_HEADER = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '([<>|][biufc]\d{1,2})', 'fortran_order': (True|False), "
@@ -101,21 +101,21 @@ def load(path, like=None, model=None) -> dict:
         A dict of the expected structure: the same names, arrays of the same shape and dtype, and other leaves
         of the same type. Its values are not used and it is not changed.
     model : object, optional
-        The model that the parameters must belong to. One with a sequence that is a function of the user's
-        (``Pattern(lambda limit: ...)``) is refused, since nothing tells that function from another.
+        The model that the parameters must belong to. One with a sequence from a user's function
+        (``Pattern(lambda limit: ...)``) is refused, since functions cannot be compared.
 
     Returns
     -------
     dict
-        Fresh arrays, and generators in the state they were in.
+        New arrays, and generators in their stored state.
 
     Raises
     ------
     FileNotFoundError
         There is no such file.
     ValueError
-        The file is truncated, damaged or no checkpoint; or it is the checkpoint of another model: the first
-        difference is named, with what was expected and what the file holds.
+        The file is truncated, damaged or no checkpoint; or it belongs to another model: the first difference
+        is named, with what was expected and what the file holds.
 
     Examples
     --------
@@ -130,7 +130,7 @@ def load(path, like=None, model=None) -> dict:
         try:
             header, leaves = _read(file)
             tree = _unflatten(leaves)
-        except MemoryError:  # what is read is no larger than the file
+        except MemoryError:  # no sign of damage: reads are no larger than the file
             raise
         except Exception as error:
             raise ValueError(
@@ -144,7 +144,7 @@ def load(path, like=None, model=None) -> dict:
 
 
 def _read(file):
-    """Return the header and the leaves. Whoever wrote the file, no more is read than it holds."""
+    """Return the header and the leaves; even from a hostile file, read no more than it holds."""
     size = file.seek(0, 2)
     with zipfile.ZipFile(file) as archive:
 
@@ -189,19 +189,19 @@ def _compare_models(path, header, model):
         raise ValueError(
             f"checkpoint: {path!r} may be of another model, whose sequence is another function: expected "
             f"sequences known by name or content (see sequences.register, from_array), got\n{wanted}\n"
-            "without model= no models are compared"
+            "omit model= to skip this check"
         )
-    if header["sequences"] not in (None, sequences):  # None: written before there was such an entry
+    if header["sequences"] not in (None, sequences):  # None: from before this entry existed
         raise ValueError(f"checkpoint: {path!r} is of another model: expected other offsets in\n{wanted}")
 
 
 def _sequences_of(model):
-    """Return a hash of all sequences in a model; None where one is known as a function only."""
+    """Return a hash of all sequences in a model; None if one is known only as a function."""
     try:
         found = [json.dumps(sequence.to_json()) for sequence in _find_sequences(model, set())]
     except TypeError:
         return None
-    content = "\n".join(dict.fromkeys(found))  # equal ones may or may not be one object
+    content = "\n".join(dict.fromkeys(found))  # equal sequences may be one object or several
     return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -321,7 +321,7 @@ def _from_json(value):
 def _check_state(name, state, like):
     """Raise ValueError unless a generator's state has the structure of ``like``, and numbers in bounds.
 
-    NumPy takes any position and reads memory there.
+    NumPy accepts any position, and reads memory there.
     """
     if isinstance(like, dict):
         fits = isinstance(state, dict) and state.keys() == like.keys()

@@ -14,17 +14,15 @@ OVERLAP_WORK = 100_000  # steps that np.shares_memory may take to prove two stri
 def is_array(value) -> bool:
     """Whether ``value`` is a NumPy array, in memory or mapped from a file.
 
-        Subclasses mean something by what they add, such as a mask, units or another product: taken for plain
-        arrays they would lose it without a word.
+    Subclasses are refused: taken for plain arrays, they would silently lose what they add, such as a mask,
+    units or another product.
 
-        Examples
-        --------
-        >>> import operator
-
-    import numpy as np
-        >>> from primeattn.checks import is_array
-        >>> is_array(np.ones(2)), is_array(np.ma.masked_less([1, 2], 2)), is_array([1, 2])
-        (True, False, False)
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from primeattn.checks import is_array
+    >>> is_array(np.ones(2)), is_array(np.ma.masked_less([1, 2], 2)), is_array([1, 2])
+    (True, False, False)
     """
     return type(value) in (np.ndarray, np.memmap)
 
@@ -55,20 +53,18 @@ def as_int(name, value, minimum=None, maximum=None) -> int:
 def integers(name, values) -> np.ndarray:
     """Return ``values`` as a new int64 array; raise unless they are integers that fit.
 
-        Examples
-        --------
-        >>> import operator
-
-    import numpy as np
-        >>> from primeattn.checks import integers
-        >>> integers("starts", np.array([1, 2], np.uint8))
-        array([1, 2])
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from primeattn.checks import integers
+    >>> integers("starts", np.array([1, 2], np.uint8))
+    array([1, 2])
     """
     if isinstance(values, np.ndarray) and not is_array(values):
         raise TypeError(f"{name}: expected a NumPy array, got {type(values).__name__}")
     array = np.asarray(values)
     if array.dtype.kind not in "iu":
-        exact = np.asarray(values, object)  # lists of integers that no integer type holds
+        exact = np.asarray(values, object)  # lists of integers too large for any integer type
         if not exact.size or not all(type(value) is int for value in exact.flat):
             raise TypeError(f"{name}: expected integers, got {array.dtype}")
         array = exact
@@ -79,17 +75,15 @@ def integers(name, values) -> np.ndarray:
 
 
 def extent(array) -> tuple[int, int]:
-    """Return the address of the first byte of an array and that behind its last.
+    """Return the address of the first byte of an array, and that after its last.
 
-        Examples
-        --------
-        >>> import operator
-
-    import numpy as np
-        >>> from primeattn.checks import extent
-        >>> begin, end = extent(np.zeros((2, 3))[::-1])
-        >>> end - begin
-        48
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from primeattn.checks import extent
+    >>> begin, end = extent(np.zeros((2, 3))[::-1])
+    >>> end - begin
+    48
     """
     begin = end = array.ctypes.data
     for stride, size in zip(array.strides, array.shape, strict=True):
@@ -99,17 +93,15 @@ def extent(array) -> tuple[int, int]:
 
 
 def share_memory(a, b) -> bool:
-    """Whether two arrays share an element, or cannot soon be shown to share none.
+    """Whether two arrays share an element; also True if disjointness takes too long to show.
 
-        Examples
-        --------
-        >>> import operator
-
-    import numpy as np
-        >>> from primeattn.checks import share_memory
-        >>> a = np.zeros(4)
-        >>> share_memory(a, a[2:]), share_memory(a[::2], a[1::2])
-        (True, False)
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from primeattn.checks import share_memory
+    >>> a = np.zeros(4)
+    >>> share_memory(a, a[2:]), share_memory(a[::2], a[1::2])
+    (True, False)
     """
     try:
         return np.may_share_memory(a, b) and np.shares_memory(a, b, max_work=OVERLAP_WORK)

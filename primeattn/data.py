@@ -26,7 +26,7 @@ __all__ = [
 
 HELDOUT_BYTES = 128 * 1024
 
-# Left out of the standard library corpus: tests, tables of numbers, generated text, and what is not its own.
+# Left out of the standard library corpus: tests, tables of numbers, generated text, and other packages.
 _EXCLUDED_FOLDERS = frozenset(
     {"test", "tests", "idle_test", "encodings", "pydoc_data", "site-packages", "dist-packages", "__pycache__"}
 )
@@ -34,7 +34,7 @@ _EXCLUDED_FOLDERS = frozenset(
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """A text, split into the bytes to learn from and the bytes to be judged by.
+    """A text, split into training bytes and held-out bytes.
 
     Attributes
     ----------
@@ -77,7 +77,7 @@ def load_corpus(text=None) -> Corpus:
 
 
 def text_corpus(path) -> Corpus:
-    """Split one file: its last 128 KiB are held out, or its last tenth where that is less.
+    """Split one file: its last 128 KiB are held out, or its last tenth if that is less.
 
     Parameters
     ----------
@@ -114,8 +114,8 @@ def stdlib_corpus(root=None) -> Corpus:
 
     Tests, ``encodings/``, ``pydoc_data/`` and installed packages are left out, and of files with equal
     content only the first is kept. Files are held out in the order of the SHA-256 of their path (relative
-    to ``root``, with ``/``) until they fill 128 KiB, or a tenth of the text where that is less; the last of
-    them is cut there and its rest goes unused. All others, sorted by path, are for training. Nothing
+    to ``root``, with ``/``) until they fill 128 KiB, or a tenth of the text if that is less; the last of
+    them is cut there, and its rest is not used. All others, sorted by path, are for training. Nothing
     depends on the order in which the file system lists files.
 
     Parameters
@@ -156,7 +156,7 @@ def _unique_sources(root: Path) -> dict[str, bytes]:
         paths += [
             (Path(folder) / name).relative_to(root).as_posix() for name in names if name.endswith(".py")
         ]
-    first_of = {b"": ""}  # content -> path; empty files are duplicates of nothing at all
+    first_of = {b"": ""}  # content -> path; empty files count as duplicates of this
     for path in sorted(paths):
         first_of.setdefault((root / path).read_bytes(), path)
     return {path: content for content, path in first_of.items() if content}
@@ -184,7 +184,7 @@ class Batches:
     Attributes
     ----------
     position : int
-        Windows handed out so far. May be set.
+        Number of windows returned so far; may be set.
 
     Examples
     --------
@@ -212,7 +212,7 @@ class Batches:
                 f"text: expected more than context = {self.context} bytes for training, got {text.size}; "
                 "take a longer text or a shorter context"
             )
-        # One window is given up, where there are several, so that an epoch can start anywhere in it.
+        # If there are several windows, one is given up, so that an epoch can start anywhere in it.
         self._windows = max(1, (text.size - 1) // self.context - 1)
         self._shuffled = None, None  # an epoch, and where its windows start
 
@@ -238,8 +238,8 @@ class Batches:
 def evaluation_windows(text, context):
     """Cut a text into overlapping windows such that every byte is scored exactly once.
 
-    Windows advance by half a context, and of each only the targets that no earlier window had are scored, so
-    that every byte beyond the first window has at least ``context // 2`` bytes before it. The text is taken
+    Windows advance by half a context, and only targets that no earlier window had are scored, so that every
+    byte beyond the first window has at least ``context // 2`` bytes before it. The text is taken
     to follow a newline: the first byte is predicted from that newline, and is scored like every other.
 
     Parameters
@@ -251,7 +251,7 @@ def evaluation_windows(text, context):
     -------
     tokens, targets : ndarray of uint8, shape (windows, min(context, size))
     scored : ndarray of bool, same shape
-        Where a target is to be scored; ``targets[scored]`` is the text.
+        Which targets to score; ``targets[scored]`` is the text.
 
     Examples
     --------
@@ -268,6 +268,6 @@ def evaluation_windows(text, context):
     length, stride = min(context, size), max(1, context // 2)
     starts = [*range(0, size - length, stride), size - length]  # the last window ends with the text
     positions = np.array(starts)[:, None] + np.arange(length)
-    ends = np.array([0, *(start + length for start in starts[:-1])])  # targets before these are done
+    ends = np.array([0, *(start + length for start in starts[:-1])])  # earlier targets are scored already
     tokens = np.concatenate([np.array([ord("\n")], np.uint8), text[:-1]])
     return tokens[positions], text[positions], positions >= ends[:, None]

@@ -24,8 +24,8 @@ def written_whole(path):
 
     The bytes go to a temporary file in the same folder, are flushed to the disk, and replace ``path`` in one
     step, so a reader finds either the old file or the whole new one, and of several writers the last one
-    wins. Where ``path`` is a symbolic link, the file that it leads to is replaced. What killed writers of the
-    same path left behind is removed.
+    wins. If ``path`` is a symbolic link, its target is replaced. Leftovers of killed writers of the same path
+    are removed.
 
     Raises
     ------
@@ -61,7 +61,7 @@ def written_whole(path):
 
 
 def check_writable(folder):
-    """Raise OSError unless files can be made in ``folder``, or it can be made itself; make nothing.
+    """Raise OSError unless files, or ``folder`` itself, can be created there; leave nothing behind.
 
     Examples
     --------
@@ -85,7 +85,7 @@ def _target(path) -> Path:
 
 
 def _open_locked(target):
-    """Make a temporary file beside ``target``, locked for as long as its writer lives."""
+    """Create a temporary file beside ``target``, locked for as long as its writer lives."""
     while True:
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
         with suppress(FileExistsError):
@@ -93,14 +93,14 @@ def _open_locked(target):
             _lock(file)
             if os.fstat(file.fileno()).st_nlink:
                 return file, temporary
-            file.close()  # taken for a leftover before it was locked
+            file.close()  # removed as a leftover before it was locked
 
 
 def _remove_leftovers(target):
     """Remove temporary files of ``target`` that no living writer, on this machine or another, has locked."""
     leftover = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}\.tmp")
     names = []
-    with suppress(PermissionError):  # a folder that can be written and not read
+    with suppress(PermissionError):  # a folder that can be written but not read
         names = os.listdir(target.parent)
     for name in filter(leftover.fullmatch, names):
         with suppress(OSError), open(target.with_name(name), "r+b") as file:
@@ -109,7 +109,7 @@ def _remove_leftovers(target):
 
 
 def _lock(file, wait=True) -> bool:
-    """Lock an open file; False where another has it locked, or where there are no locks."""
+    """Lock an open file; return False if another writer has locked it, or if there are no locks."""
     with suppress(OSError):
         if fcntl:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -1,8 +1,8 @@
-"""What holds no longer in a forked child: locks and threads of its parent.
+"""State that is not valid in a forked child: locks and threads of its parent.
 
-Of a process with threads only the thread that forks goes on in the child. Locks that others held are never
-released there, and threads that others waited for are gone. Whatever the package keeps of that kind is kept
-here or is mended by a function registered here.
+Only the thread that forks goes on in the child. Locks that other threads held are never released there, and
+helper threads are gone. The package keeps such state in a ``PerProcess``, or repairs it by a function that is
+registered here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 
 __all__ = ["PerProcess", "around", "in_child"]
 
-_process = object()  # another one in each process
+_process = object()  # a different one in each process
 
 
 def in_child(answer):
@@ -30,7 +30,7 @@ def in_child(answer):
 
 
 def around(before, after):
-    """Call ``before()`` in the parent before every fork, and ``after()`` there once the child has begun.
+    """Call ``before()`` in the parent before every fork, and ``after()`` there after it.
 
     Examples
     --------
@@ -48,7 +48,7 @@ def _begin_anew():
 
 
 class PerProcess:
-    """``PerProcess(make)()`` is what ``make()`` returned at the first call in this process.
+    """``PerProcess(make)()`` returns what ``make()`` gave at the first call in this process.
 
     Examples
     --------
@@ -65,5 +65,5 @@ class PerProcess:
 
     def __call__(self):
         made = self._made.get(_process)
-        # One step for Python: threads that come here at once agree, and no exception comes between.
+        # One step for Python: concurrent threads get the same object, and no exception comes between.
         return self._made.setdefault(_process, self._make()) if made is None else made

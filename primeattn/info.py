@@ -21,7 +21,7 @@ PACKAGES = ("primeattn", "numpy", "numba", "llvmlite", "scipy", "matplotlib", "n
 
 
 def collect() -> dict[str, dict]:
-    """Return what there is, in sections of names and values of JSON types.
+    """Return a description of this machine: sections of names and values of JSON types.
 
     Examples
     --------
@@ -42,7 +42,7 @@ def collect() -> dict[str, dict]:
 
 
 def report(sections) -> str:
-    """Return what ``collect`` does as text for people; None is written as a dash.
+    """Return the sections of ``collect`` as readable text; None is written as a dash.
 
     Examples
     --------
@@ -68,7 +68,7 @@ def _text(value):
 
 
 def machine() -> dict:
-    """Return the processor, its cores and caches, and the system, as far as the system tells.
+    """Return the processor, its cores and caches, and the system, as far as the system says.
 
     Examples
     --------
@@ -87,7 +87,7 @@ def machine() -> dict:
 
 
 def versions() -> dict:
-    """Return the versions of Python and of the packages that matter, None for those that are not there.
+    """Return the versions of Python and of the packages that matter, None for those not installed.
 
     Examples
     --------
@@ -119,7 +119,7 @@ def _cpu_model():
 
 
 def _caches(folder):
-    """Size of each cache of the first core, such as {"L1 Data": "32K"}; empty where it cannot be read."""
+    """Size of each cache of the first core, such as {"L1 Data": "32K"}; empty if it cannot be read."""
     caches = {}
     for index in sorted(folder.glob("index*")):
         try:

@@ -1,4 +1,4 @@
-"""A small language model over bytes: how it is made, scored, and made to write."""
+"""A small language model over bytes: building, scoring, sampling."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def make_model(pattern, *, layers=2, width=128, heads=4, context=256) -> Chain:
     Parameters
     ----------
     pattern : Pattern
-        Of every attention layer. The parameters have the same structure with any.
+        Of every attention layer. The parameters have the same structure for all patterns.
     layers, width, heads : int
         Number of blocks, features of a token (a multiple of ``heads``), attention heads.
     context : int
@@ -62,8 +62,8 @@ def make_model(pattern, *, layers=2, width=128, heads=4, context=256) -> Chain:
 def sinusoids(rng, shape, dtype):
     """Initialiser of positions: 0.2 sin(t w) and 0.2 cos(t w) at frequencies w from 1 down to 1/10000.
 
-    Vaswani et al., Attention is all you need (2017). Learned positions that begin at random take most of a
-    short run to tell one distance from another; these can from the start. Draws nothing.
+    Vaswani et al., Attention is all you need (2017). Learned positions that start at random need most of a
+    short run to tell distances apart; these do so from the start. Draws nothing.
 
     Examples
     --------
@@ -79,10 +79,10 @@ def sinusoids(rng, shape, dtype):
 
 
 def evaluate(model, ps, st, text, context, batch=16) -> float:
-    """Return the bits per byte of ``text``: -log2 p of every byte, each scored once, over their number.
+    """Return the bits per byte of ``text``: the mean of -log2 p over its bytes, each scored once.
 
-    Bytes are scored as :func:`primeattn.data.evaluation_windows` says: with at least ``context // 2`` bytes
-    before them, the first after a newline.
+    The windows are those of :func:`primeattn.data.evaluation_windows`: bytes beyond the first window have at
+    least ``context // 2`` bytes before them, and the first byte follows a newline.
 
     Examples
     --------
@@ -106,11 +106,11 @@ def evaluate(model, ps, st, text, context, batch=16) -> float:
 
 
 def sample(model, ps, st, length, context, rng, temperature=0.8) -> bytes:
-    """Return ``length`` bytes, each drawn from softmax(logits / temperature) after those before it.
+    """Return ``length`` bytes, each drawn from softmax(logits / temperature) given those before it.
 
-    At temperature 0 each is the one with the largest logit, the first of equals, and ``rng`` is not used. The
-    text begins after a newline. At most the last ``context`` bytes are seen, and when that many have been
-    written, half of them are dropped.
+    At temperature 0 each is the byte with the largest logit (the first of equals), and ``rng`` is not used.
+    The text begins after a newline. The model sees at most the last ``context`` bytes; when that many have
+    been written, it drops the first half of them.
 
     Raises
     ------
@@ -132,7 +132,7 @@ def sample(model, ps, st, length, context, rng, temperature=0.8) -> bytes:
         raise ValueError(f"temperature: expected a finite number >= 0, got {temperature}")
     st, workspace = test_mode(st), Workspace()
     text, start = bytearray(b"\n"), 0
-    window = np.zeros((1, context), np.uint8)  # of one length always: no byte sees the padding after it
+    window = np.zeros((1, context), np.uint8)  # of fixed length: no byte sees the padding after it
     while len(text) <= length:
         if len(text) - start > context:
             start = len(text) - max(1, context // 2)
@@ -147,6 +147,6 @@ def sample(model, ps, st, length, context, rng, temperature=0.8) -> bytes:
 def _draw(logits, temperature, rng):
     if temperature == 0:
         return logits.argmax()
-    with np.errstate(over="ignore"):  # a small temperature leaves the largest alone
+    with np.errstate(over="ignore"):  # at a small temperature only the largest remains
         p = np.exp((logits - logits.max()) / temperature)
     return rng.choice(256, p=p / p.sum())

@@ -22,9 +22,9 @@ def cross_entropy(logits, labels, *, ignore=-100, workspace=None):
     labels : int array (...)
         Classes 0 .. classes - 1, or ``ignore``.
     ignore : int
-        Rows with this label are not counted; their gradient is 0. Where all are ignored the loss is 0.
+        Rows with this label are not counted; their gradient is 0. If all are ignored, the loss is 0.
     workspace : Workspace, optional
-        Where dlogits lives; fresh by default.
+        Memory for dlogits; a new array by default.
 
     Returns
     -------
@@ -36,7 +36,7 @@ def cross_entropy(logits, labels, *, ignore=-100, workspace=None):
     Raises
     ------
     TypeError, ValueError
-        Logits that are not floats, labels that are not integers, of another shape, or out of range.
+        If logits are not floats, or labels are not integers, have another shape or are out of range.
 
     Examples
     --------
@@ -88,7 +88,7 @@ def mse(y, target, *, workspace=None):
     y, target : float arrays
         Of one shape and dtype.
     workspace : Workspace, optional
-        Where dy lives; fresh by default.
+        Memory for dy; a new array by default.
 
     Returns
     -------
@@ -99,7 +99,7 @@ def mse(y, target, *, workspace=None):
     Raises
     ------
     TypeError, ValueError
-        Arrays that are not floats, or differ in shape or dtype.
+        If the arrays are not floats, or differ in shape or dtype.
 
     Examples
     --------

@@ -1,6 +1,6 @@
 """Optimisers, gradient clipping and a learning-rate schedule: pure functions on nested dicts.
 
-An optimiser is configuration; what it remembers is a nested dict of arrays::
+An optimiser is configuration; its state is a nested dict of arrays::
 
     opt = pa.optim.AdamW(lr=1e-3)
     state = opt.init(ps)
@@ -48,7 +48,7 @@ class _Optimiser(Config):
             Learning rate of this step, instead of the optimiser's.
         out : (ps, state), optional
             Trees to write the result to, for example those passed in; by default new ones. A leaf may be the
-            one that it replaces and shares memory with no other. The numbers are bitwise the same.
+            one that it replaces, but must not share memory with any other. Results are bitwise the same.
 
         Returns
         -------
@@ -57,8 +57,8 @@ class _Optimiser(Config):
         Raises
         ------
         TypeError, ValueError
-            When ps is not float32 or float64, a tree has not the keys, shapes and dtypes of ps, or leaves
-            share memory, such as one array at two places of ps; nothing is written then.
+            If ps is not float32 or float64, a tree lacks the keys, shapes and dtypes of ps, or leaves share
+            memory, such as one array at two places of ps; nothing is written then.
         """
         lr = self.lr if lr is None else _non_negative("lr", lr)
         for path, p in tree.flatten(ps).items():
@@ -148,7 +148,7 @@ class Adam(_Optimiser):
     betas : (float, float)
         b1 and b2, in [0, 1).
     eps : float
-        Keeps the step finite where the gradient is 0.
+        Keeps the step finite if the gradient is 0.
 
     Examples
     --------
@@ -193,7 +193,7 @@ def _typed(p, *numbers):
 
 
 def matrices(path, p):
-    """Default choice of what decays: leaves with at least two axes, so no bias and no scale."""
+    """Default choice of leaves that decay: those with at least two axes, so no biases and scales."""
     return p.ndim >= 2
 
 
@@ -250,8 +250,8 @@ def clip_by_global_norm(grads, max_norm, out=None):
     -------
     grads : nested dict
     norm : float
-        Norm before clipping, summed in float64. Where it is not finite, the gradients are left as they are:
-        look at the norm before taking the step.
+        Norm before clipping, summed in float64. If it is not finite, the gradients are left unchanged:
+        check the norm before taking the step.
 
     Examples
     --------
@@ -293,7 +293,7 @@ def _refuse_shared(name, written, read):
 
 
 def _flat(array):
-    """``array`` as one contiguous axis: a view where it is contiguous, a copy where it is not."""
+    """``array`` as one contiguous axis: a view if it is contiguous, else a copy."""
     return np.ascontiguousarray(array).reshape(-1)
 
 
@@ -317,7 +317,7 @@ def warmup_cosine(step, *, base_lr, warmup, total, final=0.1):
     base_lr : float
         Largest rate.
     warmup, total : int
-        Steps of the rise, and of the whole; ``0 <= warmup < total``.
+        Number of steps of the rise, and of all; ``0 <= warmup < total``.
     final : float
         Last rate, as a fraction of base_lr.
 

@@ -17,7 +17,7 @@ __all__ = ["Pattern"]
 _MAX_DENSE = 32768  # a 1 GiB mask
 _MAX_PAIRS = 2**28  # 1.25 GiB as CSR
 _MAX_VIEWS = 64
-_FAR = 2**20  # distances that are made together and kept
+_FAR = 2**20  # up to here, all distances from 0 on are generated and cached
 
 
 @dataclass(frozen=True, repr=False)
@@ -27,20 +27,20 @@ class Pattern:
         keys(i) = { j : 0 <= j <= i  and  ( j < G  or  i - j <= W  or  i - j in S ) }
 
     with G = ``global_tokens``, W = ``window`` and S = ``sequence``. In offset form a query attends the
-    distances D = {0, ..., W} ∪ S and, besides, the leading columns j < G. Positions count from 0.
+    distances D = {0, ..., W} ∪ S and also the leading columns j < G. Positions count from 0.
 
-    Immutable, hashable, compared by structure, and free of any length.
+    Immutable, hashable, compared by structure, and independent of any length.
 
     Parameters
     ----------
     sequence : str, Sequence, callable, array of int, or None
-        S: a Sequence or what ``sequences.parse`` makes one of, such as "primes" or "2 * primes | powers(3)";
-        a function of a limit (see ``sequences.from_callable``); all offsets as integers >= 1 in any order
-        (see ``sequences.from_array``); or None for no sequence.
+        S: a Sequence; text for ``sequences.parse``, such as "primes" or "2 * primes | powers(3)"; a function
+        of a limit (see ``sequences.from_callable``); all offsets as integers >= 1 in any order (see
+        ``sequences.from_array``); or None for no sequence.
     window : int
-        This many earlier tokens, besides the query's own.
+        Number of tokens attended just before the query, besides the query itself.
     global_tokens : int
-        This many leading tokens are attended by every later one.
+        Number of leading tokens that every later token attends.
 
     Examples
     --------
@@ -62,21 +62,21 @@ class Pattern:
     sequence: Sequence | None
     window: int = 0
     global_tokens: int = 0
-    _draw: ClassVar = None  # makes the picture of a notebook; lent by the package, as plots import this file
+    _draw: ClassVar = None  # draws the notebook picture; set by the package, as plots import this file
 
     def __post_init__(self):
         vars(self).update(
             sequence=_as_sequence(self.sequence),
             window=as_int("window", self.window, minimum=0),
             global_tokens=as_int("global_tokens", self.global_tokens, minimum=0),
-            _known=(EMPTY, -1),  # (all of D up to bound, bound), replaced whole
+            _known=(EMPTY, -1),  # (all of D up to bound, bound), replaced as a whole
             _views={},
         )
 
     def offsets(self, n) -> np.ndarray:
         """Return { d in D : d < n }: sorted int64, a read-only view of a cache.
 
-        Repeated calls cost a dictionary look-up; a new ``n`` costs a binary search, and growth of the cache
+        Repeated calls cost a dictionary look-up; a new ``n`` costs a binary search, and the cache grows
         whenever ``n`` doubles.
 
         Examples
@@ -100,7 +100,7 @@ class Pattern:
     def offsets_between(self, low, high) -> np.ndarray:
         """Return { d in D : low <= d < high }: sorted int64, read-only.
 
-        Far out, what lies between is made by itself where the sequence can (see ``Sequence.between``).
+        For a far range, only its own terms are generated, if the sequence can (see ``Sequence.between``).
 
         Examples
         --------
@@ -147,7 +147,7 @@ class Pattern:
     def num_pairs(self, n) -> int:
         """Return the number of attended (query, key) pairs of one sequence of length ``n``, without a mask.
 
-        Offset d pairs n - d queries, G of them with the leading columns, which are full anyway:
+        Offset d has n - d pairs, G of them in the leading columns, which are full anyway:
 
             sum_{d in D, d < n - G} (n - G - d)  +  sum_{j < min(G, n)} (n - j)
 
@@ -222,13 +222,13 @@ class Pattern:
         return mask
 
     def wheel_permutation(self, n, wheel=None) -> np.ndarray:
-        """Return the positions 0, ..., n - 1 as int64, grouped by residue modulo ``wheel``, else in order.
+        """Return the positions 0, ..., n - 1 as int64, grouped by residue modulo ``wheel``, each in order.
 
-        No large prime shares a factor with 30, so that among tokens in this order most square blocks of the
-        mask of the primes are empty (see :func:`primeattn.analysis.wheel_fraction`). Attention that skips
-        empty blocks, such as torch's FlexAttention, gains from it as the GPU kernel "wheel" does, which
-        needs no permutation: blocks of 128 keep 0.39 of n = 16384 modulo 6, all in natural order; fewer as
-        n grows. Permute q, k, v, and undo it in out:
+        No prime above 5 shares a factor with 30, so that in this order most square blocks of the primes' mask
+        are empty (see :func:`primeattn.analysis.wheel_fraction`). This helps attention that skips empty
+        blocks, such as torch's FlexAttention: of the blocks of 128 at n = 16384, all are in use in natural
+        order, but 0.39 modulo 6, and fewer as n grows. (The GPU kernel "wheel" gains the same without a
+        permutation.) Permute q, k, v, and undo it in out:
 
             order = torch.as_tensor(pattern.wheel_permutation(n, 6), device="cuda")
             attended = torch.zeros(n, dtype=torch.bool, device="cuda")
@@ -244,7 +244,7 @@ class Pattern:
         ----------
         n : int
         wheel : int, optional
-            By default what the GPU kernel would take: see :func:`primeattn.kernels.explain_kernel`.
+            By default the one that the GPU kernel would use: see :func:`primeattn.kernels.explain_kernel`.
 
         Examples
         --------
@@ -280,7 +280,7 @@ class Pattern:
         return f"Pattern({', '.join([repr(self.sequence), *options])})"
 
     def _repr_png_(self):
-        """Return the mask as a PNG image, which notebooks show; None beyond the end of a finite table."""
+        """Return the mask as a PNG image for notebooks; None if a finite table is too short for it."""
         return None if Pattern._draw is None else Pattern._draw(self)
 
     def to_json(self) -> dict:

@@ -1,4 +1,4 @@
-"""The main job: train a small language model over bytes, and say how good it is beside simpler models."""
+"""Training of a small language model over bytes, and its comparison with simpler models."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FILES = ("checkpoint.npz", "results.json", "sample.txt", "loss.png", "mask.png")
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What determines a training run, beside the text: equal options give equal parameters, bit for bit.
+    """Options of a training run: on one text, equal options give equal parameters, bit for bit.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class TrainConfig:
     lr : float
         Largest learning rate.
     seed : int
-        Of the first parameters, of the order of the batches and of the sample.
+        Seed of the initial parameters, of the order of the batches and of the sample.
 
     Examples
     --------
@@ -95,7 +95,7 @@ class TrainConfig:
 
 
 class Trainer:
-    """A training run between two steps: the model, all that changes, and how it changes.
+    """A training run between two steps: the model, its changing state, and the next step.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ class Trainer:
     ----------
     model : Chain
     ps, st : nested dict
-        Its parameters, in two sets of arrays that take turns, and its states.
+        Its parameters (two sets of arrays take turns) and its states.
     step : int
         Steps taken.
     losses : ndarray of float64, shape (config.steps,)
@@ -135,9 +135,9 @@ class Trainer:
         self._spare = map_tree(np.empty_like, self.ps), map_tree(np.empty_like, self.moments)
 
     def advance(self) -> float:
-        """Take one step; return its loss in nats per byte. RuntimeError when the loss is no longer finite.
+        """Take one step; return its loss in nats per byte. RuntimeError if it or the gradient is not finite.
 
-        An exception on the way, by a signal handler too, leaves the trainer between two steps.
+        After an exception, even from a signal handler, the trainer is still between two steps.
         """
         start = time.perf_counter()
         self.batches.position = self.step * self.config.batch
@@ -156,7 +156,7 @@ class Trainer:
         )
         self.losses[self.step] = loss
         ps, moments = self.optimizer.update(self.ps, grads, self.moments, lr=rate, out=self._spare)
-        vars(self).update(  # in one step for Python
+        vars(self).update(  # one step for Python
             {"ps": ps, "moments": moments, "_spare": (self.ps, self.moments), "st": st, "step": self.step + 1}
             | {"seconds": self.seconds + time.perf_counter() - start}
         )
@@ -179,7 +179,7 @@ class Trainer:
         checkpoint.save(path, self.state(), self.model)
 
     def restore(self, path):
-        """Go on from a checkpoint of the same options; ValueError names the first that differs."""
+        """Continue from a checkpoint with the same options; ValueError names the first that differs."""
         stored, wanted = checkpoint.load(path).get("options"), self.state()["options"]
         if not isinstance(stored, dict):
             raise ValueError(f"resume: {str(path)!r} is no checkpoint of a training run")
@@ -198,9 +198,9 @@ class Trainer:
 def run(config=None, *, text=None, out="runs/train", resume=False, force=False, save_every=100) -> dict:
     """Train, evaluate, and write the folder ``out``; return the results.
 
-    Written are ``checkpoint.npz`` (every ``save_every`` steps, at the end, and on an interrupt),
-    ``results.json``, ``sample.txt``, ``loss.png`` and ``mask.png``, each whole or not at all; a picture that
-    cannot be drawn costs a warning. A bar on stderr shows the progress, where that is a terminal.
+    The files are ``checkpoint.npz`` (every ``save_every`` steps, at the end, and on an interrupt),
+    ``results.json``, ``sample.txt``, ``loss.png`` and ``mask.png``, each written whole or not at all; a
+    picture that cannot be drawn gives a warning. If stderr is a terminal, it shows a progress bar.
 
     Parameters
     ----------
@@ -208,26 +208,26 @@ def run(config=None, *, text=None, out="runs/train", resume=False, force=False, 
     text : path, optional
         Train on this file; default the Python standard library (see :mod:`primeattn.data`).
     out : path
-        Output folder, made if need be.
+        Output folder, created if needed.
     resume : bool
-        Go on from ``out/checkpoint.npz``. A run that was killed and resumed gives the same parameters, bit
+        Continue from ``out/checkpoint.npz``. A run that was killed and resumed gives the same parameters, bit
         for bit, as one that was not.
     force : bool
-        Begin anew in a folder that holds a run, and overwrite that.
+        Start again in a folder that holds a run, and overwrite it.
     save_every : int
         Steps between checkpoints.
 
     Returns
     -------
     dict
-        As in ``results.json``. Bits per byte of the held-out text, the same bytes for all: of the model, of
-        the model with the sequence's offsets taken out of its pattern after training, of the baselines.
+        As in ``results.json``. It has bits per byte of the same held-out text for the model, for the model
+        with the sequence removed from its pattern after training, and for the baselines.
 
     Raises
     ------
     ValueError, TypeError, FileNotFoundError
-        Bad options, a text too short, a checkpoint of another run, a folder that holds a run and neither
-        ``resume`` nor ``force``: before anything is written.
+        Bad options, a text too short, a checkpoint of another run, or a folder that holds a run without
+        ``resume`` or ``force``; nothing is written then.
     KeyboardInterrupt
         After a checkpoint was written.
 
@@ -250,7 +250,7 @@ def run(config=None, *, text=None, out="runs/train", resume=False, force=False, 
         trainer.restore(out / "checkpoint.npz")
     out.mkdir(parents=True, exist_ok=True)
     if force:
-        for name in FILES[1:]:  # the checkpoint is replaced by the first of this run
+        for name in FILES[1:]:  # the first checkpoint of this run replaces the old one
             (out / name).unlink(missing_ok=True)
     _train(trainer, out / "checkpoint.npz", save_every)
     results = _results(trainer)
@@ -270,7 +270,7 @@ def _check_folder(out, resume, force):
     held = [name for name in FILES if (out / name).exists()]
     if held and not resume and not force:
         raise ValueError(
-            f"out: {str(out)!r} holds a run ({', '.join(held)}); --resume (resume=True) goes on with it, "
+            f"out: {str(out)!r} holds a run ({', '.join(held)}); --resume (resume=True) continues it, "
             "--force (force=True) overwrites it"
         )
     check_writable(out)
@@ -298,9 +298,9 @@ def _train(trainer, path, save_every):
 
 @contextmanager
 def _interrupts():
-    """A list that the first Ctrl-C fills, so that no step is cut in half; a second one interrupts at once."""
+    """A list that the first Ctrl-C fills, so that the step is finished; a second one interrupts at once."""
     received, before = [], signal.getsignal(signal.SIGINT)
-    main = threading.current_thread() is threading.main_thread()  # no other may set a handler
+    main = threading.current_thread() is threading.main_thread()  # only it may set a handler
     if not main or not callable(before):
         yield received
         return
@@ -368,7 +368,7 @@ def _write_figures(trainer, results, out):
 
 
 def report(results) -> str:
-    """Return the results as text for people.
+    """Return the results as readable text.
 
     Examples
     --------

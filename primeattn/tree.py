@@ -1,7 +1,7 @@
 """Pure functions on nested dicts: the trees that hold parameters, gradients, optimiser and layer states.
 
 A tree is a dict whose values are trees or leaves; whatever is not a dict is a leaf. A path joins the keys on
-the way to a leaf by slashes: ``layer_0/weight``. Nothing here changes its arguments.
+the way to a leaf with slashes: ``layer_0/weight``. Nothing here changes its arguments.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def map(function, tree, *others):
     Raises
     ------
     ValueError
-        When the keys of the trees differ.
+        If the keys of the trees differ.
 
     Examples
     --------
@@ -73,7 +73,7 @@ def _map(function, path, tree, others):
 
 
 def flatten(tree) -> dict:
-    """Dict from path to leaf, in the order of the tree; empty dicts leave no trace.
+    """Dict from path to leaf, in the order of the tree; empty dicts are dropped.
 
     Examples
     --------
@@ -104,11 +104,11 @@ def check(tree, like, name="tree"):
     Parameters
     ----------
     tree : nested dict of arrays
-        What is checked.
+        The tree to check.
     like : nested dict
-        What is expected; its leaves have ``shape`` and ``dtype``.
+        The expected tree; its leaves have ``shape`` and ``dtype``.
     name : str
-        How errors call ``tree``.
+        Name of ``tree`` in errors.
 
     Raises
     ------
@@ -146,7 +146,7 @@ def _check_keys(tree, like, name):
 
 
 def train_mode(st):
-    """State with every ``training`` entry True: Dropout drops.
+    """State with every ``training`` entry True: Dropout is active.
 
     Examples
     --------
@@ -171,15 +171,15 @@ def test_mode(st):
     return _replace(st, "training", False)
 
 
-test_mode.__test__ = False  # not a test, whatever its name says to pytest
+test_mode.__test__ = False  # pytest must not take it for a test
 
 
 def with_segments(st, cu_seqlens):
-    """State that tells every layer that knows positions where packed sequences begin and end.
+    """State with the boundaries of packed sequences, for every layer that uses positions.
 
     Sequence s of the batch-1 (or unbatched) input is ``x[cu_seqlens[s]:cu_seqlens[s + 1]]``; positions count
-    from 0 in each and nothing crosses a boundary. Layers hand the entry on unchanged, so it stays in force
-    until it is replaced; None removes it. Right-padded batches need nothing of this: causal layers never look
+    from 0 in each and nothing crosses a boundary. Layers pass the entry on unchanged, so it stays in force
+    until it is replaced; None removes it. Right-padded batches do not need this: causal layers never look
     ahead.
 
     Parameters
@@ -192,7 +192,7 @@ def with_segments(st, cu_seqlens):
     Raises
     ------
     TypeError, ValueError
-        When ``cu_seqlens`` is not such an array. That it ends at the length of the input, the layers check.
+        If ``cu_seqlens`` is not such an array. The layers check that it ends at the length of the input.
 
     Examples
     --------

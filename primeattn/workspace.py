@@ -1,4 +1,4 @@
-"""Reusable memory for calls that are repeated, such as training steps."""
+"""Reusable memory for repeated calls, such as training steps."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Workspace:
     """Arrays handed out until ``reset()``, then handed out again.
 
     Every array that a layer returns or saves with ``workspace=ws`` (y, activations, dx, gradients of
-    parameters) lives in ``ws`` and stays valid and distinct from all others until ``ws.reset()``, which is
-    called once per training step. A pullback made before the reset raises RuntimeError after it. Repeated
-    steps of the same shapes allocate nothing; arrays that a whole step did not ask for are released.
+    parameters) lives in ``ws`` and stays valid and distinct from all others until ``ws.reset()``; call that
+    once per training step. A pullback made before the reset raises RuntimeError after it. Repeated
+    steps of the same shapes allocate nothing; arrays not used for a whole step are released.
 
     One workspace serves one thread: entering it from a second thread while it is in use raises RuntimeError.
-    A copy of a workspace, or a pickled one, is a new one: what it lends is not part of it.
+    A copied or unpickled workspace is a new, empty one.
 
     Examples
     --------
@@ -56,7 +56,7 @@ class Workspace:
     def take(self, shape, dtype, empty=np.empty):
         """Return an uninitialised C-ordered array, distinct from every other until ``reset()``.
 
-        ``empty(shape, dtype)`` makes it, where memory of another kind than NumPy's is needed.
+        ``empty(shape, dtype)`` makes it, for memory of another kind than NumPy's.
         """
         with self.guard():
             key = (tuple(shape), np.dtype(dtype), empty)
@@ -69,7 +69,7 @@ class Workspace:
     def scratch(self, name: str, nbytes: int, empty=np.empty):
         """Return at least ``nbytes`` bytes that are valid only while the caller holds ``guard()``.
 
-        ``empty(nbytes, np.uint8)`` makes them, where memory of another kind than NumPy's is needed.
+        ``empty(nbytes, np.uint8)`` makes them, for memory of another kind than NumPy's.
         """
         with self.guard():
             buffer = self._scratch.get(name)
@@ -78,7 +78,7 @@ class Workspace:
             return buffer
 
     def reset(self):
-        """Take back every array handed out; release those that nobody asked for since the last reset."""
+        """Take back every array handed out; release those not used since the last reset."""
         with self.guard():
             self._pools = {
                 key: pool[: self._used[key]] for key, pool in self._pools.items() if self._used.get(key)
@@ -87,14 +87,14 @@ class Workspace:
             self._generation += 1
 
     def guard(self):
-        """Context in which the workspace is this thread's; RuntimeError when another thread holds it."""
+        """Context in which this thread holds the workspace; RuntimeError if another thread holds it."""
         lock, me = self._lock(), threading.get_ident()
         if lock.locked():
             if self._holder != me:
                 raise RuntimeError("workspace: in use by another thread; give each thread its own Workspace")
-            return nullcontext()  # it is held further out
+            return nullcontext()  # this thread holds it already
         self._holder = me
-        return lock  # whose own enter and exit no exception of a signal handler can part
+        return lock  # a signal handler cannot raise between its own enter and exit
 
     def __reduce__(self):
         return type(self), ()

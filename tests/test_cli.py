@@ -285,17 +285,18 @@ def test_help_and_version(capsys):
 def test_ctrl_c_exits_with_130_and_one_line(text, tmp_path, presses):
     out = tmp_path / "out"
     command = ["-m", "primeattn", "train", "--text", text, "--out", str(out), "--steps", "1000000", *TINY]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, *command], **pipes) as child:
-        try:
-            while not (out / "checkpoint.npz").exists() and child.poll() is None:
-                time.sleep(0.01)
-            for _ in range(presses):
-                child.send_signal(signal.SIGINT)
-                time.sleep(0.001)
-            printed, errors = child.communicate(timeout=30)
-        finally:
-            child.kill()
+    child = subprocess.Popen(
+        [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        while not (out / "checkpoint.npz").exists() and child.poll() is None:
+            time.sleep(0.01)
+        for _ in range(presses):
+            child.send_signal(signal.SIGINT)
+            time.sleep(0.001)
+        printed, errors = child.communicate(timeout=60)
+    finally:
+        child.kill()
     assert child.returncode == 130 and printed == ""
     assert errors.startswith("primeattn: interrupted") and errors.count("\n") == 1
     if presses == 1:  # a second one does not wait until the step is done and saved

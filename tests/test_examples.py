@@ -76,6 +76,7 @@ def test_the_gallery_shows_figures_that_are_there():
     assert sorted(shown) == sorted(path.name for path in (ROOT / "figures").glob("*.png"))
 
 
+@pytest.mark.slow
 def test_make_figures_renders_every_script_and_no_helper(tmp_path):
     for name in ("make_figures", "_save"):
         (tmp_path / f"{name}.py").write_text((EXAMPLES / f"{name}.py").read_text())

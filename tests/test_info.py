@@ -21,7 +21,7 @@ def test_sections():
         assert re.match(r"\d+\.\d+", versions[name])
     assert {"numba-cuda", "torch"} <= versions.keys()
     assert machine["cores"] >= machine["usable_cores"] >= 1 and machine["cpu"] and machine["system"]
-    assert cpu["kernels"] == "tiles" and cpu["vector_bits"] in (256, 512)
+    assert cpu["kernels"] == "tiles, scalar" and cpu["vector_bits"] in (256, 512)
     assert cpu["threads"] == get_num_threads()
     assert cpu["compiled_code"] is None or Path(cpu["compiled_code"]).is_dir()
     assert gpu == device.describe()

@@ -78,7 +78,7 @@ def test_training_learns_and_repeats(text):
     assert score < 0.6 * 8
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)])
 def test_a_warm_step_allocates_no_array(rng, dtype):
     model = make_model(Pattern("squares", window=3), layers=1, width=32, heads=2, context=2048)
     (ps, st), optimizer, ws = setup(rng, model, dtype), AdamW(1e-3), Workspace()

@@ -1,4 +1,4 @@
-"""What a pattern is worth: its cost, how many layers connect what, how well it mixes, what hardware can skip.
+"""What a pattern is worth: its cost, the layers it takes, how well it mixes, what hardware can skip.
 
 >>> import primeattn as pa
 >>> primes = pa.Pattern("primes", window=3)
@@ -6,8 +6,8 @@
 >>> [round(float((h <= layers).mean()), 3) for layers in (1, 2, 3)]
 [0.138, 0.749, 1.0]
 
-``compare`` puts all of it in one table. The honest control of a sequence S is ``sequences.matched_random(S,
-seed)``: as many offsets at every scale, but at random; ``match_budget`` makes patterns cost the same.
+``compare`` puts all of it in one table. The fair control of a sequence S is ``sequences.matched_random(S,
+seed)``: as many offsets at every scale, but random ones; ``match_budget`` makes patterns cost the same.
 """
 
 from primeattn.analysis.attention import attention_map, entropy

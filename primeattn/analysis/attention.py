@@ -1,4 +1,4 @@
-"""Attention as a layer computes it: its probabilities, and how spread they are."""
+"""The attention that a layer computes: its probabilities, and how spread they are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from primeattn.nn.attention import SparseIndexAttention
 
 __all__ = ["attention_map", "entropy"]
 
-_NUMBERS = 2**22  # of temporary arrays: 16 MiB of float32
+_NUMBERS = 2**22  # in a temporary array: 16 MiB of float32
 
 
 def attention_map(layer, x, ps, st, head, *, batch=0):
@@ -23,14 +23,14 @@ def attention_map(layer, x, ps, st, head, *, batch=0):
 
         p_ij = exp(q_i·k_j / sqrt(head_dim)) / sum of the same over keys(i),    j in keys(i).
 
-    with the q and k that the layer gives to its kernel. It stores each pair of the head's pattern (within the
-    packed sequences of ``st``, if there are any) and no other, also where p underflows to 0. Temporary memory
-    beyond a call of the layer and the result is bounded.
+    with the q and k that the layer gives to its kernel. It stores all pairs of the head's pattern (within the
+    packed sequences of ``st``, if any) and no others, even where p underflows to 0. Apart from a call of the
+    layer and the result, temporary memory is bounded.
 
     Parameters
     ----------
     layer : SparseIndexAttention
-        Or PrimeSelfAttention and its like, or a layer derived from these that computes scores as they do.
+        Such as PrimeSelfAttention, or a subclass that computes scores in the same way.
     x : float array (seq, dims) or (batch, seq, dims)
         Input of the layer; ``attention_calls`` finds it in a model.
     ps, st : nested dicts
@@ -48,8 +48,8 @@ def attention_map(layer, x, ps, st, head, *, batch=0):
     Raises
     ------
     ValueError
-        When the layer does not compute its attention so: it calls no kernel by way of SparseIndexAttention,
-        several, or one with other scores.
+        If the layer does not compute its attention in this way: it does not call the kernel through
+        SparseIndexAttention exactly once, or has other scores.
 
     Examples
     --------
@@ -136,7 +136,7 @@ def _structure(pattern, n, cu_seqlens):
 
 
 class _Watch(Memory):
-    """Memory of a call that notes what attention is computed with."""
+    """Memory that records the inputs of each attention kernel."""
 
     __slots__ = ("attentions",)
 
@@ -150,7 +150,7 @@ class _Watch(Memory):
 
 def _as_computed(layer, x, ps, st, head):
     """Return q / sqrt(head_dim) and k of one head, each (seq, head_dim), and lse (seq,), from a call."""
-    if layer.device == "cuda":  # what is there cannot be looked at
+    if layer.device == "cuda":  # arrays on the GPU cannot be read here
         layer = replace(layer, device=None)
     watch = _Watch()
     layer.apply(x, ps, st, watch)

@@ -15,7 +15,7 @@ def match_budget(pattern, budget, n) -> Pattern:
     """Return ``pattern`` with the largest window W < n for which it has at most ``budget`` pairs.
 
     Patterns matched to one budget cost the same, so that what they reach can be compared. ``Pattern(None)``
-    gives the control that is a window alone.
+    gives a plain window as control.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def counting_bound(k, layers) -> int:
 
 
 def efficiency(pattern, layers, n) -> float:
-    """Return how many distances a pattern connects, as a share of what as many offsets could connect,
+    """Return how many distances a pattern connects, as a share of the most that as many offsets could,
 
         #{ d : 0 < d < n, h(d) <= L }  /  min( n - 1, C(k + L, L) - 1 ),    k = #{ d in D : 0 < d < n }.
 

@@ -1,4 +1,4 @@
-"""Which sequences there are."""
+"""The table of all named sequences."""
 
 from __future__ import annotations
 

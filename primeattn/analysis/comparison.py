@@ -15,14 +15,14 @@ __all__ = ["compare", "reach_by_layer"]
 
 
 def compare(patterns, n) -> Table:
-    """Return one table of what each of the ``patterns`` costs and gives at length ``n``.
+    """Return a table of what each of the ``patterns`` costs and achieves at length ``n``.
 
     The columns, over the distances d = 1, ..., n - 1:
 
-    - offsets, pairs, density: how many of the distances, of the (query, key) pairs, and as a share
-    - hops_max, hops_mean: of the distances that any number of layers connects; unreached: how many none does
+    - offsets, pairs, density: how many offsets, (query, key) pairs, and their share of the causal pairs
+    - hops_max, hops_mean: over the distances that layers can connect; unreached: how many they cannot
     - within_1, within_2, within_3: share of the distances that so many layers connect
-    - redundancy: share of two-hop paths that lead where another one leads
+    - redundancy: share of superfluous two-hop paths (see ``redundancy``)
     - gap, largest: extreme eigenvalues of the normalised Laplacian (see ``extreme_eigenvalues``)
     - tiles: share of causal 64 × 64 tiles that are not empty
 
@@ -40,10 +40,10 @@ def compare(patterns, n) -> Table:
 
 
 def reach_by_layer(patterns, n, layers=6) -> Table:
-    """Return one table of how far layers see: for each of the ``patterns``, over d = 1, ..., n - 1,
+    """Return a table of how far layers see: for each of the ``patterns``, over d = 1, ..., n - 1,
 
-    - pairs: what a layer costs
-    - hops_max, hops_mean: of the distances that any number of layers connects; unreached: how many none does
+    - pairs: the cost of a layer
+    - hops_max, hops_mean: over the distances that layers can connect; unreached: how many they cannot
     - within_1, ..., within_L: share of the distances that so many layers connect, L = ``layers``
 
     Examples

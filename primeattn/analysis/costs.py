@@ -30,7 +30,7 @@ def flops(pattern, n, head_dim, *, backward=False) -> int:
 
 
 class Traffic(NamedTuple):
-    """Bytes to be moved at least (each array once) and at most (keys and values once for each pair).
+    """Least bytes moved (each array once), and most (keys and values once per pair).
 
     Examples
     --------
@@ -49,7 +49,7 @@ def traffic(pattern, n, head_dim, dtype=np.float32) -> Traffic:
 
         least = 4 n head_dim itemsize (q, k, v, out),    most = (2 n + 2 pairs) head_dim itemsize.
 
-    What lies between is decided by caches: by how many queries a key that was read still serves.
+    The real number lies between; it depends on how many queries a cached key serves.
 
     Examples
     --------
@@ -64,7 +64,7 @@ def traffic(pattern, n, head_dim, dtype=np.float32) -> Traffic:
 
 
 def asymptotic_pairs(pattern, n) -> float:
-    """Return the pairs that the sequence's counting function A(x) predicts, NaN where it has none,
+    """Return the pairs that the sequence's counting function A(x) predicts; NaN if it has none,
 
         n + ∫_0^n A_D(x) dx,    A_D(x) = x for x <= W,  W + A(x) - A(W) beyond,
 

@@ -1,4 +1,4 @@
-"""Attention inside a model: what its attention layers are given, and where their heads look."""
+"""Attention inside a model: the inputs of its attention layers, and where their heads look."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class LayerCall(NamedTuple):
 def attention_calls(model, x, ps, st) -> dict[str, LayerCall]:
     """Run ``model`` on ``x`` and return how it calls each of its attention layers, by their paths in ``ps``.
 
-    Attention is found in every container that runs its children by ``child.apply(x, ps, st, memory)``. A
-    warning names attention layers of the model that were not run so. ``attention_map`` takes what is found:
+    Attention is found in every container that runs its children with ``child.apply(x, ps, st, memory)``. A
+    warning names attention layers of the model that were not run this way. Pass a call on as
     ``attention_map(*call, head)``.
 
     Parameters
@@ -83,10 +83,10 @@ def attention_calls(model, x, ps, st) -> dict[str, LayerCall]:
 
 
 def attention_summary(model, x, ps, st) -> Table:
-    """Return one table of where every head of ``model`` looks, in the mean over the queries of ``x``.
+    """Return a table of where every head of ``model`` looks, averaged over the queries of ``x``.
 
     The columns: layer (its path in ``ps``), head, keys (that a query sees), entropy (of its attention, in
-    nats, see ``entropy``), and the attention that goes by each rule (see ``rule_mass``).
+    nats, see ``entropy``), and the attention that each rule carries (see ``rule_mass``).
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def attention_summary(model, x, ps, st) -> Table:
 
 
 class _Watch(Memory):
-    """Memory of a run of a model that notes how attention layers are called."""
+    """Memory that records the calls of attention layers."""
 
     __slots__ = ("calls",)
 
@@ -129,7 +129,7 @@ class _Watch(Memory):
 
 
 def _path(call, owners, known):
-    """Where the parameters of a call are in those of the model; a second call there gets a number."""
+    """Path of a call's parameters in those of the model; a second call there gets a number."""
     below, leaf = next(iter(tree.flatten(call.ps).items()))
     path = owners.get(id(leaf), below).removesuffix(below).rstrip("/")
     again = 2
@@ -140,7 +140,7 @@ def _path(call, owners, known):
 
 
 def _attention_within(value):
-    """Yield the attention layers that a layer holds in its fields, in whatever collections."""
+    """Yield the attention layers in the fields of a layer, also inside collections."""
     if isinstance(value, SparseIndexAttention):
         yield value
     elif isinstance(value, Layer):

@@ -1,4 +1,4 @@
-"""How often two layers connect a distance: the waste that a Sidon set avoids."""
+"""In how many ways two layers connect a distance: the waste that a Sidon set avoids."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def two_hop_paths(pattern, n) -> np.ndarray:
 
 
 def redundancy(pattern, n) -> float:
-    """Return the share of two-hop paths that lead where another one leads,
+    """Return the share of two-hop paths that are superfluous, as another one connects their distance,
 
         1 - #{ d : r(d) > 0 } / sum_d r(d),    d < n,
 
-    with r(d) of ``two_hop_paths``; 0 for a Sidon set, and where there is no path at all.
+    with r(d) of ``two_hop_paths``; 0 for a Sidon set, and if there is no path at all.
 
     Examples
     --------

@@ -11,7 +11,7 @@ from primeattn.patterns import Pattern
 __all__ = ["as_pattern", "hops", "receptive_field"]
 
 
-_FEW = 4096  # of as many members shifting bits takes longer than a Fourier transform
+_FEW = 4096  # for more members, a Fourier transform is faster than shifting bits
 
 
 def as_pattern(pattern) -> Pattern:
@@ -26,12 +26,12 @@ def hops(pattern, n) -> np.ndarray:
 
         h(0) = 0,    h(d) = 1 + min { h(d - s) : s in D, 0 < s <= d },    D = {0, ..., W} ∪ S.
 
-    A path from query i to key j passes tokens between j and i, so only d = i - j matters.
+    A path from query i to key j passes only tokens between them, so only d = i - j matters.
 
     With a stack of patterns, one for each layer, h(d) is the least L such that the first L layers connect
-    distance d, that is d = d_1 + ... + d_L with d_l in D_l; with the whole stack used up, it is -1.
+    distance d, that is d = d_1 + ... + d_L with d_l in D_l; -1 if the whole stack does not.
 
-    Global tokens change nothing for keys j >= G, whose hops these are: a path that enters a global token
+    These are the hops to keys j >= G, where global tokens change nothing: a path that enters a global token
     g < G can only end at j <= g. (Keys j < G are one hop from everywhere.)
 
     Parameters
@@ -44,7 +44,7 @@ def hops(pattern, n) -> np.ndarray:
     Returns
     -------
     int64 array, shape (n,)
-        -1 where no number of layers (of the stack: not all of them) connects the distance.
+        -1 where no number of layers (or not even the whole stack) connects the distance.
 
     Examples
     --------
@@ -146,10 +146,10 @@ def _search(offsets, n, layers):
 def _sums(a, b, n):
     """Return { s + t < n : s in a, t in b }, all sorted.
 
-    Few sums are formed one by one. Many are the union of the bits of the longer set, shifted by each member
-    of the shorter: eight copies, shifted by 0 to 7 bits, turn that into operations on whole bytes. A search
-    does at most n of these in all, since every distance joins its frontier once. Most are read off a product
-    of Fourier transforms, which counts the ways to form them.
+    Few sums are formed one by one. For more, the bits of the longer set are shifted by each member of the
+    shorter and united: eight copies, shifted by 0 to 7 bits, turn that into operations on whole bytes. A
+    search makes at most n such shifts, since every distance joins its frontier once. If both sets are large,
+    a product of Fourier transforms counts the ways to form each sum.
     """
     if len(a) > len(b):
         a, b = b, a
@@ -161,7 +161,7 @@ def _sums(a, b, n):
         has = np.zeros((2, n))
         has[0, a[: np.searchsorted(a, n)]] = has[1, b[: np.searchsorted(b, n)]] = 1
         ways = fft.irfft(fft.rfft(has[0], size) * fft.rfft(has[1], size), size)[:n]
-        return np.flatnonzero(ways > 0.5)  # integers up to n, off by far less than that
+        return np.flatnonzero(ways > 0.5)  # integers up to n, with far smaller errors
     bits = np.zeros((8, n), bool)
     for shift in range(8):
         bits[shift, b[: np.searchsorted(b, n - shift)] + shift] = True

@@ -16,8 +16,8 @@ def residue_coverage(pattern, n, largest=64) -> np.ndarray:
         c[P] = #{ d in D : 0 < d < n, P divides d } / #{ d : 0 < d < n, P divides d },
 
     for P = 1, ..., ``largest``; c[1] is the share of all distances, to compare with; c[0] and periods without
-    a multiple below n are NaN. Data of period P, such as an image with rows of P pixels, want c[P] large: the
-    primes have c[P] about 0 for every P.
+    a multiple below n are NaN. Data of period P, such as an image with rows of P pixels, need a large c[P]:
+    the primes have c[P] about 0 for every P.
 
     Returns
     -------

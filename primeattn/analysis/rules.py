@@ -1,4 +1,4 @@
-"""Which rule of a pattern admits a pair, and how much attention goes by each rule."""
+"""Which rule of a pattern admits a pair, and how much attention each rule carries."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from primeattn.patterns import Pattern
 
 __all__ = ["RULES", "Explanation", "as_map", "check_pairs", "explain", "first_rule", "rule_mass"]
 
-RULES = ("window", "global tokens", "sequence")  # in this order the first that admits a pair counts
+RULES = ("window", "global tokens", "sequence")  # the first in this order that admits a pair counts
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What ``explain`` returns: true where the query attends the key; ``str`` says it in a sentence.
+    """Result of ``explain``: true if the query attends the key; ``str`` says why in a sentence.
 
     Attributes
     ----------
     pattern : Pattern
     query, key : int
     admitted_by : tuple of str
-        All rules that admit the pair, of "window", "global tokens" and "sequence".
+        All rules that admit the pair, among "window", "global tokens" and "sequence".
 
     Examples
     --------
@@ -60,7 +60,7 @@ class Explanation:
 
 
 def explain(pattern, i, j) -> Explanation:
-    """Say which rules of ``pattern`` let query ``i`` attend key ``j``.
+    """Return which rules of ``pattern`` let query ``i`` attend key ``j``.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ distance 4 is not in primes
 
 
 def first_rule(pattern, query, key) -> np.ndarray:
-    """Return the number among RULES of the first that admits each pair; the pairs are the pattern's."""
+    """Return the index in RULES of the first that admits each pair; all pairs are in the pattern."""
     return np.where(query - key <= pattern.window, 0, np.where(key < pattern.global_tokens, 1, 2))
 
 
@@ -111,9 +111,9 @@ def check_pairs(pattern, query, key):
 
 
 def rule_mass(probabilities, pattern, *, cu_seqlens=None) -> dict[str, np.ndarray]:
-    """Return how much attention each query spends by each rule of the pattern,
+    """Return how much of each query's attention each rule of the pattern carries,
 
-        mass_i = sum of p_ij over the keys j that the rule admits and no rule before it does,
+        mass_i = sum of p_ij over the keys j that the rule admits and no earlier rule does,
 
     with the rules in the order window, global tokens, sequence. The three add up to 1.
 
@@ -122,9 +122,9 @@ def rule_mass(probabilities, pattern, *, cu_seqlens=None) -> dict[str, np.ndarra
     probabilities : sparse matrix, shape (n, n)
         p, such as from ``attention_map``.
     pattern : Pattern
-        Of the head that p is of; ValueError where p stores a pair that it does not admit.
+        The head's pattern; ValueError if p stores a pair that it does not admit.
     cu_seqlens : int array (sequences + 1,), optional
-        Boundaries of packed sequences, each of which has global tokens of its own.
+        Boundaries of packed sequences, each with its own global tokens.
 
     Returns
     -------

@@ -11,10 +11,10 @@ from primeattn.checks import as_int
 
 __all__ = ["Extremes", "extreme_eigenvalues", "laplacian", "spectrum"]
 
-_MAX_SPECTRUM = 4096  # a dense matrix of 128 MiB, and seconds
-_MAX_DENSE = 256  # up to here all of them at once are faster than the extreme ones
-_MAX_BAND = 128  # chains mix so slowly that Lanczos fails; but L - shift I is easily factored
-_BELOW = 1e-8  # the shift, below what is sought
+_MAX_SPECTRUM = 4096  # takes a dense matrix of 128 MiB, and seconds
+_MAX_DENSE = 256  # up to here, all eigenvalues are faster than the extreme ones alone
+_MAX_BAND = 128  # narrow bands mix too slowly for Lanczos, but L - shift I is easy to factor
+_BELOW = 1e-8  # distance of the shift below the least value that the gap can have
 
 
 class Extremes(NamedTuple):
@@ -82,9 +82,9 @@ def extreme_eigenvalues(pattern, n) -> Extremes:
 
     A wide gap means that no part of the sequence is cut off from the rest: information spreads in few layers.
     A largest eigenvalue near 2 means nearly bipartite: with the primes, all odd but one, an even and an odd
-    number of hops lead to different halves of the past. The gap is exact to 1e-11, the other to 1e-4 and
-    beyond 10^5 tokens to 1e-3.
-    Takes O(n) memory: without global tokens the graph is a Toeplitz matrix, which Fourier transforms apply.
+    number of hops lead to different halves of the past. The gap is exact to 1e-11, the largest to 1e-4,
+    or to 1e-3 beyond 10^5 tokens.
+    Takes O(n) memory: apart from global tokens the graph is a Toeplitz matrix, applied by Fourier transforms.
 
     Examples
     --------
@@ -121,7 +121,7 @@ def extreme_eigenvalues(pattern, n) -> Extremes:
         values = eigsh(matrix, k=2, sigma=shift, OPinv=inverse, **options)
         gap = values[values > shift].min() if columns else values.max()
     else:
-        # As the largest of 2 I - L, deflated: a tolerance relative to 2 can be met where the gap is 0.
+        # As the largest of 2 I - L, deflated: a tolerance relative to 2 can be met even if the gap is 0.
         turned = LinearOperator(
             (n, n), lambda x: 2 * (x.reshape(n) - null * (null @ x)) - apply(x.reshape(n)), dtype=np.float64
         )
@@ -131,7 +131,7 @@ def extreme_eigenvalues(pattern, n) -> Extremes:
 
 
 def _degrees(pattern, n):
-    """Neighbours of each token: all others of a global token, else the globals and what offsets lead to."""
+    """Number of neighbours: all others for a global token, else the globals and the tokens at offsets."""
     columns = min(pattern.global_tokens, n)
     place = np.arange(n - columns)
     steps = pattern.offsets(n - columns)[1:]
@@ -140,7 +140,7 @@ def _degrees(pattern, n):
 
 
 def _sum_of_neighbours(pattern, n):
-    """Return the product with A + A^T: without globals a Toeplitz matrix, which Fourier transforms apply."""
+    """Return the product with A + A^T: apart from globals, a Toeplitz matrix applied by Fourier transform."""
     from scipy import fft
 
     columns = min(pattern.global_tokens, n)
@@ -160,13 +160,13 @@ def _sum_of_neighbours(pattern, n):
 
 
 def _inverse(pattern, n, degrees, scale, shift):
-    """Return the product with the inverse of L - shift I, where L is a narrow band but for the globals.
+    """Return the product with the inverse of L - shift I, where L is a narrow band apart from the globals.
 
-    These have 1 - shift on the diagonal, -s² off it, and -s u towards the rest, u the rest's ``scale``, s
-    theirs. With the rest eliminated, what is left is a I - b J, J all ones.
+    Globals have 1 - shift on the diagonal, -s² off it, and -s u towards the rest, with u the rest's ``scale``
+    and s theirs. Eliminating the rest leaves a I - b J, J all ones.
 
-    The eigenvalues of the band are at least columns / (the largest degree), by its row sums, and beyond 0
-    those of L are at least the band's, as long as they are below 1: a shift just below gives the gap.
+    The eigenvalues of the band are at least columns / (the largest degree), by its row sums. Apart from 0,
+    those of L below 1 are at least the band's. So a shift just below that bound gives the gap.
     """
     from scipy.linalg import cho_solve_banded, cholesky_banded
 

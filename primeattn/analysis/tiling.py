@@ -38,10 +38,10 @@ def wheel_fraction(pattern, n, wheel, block=64) -> float:
     """Return the area of live tiles with tokens grouped by residue, as a share of the causal tiles' area.
 
     Positions with the same residue modulo ``wheel`` form a class; each pair of classes is cut into ``block``
-    × ``block`` tiles, of which those count that hold a pair. Where no offset is ≡ a - b (mod wheel), all
+    × ``block`` tiles, and tiles that hold a pair count. Where no offset is ≡ a - b (mod wheel), all
     tiles of queries in class a and keys in class b are empty: primes that do not divide the wheel keep a
-    share near phi(wheel) / wheel. With wheel = 1 it is the natural order. What a pass in natural order would
-    do does not count: the window, where the small primes belong, and the global columns.
+    share near phi(wheel) / wheel. wheel = 1 is the natural order. The window, where the small primes
+    belong, and the global columns do not count: they are left to a pass in natural order.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def wheel_fraction(pattern, n, wheel, block=64) -> float:
     n, wheel = as_int("n", n, minimum=1), as_int("wheel", wheel, minimum=1)
     block = as_int("block", block, minimum=1)
     offsets = as_pattern(pattern).offsets(n)[pattern.window + 1 :]
-    small, longer = divmod(n, wheel)  # the first `longer` classes have a token more than `small`
+    small, longer = divmod(n, wheel)  # the first `longer` classes have one token more than `small`
     live = 0
     for difference in range(1 - wheel, wheel):  # of the classes a of the query and b of the key
         # offset = (t - s) wheel + difference for query t of class a and key s of class b. So t >= s, and it

@@ -1,7 +1,7 @@
-"""Speed against peers: ``python -m primeattn.bench cpu``, ``step``, ``startup``, ``gpu``; and ``gpu-check``.
+"""Speed: ``python -m primeattn.bench cpu``, ``bound``, ``step``, ``startup``, ``gpu``, ``gpu-check``.
 
-Each benchmark prints a table, writes JSON with the machine and the versions, and says where; nothing is
-imported before it is asked for.
+Each benchmark prints a table, writes JSON with the machine and the versions, and prints its path; nothing is
+imported before it is needed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main(argv=None) -> int:
 
 
 def add_arguments(parser):
-    """Give an argparse parser the benchmarks as commands; each sets ``run``, to be called with the result.
+    """Add the benchmarks to an argparse parser as commands; each sets ``run``, a function of the arguments.
 
     ``run`` returns an exit status.
 
@@ -59,25 +59,29 @@ def add_arguments(parser):
 
     cpu = add("cpu", _cpu, "attention on the CPU, forward and backward, over a grid of shapes")
     step = add("step", _step, "a whole training step, against the same model in torch with dense attention")
+    bound = add("bound", _bound, "attention on the CPU, over the time of its own inner loops")
     add("startup", _startup, "import, first call of a process, and cold compilation")
     gpu = add("gpu", _gpu, "attention on a GPU, forward and backward, over a grid of shapes")
-    check = add("gpu-check", _gpu_check, "whether the kernels are right and lean on this machine's GPU")
+    check = add("gpu-check", _gpu_check, "whether the kernels are right and quick to launch on this GPU")
     several = {"nargs": "+", "metavar": "X"}
     for command in (cpu, step):
         command.add_argument("--quick", action="store_true", help="small sizes: under a minute")
         command.add_argument("--threads", type=int, help="numbers of threads", **several)
         command.add_argument("--n", type=int, help="sequence lengths", **several)
         command.add_argument("--budget", type=float, metavar="X", help="seconds to spend on a shape")
+    bound.add_argument("--n", type=int, help="sequence lengths", **several)
+    bound.add_argument("--head-dims", type=int, help="features of a head", **several)
+    bound.add_argument("--budget", type=float, metavar="X", help="seconds to spend on a shape")
     gpu.add_argument("--n", type=int, help="sequence lengths", **several)
     gpu.add_argument("--head-dims", type=int, help="features of a head", **several)
     gpu.add_argument("--dtypes", help="bfloat16, float32, float16", **several)
     gpu.add_argument("--budget", type=float, metavar="X", help="seconds to spend on a shape")
-    for command in (cpu, gpu):
+    for command in (cpu, bound, gpu):
         command.add_argument("--heads", type=int, help="numbers of heads", **several)
         command.add_argument("--sequences", help="names of the patterns' sequences", **several)
     for command in (gpu, check):
         command.add_argument("--limit", type=float, metavar="X", help="seconds to spend in all")
-    check.add_argument("stages", nargs="*", metavar="STAGE", help="by default all, in the order printed")
+    check.add_argument("stages", nargs="*", metavar="STAGE", help="default: all")
 
 
 def _run(benchmark, name, command, arguments):
@@ -105,7 +109,7 @@ def _cpu(options, out, command):
 
 
 def _figure(report, results, path):
-    """The paths of the pictures that could be drawn: this one or none."""
+    """Draw the picture; return a list of its path, empty if that failed."""
     from primeattn.plot.files import try_save
 
     return [path] if try_save(lambda: report.figure(results), path) else []
@@ -117,6 +121,14 @@ def _step(options, out, command):
     results = report.write_json(out / "data" / "step.json", step.run(**options), command)
     print(step.text(results), "", sep="\n")
     return 0, (out / "data" / "step.json",)
+
+
+def _bound(options, out, command):
+    from primeattn.bench import bound, report
+
+    results = report.write_json(out / "data" / "bound.json", bound.run(**options), command)
+    print(bound.text(results), "", sep="\n")
+    return 0, (out / "data" / "bound.json",)
 
 
 def _gpu(options, out, command):

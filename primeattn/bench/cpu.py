@@ -29,16 +29,16 @@ LENGTHS = (1024, 2048, 4096, 8192, 16384, 32768, 65536)
 SEQUENCES = ("primes", "squares", "mian_chowla")
 WINDOW, GLOBAL_TOKENS = 3, 2
 FORWARD, BACKWARD = "forward", "forward+backward"
-PATIENCE = 12  # seconds that a call of a peer may take
-PRODUCTS = {FORWARD: 2, BACKWARD: 7}  # of head_dim multiply-adds for a pair; five of them the backward's
+PATIENCE = 12  # most seconds for a call of a peer
+PRODUCTS = {FORWARD: 2, BACKWARD: 7}  # of head_dim multiply-adds per pair; the backward has five of the seven
 
 NOTES = (
-    "shape: batch x heads x n x head_dim, float32 where nothing else is said",
+    "shape: batch x heads x n x head_dim, float32 unless stated otherwise",
     "primeattn: outputs allocated once and one Workspace for each shape, as in a training loop",
-    "torch causal, torch mask and dense NumPy work on all pairs: their time is that of any pattern",
+    "torch causal, torch mask and dense NumPy work on all pairs: their time is the same for any pattern",
     "efficiency: (time of torch causal / time of primeattn) / (causal pairs / pairs of the pattern)",
     "GFLOP/s: 4 head_dim flops for a pair forward, and 10 more backward (its least, five products)",
-    "GB/s: two rows of head_dim numbers for a pair, a key and a value; to be compared with the copy",
+    "GB/s: two rows of head_dim numbers for a pair, a key and a value; compare with the copy",
     "*: one head in a batch of 1, where torch's backward on the CPU uses one thread, since it runs in "
     "parallel over batch and heads only",
     "scalar loop: one thread, as in PrimeAttention.jl",
@@ -48,7 +48,7 @@ NOTES = (
 
 @dataclass(frozen=True)
 class Shape:
-    """What is computed: arrays of (batch, heads, n, head_dim), forward alone or with the backward."""
+    """Shape of one measurement: (batch, heads, n, head_dim), forward alone or with the backward."""
 
     batch: int
     heads: int
@@ -67,7 +67,7 @@ class Shape:
 
 
 def run(*, n=None, heads=None, threads=None, sequences=None, budget=None, quick=False) -> dict:
-    """Time the grid and return the results, as they are written to JSON.
+    """Time the grid and return the results, in the form written to JSON.
 
     Parameters
     ----------
@@ -77,8 +77,8 @@ def run(*, n=None, heads=None, threads=None, sequences=None, budget=None, quick=
     sequences : sequence of str, optional
         Names of the patterns' sequences; the window is 3, and there are 2 global tokens.
     budget : float, optional
-        Seconds for a shape, 8 by default, where they suffice for three calls of each peer. A peer of which
-        one call is expected to take more than 12 s is left out.
+        Seconds for a shape, 8 by default; exceeded if three calls of each peer need more. A peer is left out
+        if one call is expected to take more than 12 s.
     quick : bool
         Smaller defaults, for a run of under a minute.
 
@@ -137,25 +137,25 @@ def _grid(lengths, heads, patterns):
 
 
 class Peers:
-    """Measures shapes, and remembers which peers are not worth asking.
+    """Measures shapes, and remembers which peers to skip.
 
     Parameters
     ----------
     budget : float
         Seconds for a shape.
     given_up : dict of str to str
-        Peers that are not to be asked, and why.
+        Peers to skip, and why.
     """
 
-    per_pattern, dense = PER_PATTERN, ("torch causal",)  # the fastest of ``dense`` is what others are held to
+    per_pattern, dense = PER_PATTERN, ("torch causal",)  # ours is compared with the fastest of ``dense``
     largest = LARGEST
 
     def __init__(self, budget, given_up):
         self.budget, self.given_up = budget, dict(given_up)
-        self._last = {}  # what was computed, but for its length -> (length, seconds)
+        self._last = {}  # peer and shape without its length -> (length, seconds)
 
     def measure(self, shape, patterns, names, threads) -> list[dict]:
-        """Rows of one shape: each peer of ``names``, with each pattern where that matters."""
+        """Rows of one shape: each peer of ``names``, with each pattern if that matters."""
         inputs, calls, skipped = self.draw(shape), {}, {}
         for peer in names:
             for sequence, pattern in (
@@ -192,7 +192,7 @@ class Peers:
         return interleave(calls, self.budget)
 
     def refuse(self, key, shape, threads):
-        """Raise Unavailable if a peer is not to be asked."""
+        """Raise Unavailable if a peer is to be skipped."""
         peer = key[0]
         if peer in self.given_up:
             raise Unavailable(self.given_up[peer])
@@ -247,7 +247,7 @@ def copy_bandwidth(threads, nbytes=2**28) -> float:
 def accuracy(n, patterns) -> list[dict]:
     """Largest errors of float32 results against float64, N(0, 1) inputs, 2 heads of 64.
 
-    torch causal is compared with the formula over all causal pairs, the others with that of their pattern.
+    torch causal is compared with the formula over all causal pairs, the others with their pattern.
     """
     inputs = Inputs.draw(np.random.default_rng(1), 1, 2, n, 64, "float32")
     causal = Pattern(None, window=n)

@@ -20,12 +20,12 @@ DTYPES = ("bfloat16", "float32", "float16")
 NOTES = (
     "shape: batch x heads x n x head_dim",
     "times are of the kernels alone, by events on the GPU, which never waits for the host; its caches are as "
-    "the call before left them",
+    "the previous call left them",
     "SDPA works on all causal pairs; times faster: the fastest SDPA of the shape / primeattn",
     "efficiency: times faster / (causal pairs / pairs of the pattern)",
     "GFLOP/s: 4 head_dim flops for a pair forward, and 10 more backward (its least, five products)",
     "GB/s: two rows of head_dim numbers for a pair, a key and a value, through all caches",
-    "of copy: GB/s over those of a copy of 1 GiB; of fma: GFLOP/s over those of float32 multiply-adds alone",
+    "of copy: GB/s relative to a copy of 1 GiB; of fma: GFLOP/s relative to float32 multiply-adds alone",
 )
 
 
@@ -38,7 +38,7 @@ class GpuPeers(Peers):
     budget : float
         Seconds for a shape.
     late : callable
-        Whether it is too late to start what takes long to compile.
+        Whether it is too late to start a long compilation.
     """
 
     per_pattern, dense, largest = (*OURS, FLEX), tuple(SDPA), {}
@@ -65,7 +65,7 @@ class GpuPeers(Peers):
 
 
 def grid(lengths, heads, head_dims, dtypes):
-    """Shapes, those first that are asked for most: many heads, long, head_dim 64, in the order of dtypes."""
+    """Shapes, the most wanted first: long, many heads, then in the order of head_dims and dtypes."""
     for n, h, d in itertools.product(sorted(lengths, reverse=True), sorted(heads, reverse=True), head_dims):
         for dtype, backward in itertools.product(dtypes, (False, True)):
             yield Shape(1, h, n, d, dtype, backward)
@@ -75,21 +75,21 @@ def run(
     *, n=None, heads=None, head_dims=None, dtypes=None, sequences=None, budget=None, limit=None, save=None,
     clock=time.perf_counter,
 ) -> dict:  # fmt: skip
-    """Time the grid and return the results, as they are written to JSON.
+    """Time the grid and return the results, in the form written to JSON.
 
     Parameters
     ----------
     n, heads, head_dims : sequence of int, optional
         4096, 16384 and 65536; 1 and 16; 64 and 128 by default.
     dtypes : sequence of str, optional
-        Of "bfloat16", "float32", "float16"; all by default.
+        Among "bfloat16", "float32", "float16"; all by default.
     sequences : sequence of str, optional
         Names of the patterns' sequences; the window is 3, and there are 2 global tokens.
     budget : float, optional
-        Seconds for a shape, 1 by default, where they suffice for the fewest calls.
+        Seconds for a shape, 1 by default; exceeded if the fewest calls need more.
     limit : float, optional
-        Seconds after which no shape is begun; those left out are listed. After half of them, nothing is
-        compiled by torch.
+        Seconds after which no shape is started; those left out are listed. After half this time,
+        FlexAttention is left out, since it takes long to compile.
     save : callable, optional
         Called with the results so far, after each shape.
 
@@ -145,7 +145,7 @@ def run(
 
 
 def _against(row, ceilings):
-    """The row with what it reaches of the ceilings."""
+    """Add to a row its shares of the ceilings."""
     del row["threads"]
     if row["peer"] in OURS and "gflops" in row:
         row["of_fma"] = row["gflops"] / ceilings["float32_gflops"]

@@ -1,4 +1,4 @@
-"""Calls that cover every option of the kernels, and what their errors may be."""
+"""Calls that cover every option of the kernels, and the limits of their errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PATTERN = Pattern("primes", window=3, global_tokens=2)
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 STORAGE = {np.dtype(name): name for name in DTYPES if name != "bfloat16"} | {BFLOAT16: "bfloat16"}
 RESULTS = ("out", "lse", "dq", "dk", "dv")
-# Relative to the largest number. Those of 16 bits, a few of their roundings, are for what torch is not asked.
+# Relative to the largest number. The 16-bit limits, a few roundings, are for results not compared with torch.
 LIMITS = {"float32": 1e-5, "float64": 1e-12, "float16": 4 * 2**-11, "bfloat16": 4 * 2**-8}
 
 
@@ -32,9 +32,9 @@ class Case:
     heads, kv_heads, n_q, n_k, head_dim, batch : int
     pattern : Pattern or list of Pattern
     dlse : bool
-        Whether there is a gradient with respect to lse.
+        Whether to pass a gradient with respect to lse.
     options
-        Of the kernels.
+        Options of the kernels.
     """
 
     def __init__(self, heads, kv_heads, n_q, n_k, head_dim, batch=1, pattern=PATTERN, dlse=False, **options):
@@ -60,7 +60,7 @@ def _per_head(*windows):
     return [Pattern("squares", window=w, global_tokens=w % 3) for w in windows]
 
 
-# Lengths that span several blocks, few widths: each takes seconds to compile.
+# Lengths that span several blocks, but few widths, as each takes seconds to compile.
 CASES = {
     "plain": Case(2, 2, 700, 700, 64, 2),
     "shared keys, a pattern per head": Case(4, 2, 301, 301, 64, pattern=_per_head(0, 5, 9, 1)),
@@ -87,7 +87,7 @@ def number_of(storage) -> str:
 
 
 def errors(got, expected):
-    """Largest deviation of each result, relative to its largest number, or to 0.1 where all are smaller."""
+    """Largest error of each result, relative to its largest number, or to 0.1 if all are smaller."""
     found = {}
     for name, a, b in zip(RESULTS, got, expected, strict=True):
         a, b = (np.nan_to_num(numbers(x), nan=1e9, neginf=-99) for x in (a, b))
@@ -113,7 +113,7 @@ def dense_mask(case) -> np.ndarray:
 
 
 def finding(check, value=None, limit=None, ok=None, **more) -> dict:
-    """What a stage of :mod:`primeattn.bench.gpu_check` found; it is ok within its limit."""
+    """A finding of a stage of :mod:`primeattn.bench.gpu_check`; by default ok if within its limit."""
     if limit is not None and ok is None:
         ok = bool(value <= limit)
     return {"check": check, "ok": ok, "value": value, "limit": limit, **more}

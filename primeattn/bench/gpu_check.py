@@ -1,9 +1,8 @@
-"""Whether the kernels are right and lean on the GPU at hand: ``python -m primeattn.bench gpu-check``.
+"""Whether the kernels are right and quick to launch on this GPU: ``python -m primeattn.bench gpu-check``.
 
-All that can be told on a GPU only, in one run of at most ten minutes. Every stage is one or more processes
-with a time limit, since a fault of a kernel ends all that its process can do on the GPU; what has been found
-is on disk after every stage. Processes that measure no time run side by side: most of theirs goes into
-compiling.
+All checks that need a GPU, in one run of at most ten minutes. Every stage is one or more processes with a
+time limit, since a process cannot use the GPU after a fault of a kernel; findings are written to disk after
+every stage. Processes that measure no time run side by side, as they mostly compile.
 """
 
 from __future__ import annotations
@@ -27,19 +26,19 @@ from primeattn.kernels.call import GPU_KERNELS
 __all__ = ["STAGES", "run"]
 
 LIMIT = 570  # seconds in all
-LEAST = 45  # seconds that are worth starting the benchmark
+LEAST = 45  # fewest seconds for which the benchmark is started
 SANITIZER = "compute-sanitizer"
-NO_PROBES = "--report-api-errors", "no"  # libraries ask the driver for what it may not have
+NO_PROBES = "--report-api-errors", "no"  # libraries probe the driver for features it may lack
 STAGES = {  # seconds for each process; those in TOGETHER run side by side
     "versions": 90, "accuracy": 240, "repeats": 240, "long": 240, "streams": 240, "memcheck": 240,
     "racecheck": 240, "launch": 90, "allocation": 60, "auto": 90, "wheels": 200, "benchmark": LIMIT,
 }  # fmt: skip
 TOGETHER = "accuracy", "repeats", "long", "streams", "memcheck", "racecheck"
-# What each kernel computes with; the wheel kernel refuses all else, as a test shows.
+# Dtypes that each kernel takes; a test shows that the wheel kernel refuses others.
 DTYPES = {"gather": ("float32", "bfloat16", "float16", "float64"), "wheel": ("bfloat16", "float16")}
 SMALL = {64: ("gradient of lse", "packed", "decoding"), 128: ("wide",)}  # cases for compute-sanitizer
-# (sequence, dtype) -> times faster than the fastest SDPA, forward, at n = 65536 with 16 heads of 64. Goals: a
-# run that misses them fails no check.
+# (sequence, dtype) -> times faster than the fastest SDPA, forward, at n = 65536 with 16 heads of 64. These
+# are goals: missing them fails no check.
 GOALS = {("squares", "bfloat16"): 3, ("mian_chowla", "bfloat16"): 5, ("primes", "float32"): 4}
 
 
@@ -52,30 +51,30 @@ class Process(NamedTuple):
 
 
 def run(*, stages=(), limit=None, out, command, kernels=GPU_KERNELS) -> int:
-    """Run stages, print what they find, and write it to ``gpu_check.json`` after each.
+    """Run stages, print their findings, and write them to ``gpu_check.json`` after each.
 
     Parameters
     ----------
     stages : sequence of str
-        Of STAGES; all where there are none.
+        Among STAGES; all if empty.
     limit : float, optional
-        Seconds in all, 570 by default; the benchmark has what the others leave.
+        Seconds in all, 570 by default; the benchmark gets what the others leave.
     out : Path
         Output folder.
     command : str
-        How the run was asked for.
+        The command line of the run.
     kernels : sequence of str
         Names of the kernels to check.
 
     Returns
     -------
     int
-        Exit status: 0, 1 if any check failed, 2 without a GPU, 3 if any was not run to its end.
+        Exit status: 0, 1 if any check failed, 2 without a GPU, 3 if any did not run to its end.
 
     Raises
     ------
     ValueError
-        For a stage that is not known.
+        For an unknown stage.
     """
     for stage in stages:
         if stage not in STAGES:
@@ -151,14 +150,14 @@ def processes(stage, kernels, out, left):
 
 
 def sanitizer():
-    """Path of compute-sanitizer, of the search path or of an installed toolkit; None where there is none."""
+    """Path of compute-sanitizer, from the search path or an installed toolkit; None if not found."""
     homes = ("/usr/local/cuda*/bin", "/usr/local/cuda*/compute-sanitizer", "/opt/nvidia/compute-sanitizer*")
     places = [place for home in homes for place in sorted(glob(f"{home}/{SANITIZER}"))]
     return shutil.which(SANITIZER) or (places[-1] if places else None)
 
 
 def execute(process, left) -> dict:
-    """Run a process for as long as it may; what it found, its exit status and the end of what it printed."""
+    """Run a process within its time; return its findings, exit status and the end of its output."""
     if not process.command:
         reason = f"{SANITIZER} is not found" if "check " in process.name else "no time was left"
         return {"findings": [], "status": None, "seconds": 0.0, "tail": "", "skipped": reason}
@@ -167,7 +166,7 @@ def execute(process, left) -> dict:
         return {"findings": [], "status": None, "seconds": 0.0, "tail": "", "skipped": "no time was left"}
     start = time.perf_counter()
     with tempfile.TemporaryFile() as file:
-        # A session of its own, since a tool that runs the stage must not leave it behind.
+        # A session of its own, so that a tool is killed together with the stage it runs.
         started = subprocess.Popen(
             process.command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -193,7 +192,7 @@ def execute(process, left) -> dict:
         entry["reason"] = (
             f"gpu-check: no GPU can be used here: {gpu[0]['value'].removeprefix('none: ')}"
             if gpu
-            else "gpu-check: what is installed does not import"
+            else "gpu-check: the installed packages do not import"
         )
     return entry
 
@@ -215,9 +214,9 @@ def _finding(line):
 
 
 def goals(out, since) -> list[dict]:
-    """How the benchmark compares with GOALS: forward, and half of each for forward and backward.
+    """How the benchmark compares with GOALS: the factor for forward, half of it with the backward.
 
-    Only what was written ``since``, a time of :func:`time.time`, counts.
+    Only files written after ``since``, a time of :func:`time.time`, count.
     """
     found = []
     for path in (out / "data").glob("gpu_*.json"):
@@ -244,17 +243,17 @@ def _goals(results):
 
 
 def is_failed(entry) -> bool:
-    """Whether a check of a process failed, or the process did."""
+    """Whether a process, or one of its checks, failed."""
     return entry["status"] not in (0, None) or any(found["ok"] is False for found in entry["findings"])
 
 
 def is_not_run(entry) -> bool:
-    """Whether a process was not begun, or not ended in its time."""
+    """Whether a process did not start, or did not end in time."""
     return entry["status"] is None
 
 
 def text(name, entry) -> str:
-    """What a process found, in lines: all that failed or was measured, and the number of what passed."""
+    """Findings of a process as lines: all failures and measurements, and the number of passed checks."""
     passed = [found for found in entry["findings"] if found["ok"] and found["limit"] is not None]
     worst = max(passed, key=lambda found: (found["value"] or 0) / (found["limit"] or 1), default=None)
     state = "FAILED" if is_failed(entry) else "ok"

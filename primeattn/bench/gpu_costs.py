@@ -1,4 +1,4 @@
-"""Stages of :mod:`primeattn.bench.gpu_check` that measure what constants of the library stand for."""
+"""Stages of :mod:`primeattn.bench.gpu_check` that measure constants of the library."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["auto", "fit_rule", "wheels"]
 
 
 def auto():
-    """What AUTO_RULE should be here, and how often the present one chooses what is faster."""
+    """What AUTO_RULE should be on this machine, and how much time the present one loses."""
     from primeattn.kernels import arguments, dispatch, get_num_threads
     from primeattn.kernels.call import Target
 
@@ -57,7 +57,7 @@ def auto():
 
 
 def fit_rule(rows):
-    """(multiply-adds per call, per byte) that a CPU does in the time of a call by way of the GPU."""
+    """(multiply-adds per call, per byte) that the CPU does in the time of a call through the GPU."""
     rate = float(np.median([row["work"] / row["cpu"] for row in rows]))  # multiply-adds per second
     weights = np.array([[1, row["bytes"]] for row in rows]) / np.array([[row["cuda"]] for row in rows])
     per_call, per_byte = np.linalg.lstsq(weights, np.ones(len(rows)), rcond=None)[0]  # relative errors
@@ -65,7 +65,7 @@ def fit_rule(rows):
 
 
 def wheels():
-    """Seconds of "gather" and of "wheel" with each of WHEELS, beside what the model of costs counts."""
+    """Seconds of "gather", and of "wheel" with each of WHEELS, beside the figures of the cost model."""
     device = Device()
     turn = EventTurn(device)
     for head_dim, n, name in itertools.product((64, 128), (4096, 16384, 65536), SEQUENCES):
@@ -86,7 +86,7 @@ def wheels():
 
 
 def _calls(inputs, pattern, kernel, wheel, backward):
-    """A forward, and a backward if there is to be one, with that wheel."""
+    """A forward, and a backward if ``backward``, with that wheel."""
     workspace, q = Workspace(), inputs.q
     arrays = {"out": q.empty_like(), "lse": Array.of(np.empty(q.shape[:3], np.float32))}
     arrays |= {"q": q, "k": inputs.k, "v": inputs.v}

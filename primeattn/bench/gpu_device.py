@@ -1,4 +1,4 @@
-"""What a benchmark on a GPU needs of it: arrays of any storage, times by events, and measured ceilings."""
+"""Tools of the GPU benchmarks: arrays of any storage, times by events, and measured ceilings."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from primeattn.bench.peers import find_torch
 from primeattn.kernels import arguments, dispatch
 from primeattn.kernels.call import BFLOAT16
 from primeattn.kernels.device_arrays import address_view
-from primeattn.kernels.gpu.device import cuda  # None where it does not import
+from primeattn.kernels.gpu.device import cuda  # None if it cannot be imported
 
 __all__ = ["CHAINS", "TURN", "Array", "Device", "EventTurn", "ceilings", "fma_chains", "numbers", "stored"]
 
-TURN = 0.01  # seconds of work of a GPU in a turn
+TURN = 0.01  # seconds of GPU work in a turn
 MOST_CALLS = 50  # in a turn; a few hundred launches fill the queue
-FIRST_HOLD = 2e-3  # seconds, in which the host launches a call of which nothing is known
-CHAINS = 8  # of dependent multiply-adds in a thread: they hide each other's latency
+FIRST_HOLD = 2e-3  # seconds for the host to launch the first call, whose time is unknown
+CHAINS = 8  # of dependent multiply-adds per thread, which hide each other's latency
 COPIES = {"memory": 2**30, "cache": 2**23}  # bytes: beyond every cache, and well within that of the whole GPU
 MATRIX = 8192
 
@@ -41,20 +41,20 @@ def stored(array, storage) -> np.ndarray:
 
 
 def numbers(array) -> np.ndarray:
-    """Return what a stored array holds, in float64."""
+    """Return the numbers of a stored array, in float64."""
     if array.dtype == BFLOAT16:
         array = (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     return array.astype(np.float64)
 
 
 class Array:
-    """Array in the memory of a GPU: a Numba device array that owns it, the part of it that is seen, and the
-    name of its storage where Numba has no such dtype (bfloat16)."""
+    """Array in the memory of a GPU: the Numba device array that owns it, the visible part of it, and the
+    name of its storage if Numba lacks the dtype (bfloat16)."""
 
     def __init__(self, memory, dtype, part=None):
         self.memory, self.dtype = memory, dtype
         whole = memory.__cuda_array_interface__
-        # The part has the address, shape and strides of what is seen, and is never read.
+        # The part has the address, shape and strides of what is visible, and is never read.
         self.part = part if part is not None else address_view(
             whole["data"][0], memory.shape, memory.dtype.str, memory
         )  # fmt: skip
@@ -71,7 +71,7 @@ class Array:
         return Array(cuda.device_array(self.shape, self.memory.dtype), self.dtype)
 
     def seen(self, view):
-        """What ``view``, a function such as slicing, makes of the array, on the same memory."""
+        """The view that the function ``view`` makes of the array, such as a slice, on the same memory."""
         return Array(self.memory, self.dtype, view(self.part))
 
     @property
@@ -126,7 +126,7 @@ class Device:
         return before, after
 
     def elapsed(self, before, after) -> float:
-        """Seconds between two events that have passed."""
+        """Seconds between two past events."""
         return 1e-3 * cuda.event_elapsed_time(before, after)
 
     def hold(self, seconds):
@@ -137,7 +137,7 @@ class Device:
         cuda.synchronize()
 
     def clock(self) -> float:
-        """Time of the host once the GPU has done all that it was given."""
+        """Time of the host once the GPU has finished all its work."""
         self.synchronize()
         return time.perf_counter()
 
@@ -145,9 +145,9 @@ class Device:
 class EventTurn:
     """Makes the calls of a turn, see :func:`primeattn.bench.timing.interleave`, and times them by events.
 
-    The GPU is held busy until all calls of the turn are enqueued: what is between the events of a call is
-    the time of its kernels alone, however long the host takes to launch them. The first call counts not: it
-    tells how many fill a turn.
+    The GPU is kept busy until all calls of the turn are enqueued. So the time between the events of a call
+    is that of its kernels alone, however long the host takes to launch them. The first call does not count:
+    it tells how many calls fill a turn.
     """
 
     def __init__(self, device, wall=time.perf_counter):
@@ -183,9 +183,9 @@ def fma_chains(out, iterations):
 
 
 def ceilings(device, turn) -> dict:
-    """Measure what the device can do at most, in GB/s and GFLOP/s; None, with the reason, where nothing can.
+    """Measure the most that the device can do, in GB/s and GFLOP/s; None for what cannot be measured.
 
-    Copies count the bytes read and those written. Multiply-adds count twice.
+    Copies count bytes read plus bytes written. Multiply-adds count twice.
     """
     found = {}
     for name, nbytes in COPIES.items():

@@ -1,6 +1,6 @@
-"""What is compared on a GPU, as in :mod:`primeattn.bench.peers`: calls that only enqueue their kernels.
+"""Peers on a GPU, as in :mod:`primeattn.bench.peers`: calls that only enqueue their kernels.
 
-The peers of torch read the very memory that this library's kernels read.
+The peers of torch read the same memory as this library's kernels.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class GpuInputs:
 
     @cached_property
     def tensors(self):
-        """q, k, v and dout as tensors; GivenUp without torch that reaches the GPU."""
+        """q, k, v and dout as tensors; GivenUp unless torch reaches the GPU."""
         torch = find_torch()
         if torch is None:
             raise GivenUp(NO_TORCH)
@@ -62,12 +62,12 @@ class GpuInputs:
 
 @lru_cache(maxsize=1)
 def _normal(batch, heads, n, head_dim):
-    """Standard normal numbers; dtypes of one shape share what takes a second to draw."""
+    """Standard normal numbers, cached for all dtypes of a shape, as they take a second to draw."""
     return np.random.default_rng(0).standard_normal((4, batch, heads, n, head_dim), dtype=np.float32)
 
 
 def ours(kernel):
-    """The peer that is this library with the kernel of that name, as a training loop uses it."""
+    """Return the peer that is this library with one kernel, used as in a training loop."""
 
     def peer(inputs, pattern, backward):
         q, k, v, dout = inputs.q, inputs.k, inputs.v, inputs.dout
@@ -87,7 +87,7 @@ def ours(kernel):
 
 
 def sdpa(backend):
-    """The peer that is torch's fused attention over all causal pairs, by one of its backends."""
+    """Return the peer that is torch's fused attention over all causal pairs, with one backend."""
 
     def peer(inputs, pattern, backward):
         *qkv, dout = inputs.tensors
@@ -138,8 +138,8 @@ def flex_blocks(pattern, n, block=FLEX_BLOCK):
     Returns
     -------
     partial_counts, partial_columns, full_counts, full_columns : int32 arrays
-        Of shape (1, 1, rows) and (1, 1, rows, rows): for each row of blocks how many columns have some but
-        not all of their pairs, and which come first; the same for columns with all.
+        Of shape (1, 1, rows) and (1, 1, rows, rows): for each row of blocks, the number of columns with some
+        but not all of their pairs, and the columns, those first; then the same for columns with all pairs.
     """
     rows = -(-n // block)
     cumulated = np.zeros(n + block + 1, np.int64)  # number of offsets below each distance
@@ -168,7 +168,7 @@ def _tried(call):
     try:
         call()
         _synchronize()
-    except Exception as error:  # whatever a compiler, a library or the allocator raises
+    except Exception as error:  # a compiler, a library or the allocator may raise anything
         message = (str(error).strip() or "no message").splitlines()[0]
         raise Unavailable(f"{type(error).__name__}: {message}") from error
     return call

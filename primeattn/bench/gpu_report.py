@@ -1,4 +1,4 @@
-"""What the benchmark on a GPU leaves behind: a table, and a figure."""
+"""Output of the GPU benchmark: a table and a figure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PEERS = {
     "SDPA flash": {"color": "black", "linestyle": "-"},
     "SDPA cuDNN": {"color": "#D55E00", "linestyle": "--"},
     "SDPA efficient": {"color": "#777777", "linestyle": ":"},
-    FLEX: {"color": "#CC79A7", "linestyle": "-.", "marker": "x"},  # often of one length only
+    FLEX: {"color": "#CC79A7", "linestyle": "-.", "marker": "x"},  # often only one length
 }
 
 
@@ -33,12 +33,12 @@ def tables(results) -> str:
             reasons.setdefault((row["skipped"]), {})[f"{row['peer']} ({row['dtype']})"] = None
     lines += [f"- {', '.join(peers)}: {reason}" for reason, peers in reasons.items()]
     if results["left_out"]:
-        lines.append(f"- {len(results['left_out'])} shapes were left out, as the time was up")
+        lines.append(f"- {len(results['left_out'])} shapes were left out, as time ran out")
     return "\n".join([*lines, *(f"- {note}" for note in results["notes"])])
 
 
 def _table(rows):
-    """A line for each shape, sequence and kernel of this library, and beside it the times of its peers."""
+    """A line for each shape, sequence and kernel of this library, with the times of its peers."""
     peers = [peer for peer in (*SDPA, FLEX) if any(r["peer"] == peer and "median_s" in r for r in rows)]
     of_shape, lines = {}, []
     for row in rows:
@@ -92,7 +92,7 @@ def figure(results):
             (f"{name}, float32", "forward", "float32", ":"),
         ):
             drawn = [row for row in of_ours(which, kind) if "speedup" in row]
-            if dtype != "float32" or dash != ":":  # the first two have it then
+            if dtype != "float32" or dash != ":":  # else it is drawn already
                 plot_rows(right, drawn, "speedup", **style, linestyle=dash, label=label)
     left.set(yscale="log", ylabel="seconds", title=f"forward, {dtype}, {heads} heads of {head_dim}")
     right.set(yscale="log", ylabel="times faster", title=f"the fastest torch SDPA / primeattn, {dtype}")
@@ -105,7 +105,7 @@ def figure(results):
 
 
 def _fastest(rows, sequence):
-    """Function of a pass and a dtype: this library's fastest kernel at each length."""
+    """Return a function of pass and dtype: rows of this library's fastest kernel at each length."""
 
     def of(which, dtype):
         wanted = {"sequence": sequence, "pass": which, "dtype": dtype}

@@ -1,8 +1,8 @@
-"""What :mod:`primeattn.bench.gpu_check` checks, each stage in a process of its own.
+"""Stages of :mod:`primeattn.bench.gpu_check`, each run in a process of its own.
 
-A stage yields findings, dicts with a ``check``, and ``ok``: True, False, or None where there is nothing to
-fail; ``value`` and ``limit`` are what was measured and what it must not exceed. As a program,
-``python -m primeattn.bench.gpu_stages STAGE ARGUMENT ...`` writes them as lines of JSON, each at once.
+A stage yields findings: dicts with a ``check``, and ``ok``: True, False, or None if there is nothing to fail;
+``value`` is what was measured, and ``limit`` what it must not exceed. As a program, ``python -m
+primeattn.bench.gpu_stages STAGE ARGUMENT ...`` writes each at once as a line of JSON.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ from primeattn.workspace import Workspace
 
 __all__ = ["STAGES", "main"]
 
-SERVES_ALL = "gather"  # the kernel that may refuse nothing
-BACKWARDS = 30  # memory that is freed too early is given to others after some ten
+SERVES_ALL = "gather"  # the kernel that must accept every call
+BACKWARDS = 30  # memory freed too early would be reused after about ten
 LONG = 65536
 HOST_LIMIT = 100e-6  # seconds of the host for a forward
 PACKAGES = ("primeattn", "numpy", "numba", "numba-cuda", "llvmlite", "cuda-bindings", "torch", "cupy-cuda13x")
 
 
 class Refused(Exception):
-    """A kernel that serves not everything says that it does not serve this."""
+    """A kernel does not support a call, and says so."""
 
 
 @contextmanager
@@ -62,7 +62,7 @@ def refusals(kernel):
 
 
 def guarded(check, findings):
-    """The findings of a check, or that it is refused."""
+    """Yield the findings of a check, or that the kernel refuses it."""
     try:
         yield from findings
     except Refused as reason:
@@ -70,7 +70,7 @@ def guarded(check, findings):
 
 
 def compute(kernel, case, q, k, v, dout, dlse, **options):
-    """RESULTS of NumPy arrays, by way of the GPU."""
+    """RESULTS of NumPy arrays, computed on the GPU."""
     options = {"device": "cuda", "kernel": kernel, **case.options, **options}
     with refusals(kernel):
         out, lse = attention(q, k, v, case.pattern, **options)
@@ -80,7 +80,7 @@ def compute(kernel, case, q, k, v, dout, dlse, **options):
 
 
 def versions():
-    """What there is, and whether a GPU can be used."""
+    """Versions of packages, tools and driver, and whether a GPU can be used."""
     for name in PACKAGES:
         try:
             yield finding(name, importlib.metadata.version(name))
@@ -99,7 +99,7 @@ def versions():
     yield finding("cuda.implementation", getattr(device.cuda, "implementation", None))
     try:
         yield finding("driver", ".".join(map(str, device.cuda.cudadrv.driver.driver.get_version())))
-    except Exception as error:  # absent, or another place in this version
+    except Exception as error:  # absent, or elsewhere in this version
         yield finding("driver", None, note=str(error).splitlines()[0] if str(error) else "")
     torch = find_torch()
     if torch is not None:
@@ -126,7 +126,7 @@ def _accuracy(kernel, storage, name, case):
     empty_rows = not np.isfinite(expected[1]).all() or expected[0].size == 0
     if storage in ("float16", "bfloat16") and torch is not None and not empty_rows and not case.dlse:
         of_torch = _errors_of_torch(torch, case, arrays, expected)
-        least = LIMITS[storage] / 16  # a quarter of a rounding: where torch happens to be exact
+        least = LIMITS[storage] / 16  # a quarter of a rounding, for when torch happens to be exact
         limits |= {result: max(2 * error, least) for result, error in of_torch.items()}
         against = {"against": "twice torch's error"}
     for result, error in errors(got, expected).items():
@@ -139,7 +139,7 @@ def _torch_on_gpu():
 
 
 def _errors_of_torch(torch, case, arrays, expected):
-    """Errors of SDPA with the mask of the case, in the dtype of the case, but for lse, which it has not."""
+    """Errors of SDPA with the mask and dtype of the case, without lse, which it does not return."""
     *qkv, dout = (Array.of(a).torch(torch) for a in arrays[:4])
     q, k, v = (a.requires_grad_(True) for a in qkv)
     group = q.shape[1] // k.shape[1]
@@ -157,7 +157,7 @@ def _errors_of_torch(torch, case, arrays, expected):
 
 
 def _strided(kernel, storage):
-    """q, k and v as slices of one buffer in the memory of the GPU, whose rows begin beside vectors."""
+    """q, k and v as slices of one buffer in GPU memory, with rows that are not aligned to vectors."""
     (batch, heads, n, d), _ = STRIDED.shapes
 
     def view(which):
@@ -186,7 +186,7 @@ def _strided(kernel, storage):
 
 
 def _nan(kernel, storage):
-    """Of a NaN come NaN in the rows that attend it and, but for kernels of whole tiles, nowhere else."""
+    """NaN reaches the rows that attend it and, unless a kernel works on whole tiles, no others."""
     case = CASES["gradient of lse"]
     q, k, v, dout, dlse = case.draw(storage)
     for array, part in ((k, 0.2), (v, 0.1), (q, 0.5)):
@@ -218,7 +218,7 @@ def _repeats(kernel, storage):
 
 
 def small(kernel, storage, *names):
-    """A few small calls, to be run under compute-sanitizer."""
+    """A few small calls to run under compute-sanitizer."""
     for name in names:
         yield from guarded(f"{storage}, {name}", _small(kernel, storage, name))
 
@@ -229,7 +229,7 @@ def _small(kernel, storage, name):
 
 
 def long(kernel, storage):
-    """Some rows at a length where the whole reference does not fit."""
+    """Some rows at a length for which the full reference does not fit in memory."""
     for name in ("primes", "squares"):
         pattern = Pattern(name, window=3, global_tokens=2)
         yield from guarded(name, _long(kernel, storage, name, Case(2, 1, LONG, LONG, 64, pattern=pattern)))
@@ -273,7 +273,7 @@ def _long(kernel, storage, name, case):
 
 
 def streams(kernel):
-    """torch tensors: work follows the stream that is current, and can be captured in a graph."""
+    """torch tensors: work follows the current stream, and can be captured in a graph."""
     torch = _torch_on_gpu()
     if torch is None:
         yield finding("torch", note="not installed, or finds no GPU")
@@ -292,7 +292,7 @@ def streams(kernel):
     with torch.cuda.stream(side):
         late = torch.zeros_like(q)
         for _ in range(20):
-            a = a @ a / a.norm()  # work that q, as the kernel sees it, comes after
+            a = a @ a / a.norm()  # work before q is copied for the kernel
         late.copy_(q)
         out, _ = attention(late, k, v, PATTERN, kernel=kernel, workspace=workspace)
     side.synchronize()
@@ -319,7 +319,7 @@ def streams(kernel):
 
 
 def launch(kernel):
-    """Seconds of the host that a call takes at n = 256, with arrays in the memory of the GPU."""
+    """Seconds that the host spends on a call at n = 256, with arrays in the memory of the GPU."""
     storage = _main_storage(kernel)
     arrays, forward, backward = _calls(kernel, storage, _of_numba)
     yield finding("forward, Numba device arrays", _host_seconds(forward), HOST_LIMIT, unit="s")
@@ -350,7 +350,7 @@ def _of_numba(array):
 
 
 def _calls(kernel, storage, adapt):
-    """Arrays, and a forward and a backward of them at n = 256."""
+    """Arrays at n = 256, and a forward and a backward with them."""
     case = Case(16, 16, 256, 256, 64)
     q, k, v, dout, _ = (array if array is None else Array.of(array) for array in case.draw(storage))
     lse = adapt(Array.of(np.zeros(q.shape[:3], np.float32)))
@@ -369,13 +369,13 @@ def _calls(kernel, storage, adapt):
 
 
 def _bare(arrays, kernel):
-    """The launch of a forward alone, with addresses ready."""
+    """Only the launch of a forward, with its addresses ready."""
     given = dict(zip(("out", "lse", "q", "k", "v"), arrays, strict=True))
     return relauncher(given, PATTERN, kernel, Workspace())
 
 
 def _host_seconds(call, rounds=30, calls=20):
-    """Median over rounds of calls that nobody waits for."""
+    """Median over rounds of the time per call, without waiting for the GPU."""
     call()
     times = []
     for _ in range(rounds):
@@ -389,7 +389,7 @@ def _host_seconds(call, rounds=30, calls=20):
 
 
 def allocation(kernel):
-    """Allocations of GPU memory by repeated calls with a workspace."""
+    """Number of GPU allocations by repeated calls with a workspace."""
     manager, made = device.cuda.current_context().memory_manager, []
     memalloc = manager.memalloc
 
@@ -422,12 +422,12 @@ STAGES = {
 
 
 def main(argv) -> int:
-    """Run a stage; exit status 1 where it raises."""
+    """Run a stage; return exit status 1 if it raises."""
     name, *arguments = argv
     try:
         for found in STAGES[name](*arguments):
             print(json.dumps(found), flush=True)
-    except Exception as error:  # a stage may fail in any way, and what it found before counts
+    except Exception as error:  # a stage may fail in any way; earlier findings count
         message = (str(error).strip() or "no message").splitlines()[0]
         print(json.dumps(finding(f"{type(error).__name__}: {message}", ok=False)), flush=True)
         import traceback

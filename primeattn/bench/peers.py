@@ -1,8 +1,8 @@
-"""What is compared: ways to compute attention, each a function that prepares a call.
+"""Peers: ways to compute attention, each a function that prepares a call.
 
 ``peer(inputs, pattern, backward)`` returns a callable without arguments; that returns ``(out,)``, or ``(out,
-dq, dk, dv)`` where ``backward`` is asked for. A peer that cannot do it raises Unavailable and says why. All
-peers read the same arrays.
+dq, dk, dv)`` with ``backward``. A peer that cannot do it raises Unavailable and says why. All peers read the
+same arrays.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ COMPILE_LIMIT = 120  # seconds
 
 
 class Unavailable(Exception):
-    """A peer cannot compute what it is asked for."""
+    """A peer cannot compute this call."""
 
 
 class GivenUp(Unavailable):
-    """Nor can it compute anything else: there is no use in asking again."""
+    """It cannot compute any other call either."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Inputs:
         return self.q.shape[2]
 
     def first_row(self):
-        """Inputs of length 1: a call with them compiles what is compiled on first use."""
+        """Inputs of length 1: a call with them compiles all that is compiled on first use."""
         return Inputs(*(a[:, :, :1].copy() for a in (self.q, self.k, self.v, self.dout)))
 
     def torch(self, torch, backward):
@@ -73,7 +73,7 @@ class Inputs:
 
 
 def find_torch():
-    """The module torch, or None where it is not installed."""
+    """Return the module torch, or None if it is not installed."""
     try:
         import torch
     except ImportError:
@@ -147,7 +147,7 @@ def flex_attention(inputs, pattern, backward):
 
         start = time.perf_counter()
         call()
-    except Exception as error:  # whatever a compiler and its tool chain may raise
+    except Exception as error:  # a compiler and its tool chain may raise anything
         raise GivenUp(f"torch.compile failed: {str(error).strip().splitlines()[0]}") from error
     seconds = time.perf_counter() - start
     if seconds > COMPILE_LIMIT:
@@ -156,7 +156,7 @@ def flex_attention(inputs, pattern, backward):
 
 
 def flex_mask(torch, pattern, n, device):
-    """The pattern as FlexAttention asks for it: whether a query sees a key, by their positions."""
+    """Return the pattern as a function for FlexAttention: whether a query position sees a key position."""
     in_offsets = torch.zeros(n, dtype=torch.bool)
     in_offsets[torch.from_numpy(pattern.offsets(n).copy())] = True
     in_offsets = in_offsets.to(device)
@@ -170,7 +170,7 @@ def flex_mask(torch, pattern, n, device):
 
 @lru_cache(maxsize=1)
 def compiled_flex(shape, dtype, threads):
-    """One compiled function for all patterns of a shape; the code has the number of threads built in."""
+    """One compiled function for all patterns of a shape; its code depends on the number of threads."""
     import torch
     from torch.nn.attention.flex_attention import flex_attention
 
@@ -179,7 +179,7 @@ def compiled_flex(shape, dtype, threads):
 
 
 def dense_numpy(inputs, pattern, backward):
-    """Softmax attention by matrix products over all pairs of positions, masked."""
+    """Masked softmax attention by matrix products over all pairs of positions."""
     q, k, v, dout = inputs.q, inputs.k, inputs.v, inputs.dout
     scale = q.dtype.type(1 / math.sqrt(q.shape[3]))
     bias = np.where(pattern.to_dense(inputs.n), q.dtype.type(0), q.dtype.type(-np.inf))
@@ -233,7 +233,7 @@ def _scalar_loop(out, q, k, v, offsets, window, global_tokens, scale):
                     largest = max(largest, scale * _dot(q[b, h, i], k[b, h, j]))
                 total = q.dtype.type(0)
                 out[b, h, i] = 0
-                for j in keys[:count]:  # every score twice, as there
+                for j in keys[:count]:  # as there, every score is computed twice
                     weight = math.exp(scale * _dot(q[b, h, i], k[b, h, j]) - largest)
                     total += weight
                     for c in range(head_dim):
@@ -279,4 +279,4 @@ PEERS = {
     "scalar loop": scalar_loop,
 }
 LARGEST = {"torch mask": 8192, "FlexAttention": 8192, "dense NumPy": 4096, "scalar loop": 8192}  # n
-PER_PATTERN = ("primeattn", "FlexAttention", "scalar loop")  # the time of the others is that of all pairs
+PER_PATTERN = ("primeattn", "FlexAttention", "scalar loop")  # the others always work on all pairs

@@ -1,4 +1,4 @@
-"""What a benchmark leaves behind: a table on the screen, JSON, and a figure."""
+"""Output of the benchmarks: a table on the screen, JSON, and a figure."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ __all__ = [
     "write_json",
 ]
 
-CROWDED = "!: other processes kept the cores busy meanwhile, and these times tell little"
+CROWDED = "!: other processes kept the cores busy meanwhile, so these times mean little"
 
 
 def write_json(path, results, command) -> dict:
-    """Write the results with the command, the time, the machine and the versions: all of it or nothing."""
+    """Write the results with the command, time, machine and versions, the whole file or nothing."""
     results = {
         **results,
         "command": command,
@@ -47,7 +47,7 @@ def write_json(path, results, command) -> dict:
 
 
 def table(header, lines) -> str:
-    """Text with aligned columns, the first to the left and the others to the right.
+    """Return text with aligned columns, the first to the left and the others to the right.
 
     Examples
     --------
@@ -65,7 +65,7 @@ def table(header, lines) -> str:
 
 
 def milliseconds(row) -> str:
-    """Median and half the distance of the quartiles, or a dash for what was left out."""
+    """Return the median and half the distance of the quartiles as text, or a dash if left out."""
     if "median_s" not in row:
         return "-"
     half = 50 * (row["q3_s"] - row["q1_s"]) / row["median_s"]
@@ -73,7 +73,7 @@ def milliseconds(row) -> str:
 
 
 def number(value) -> str:
-    """Three digits, without an exponent."""
+    """Return a number as text with three digits, without an exponent."""
     digits = max(0, 2 - int(np.floor(np.log10(abs(value))))) if value else 0
     return f"{value:.{digits}f}"
 
@@ -107,7 +107,7 @@ def tables(results) -> str:
 
 
 def _table_of_pass(rows):
-    """A line for each shape and sequence: this library's time, and beside it those of its peers."""
+    """A line for each shape and sequence: this library's time and those of its peers."""
     peers = [row["peer"] for row in rows if row["peer"] != "primeattn" and "median_s" in row]
     peers = list(dict.fromkeys(peers))
     measures = {"gflops": "GFLOP/s", "ns_per_pair": "ns/pair", "gb_per_s": "GB/s"}
@@ -119,7 +119,7 @@ def _table_of_pass(rows):
     for shape, found in of_shape.items():
         for sequence, row in found["primeattn"].items():
             cells = [shape, sequence, milliseconds(row), *(number(row[name]) for name in measures)]
-            for peer in peers:  # one that works on all pairs stands beside every sequence
+            for peer in peers:  # a peer that works on all pairs is shown for every sequence
                 times = found.get(peer, {})
                 cells.append(milliseconds(times.get(sequence, next(iter(times.values()), {}))))
             cells += [number(row[name]) if name in row else "-" for name in ("speedup", "efficiency")]
@@ -135,11 +135,11 @@ def _shape(row):
 
 
 def crowded(row) -> str:
-    """The mark of a row that was measured while others kept the cores busy, or nothing."""
+    """Return "!" for a row that was measured while others kept the cores busy, else nothing."""
     return "!" if row["threads"] + (row["cores_of_others"] or 0) > os.cpu_count() + 0.15 else ""
 
 
-# Okabe and Ito's colours, told apart by readers with any common colour vision; markers and dashes differ too.
+# Okabe and Ito's colours, distinct for any common colour vision; markers and dashes differ too.
 SEQUENCE_STYLES = [("#0072B2", "o"), ("#E69F00", "s"), ("#009E73", "^"), ("#CC79A7", "v"), ("#56B4E9", "P")]
 _PEERS = {
     "torch causal": ("black", "-", "torch SDPA, causal"),
@@ -187,7 +187,7 @@ def figure(results):
 
 
 def dress(ax, lengths):
-    """Give axes a logarithmic axis of lengths, a grid, and a legend below, where it hides no line."""
+    """Give ``ax`` a logarithmic axis of lengths, a grid, and a legend below, where it hides no line."""
     ax.set_xscale("log", base=2)
     ax.set_xticks(lengths, [f"{n // 1024}k" if n % 1024 == 0 else str(n) for n in lengths])
     ax.minorticks_off()
@@ -199,6 +199,6 @@ def dress(ax, lengths):
 
 
 def plot_rows(ax, rows, name, **style):
-    """Draw what the rows have under ``name`` against their lengths; nothing where there are none."""
+    """Draw the column ``name`` of the rows against their lengths; nothing if there are no rows."""
     if rows:
         ax.plot([row["n"] for row in rows], [row[name] for row in rows], **style)

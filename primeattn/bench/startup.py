@@ -1,6 +1,6 @@
-"""What the first seconds of a process cost: import, compilation, and the first call with a warm disk cache.
+"""Costs of starting a process: import, compilation, and the first call with a warm disk cache.
 
-Each number comes from processes of its own, with a disk cache of its own.
+Calls are measured in new processes with a disk cache of their own.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ print(json.dumps({"forward_s": forward - imported, "backward_s": time.perf_count
 
 
 def run(repeats=5) -> dict:
-    """Start the processes and return the results, as they are written to JSON: seconds, medians."""
+    """Start the processes and return median seconds, in the form written to JSON."""
     imports = [_child(_IMPORT, None)["import_s"] for _ in range(repeats)]
     with tempfile.TemporaryDirectory() as cache:
         cold = _child(_CALLS, cache)
@@ -73,7 +73,7 @@ def _child(code, cache):
 
 
 def text(results) -> str:
-    """The results as text."""
+    """Return the results as text."""
     lines = [
         [row["what"], f"{row['median_s']:.3f}", f"{row['q1_s']:.3f} to {row['q3_s']:.3f}", str(row["calls"])]
         for row in results["rows"]

@@ -35,7 +35,7 @@ VOCAB, RATE, DECAY = 256, 1e-3, 0.01
 NOTES = (
     "model: embedding and learned positions; 3 blocks of x += attention(norm(x)), x += mlp(norm(x)) with "
     "4 heads, 128 features and an MLP four times as wide; norm and a linear head over 256 bytes",
-    "step: forward, cross-entropy, backward and AdamW, in float32, from the same first parameters",
+    "step: forward, cross-entropy, backward and AdamW, in float32, from the same initial parameters",
     "torch runs eagerly, with its fused kernels for attention over all causal pairs and for AdamW",
     CROWDED,
     "allocation: growth of the tracemalloc peak in a warm pass of the attention layer, and a warm step",
@@ -43,7 +43,7 @@ NOTES = (
 
 
 class Model:
-    """Sizes of the model, its first parameters, and one batch.
+    """Sizes of the model, its initial parameters, and one batch.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ class Model:
 
 
 def our_step(model):
-    """A callable that takes one training step in place and returns the loss."""
+    """Return a callable that takes one training step in place and returns the loss."""
     ps, workspace, optimizer = tree.map(np.copy, model.ps), Workspace(), AdamW(RATE, weight_decay=DECAY)
     moments = optimizer.init(ps)
 
@@ -85,7 +85,7 @@ def our_step(model):
 
 
 def torch_step(model, torch):
-    """The same in torch, all causal pairs in place of the pattern."""
+    """Return the same in torch, with all causal pairs instead of the pattern."""
     nn, functional = torch.nn, torch.nn.functional
 
     class Attention(nn.Module):
@@ -152,7 +152,7 @@ def torch_step(model, torch):
 
 
 def layer_pass(n, *, batch=4, width=128, heads=4):
-    """A callable: forward and backward of the attention layer alone, with a workspace."""
+    """Return a callable: forward and backward of the attention layer alone, with a workspace."""
     layer, workspace, rng = (
         SparseIndexAttention(width, PRIMES, heads=heads),
         Workspace(),
@@ -170,13 +170,13 @@ def layer_pass(n, *, batch=4, width=128, heads=4):
 
 
 def allocation(call, warm_up=3) -> int:
-    """Bytes by which the memory that Python and NumPy hold grows at its peak during a warm call."""
+    """Return by how many bytes the memory of Python and NumPy grows at its peak during a warm call."""
     for _ in range(warm_up):
         call()
     gc.collect()
     tracemalloc.start()
     try:
-        call()  # what the tracer itself makes Python allocate
+        call()  # so that allocations caused by the tracer itself do not count
         gc.collect()
         tracemalloc.reset_peak()
         before, _ = tracemalloc.get_traced_memory()
@@ -187,13 +187,13 @@ def allocation(call, warm_up=3) -> int:
 
 
 def run(*, n=None, threads=None, budget=None, quick=False) -> dict:
-    """Time training steps and return the results, as they are written to JSON.
+    """Time training steps and return the results, in the form written to JSON.
 
     Parameters
     ----------
     n, threads : sequence of int, optional
-        Lengths of the sequences, 2048 and 8192 by default, and numbers of threads, as many as the kernels
-        use.
+        Lengths of the sequences, 2048 and 8192 by default, and numbers of threads, by default as many as the
+        kernels use.
     budget : float, optional
         Seconds for each, 30 by default.
     quick : bool
@@ -243,7 +243,7 @@ def _measure(n, torch, budget):
 
 
 def text(results) -> str:
-    """The results as text."""
+    """Return the results as text."""
     header = ["context", "threads", "primeattn, ms", "torch, ms", "times faster", "tokens/s"]
     header += ["layer allocates, KB", "step allocates, KB"]
     lines = [

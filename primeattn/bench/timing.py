@@ -31,7 +31,7 @@ class Timing:
     median, low, high : float
         The median, the first and the third quartile.
     calls, rounds : int
-        Number of calls that count, and in how many rounds they were made.
+        Number of calls that count, and of the rounds in which they were made.
     """
 
     median: float
@@ -47,23 +47,23 @@ class Timing:
 
 
 def interleave(calls, budget, *, clock=time.perf_counter, sleep=time.sleep, turn=None) -> dict[str, Timing]:
-    """Time callables in turns, so that whatever else the machine does hits all alike.
+    """Time callables in turns, so that other load on the machine affects all alike.
 
-    After a warm-up call of each there are rounds; in a round everybody has a turn, in the order of ``calls``
-    and in the reverse order by turns. A turn is one call, or calls for 0.05 s, of which the first only warms
-    the caches. How many rounds a callable joins depends on its share of the budget: at least 5, at least 3
-    where a call takes more than 0.25 s, at most 7.
+    After a warm-up call of each come rounds; in a round each has a turn, in the order of ``calls`` and in
+    the reverse order alternately. A turn is one call, or calls for 0.05 s, of which the first only warms the
+    caches. The number of rounds of a callable depends on its share of the budget: at least 5 (3 if a call
+    takes more than 0.25 s), at most 7.
 
     Parameters
     ----------
     calls : dict of str to callable
     budget : float
-        Seconds to spend on all of them together, where that suffices for the fewest rounds.
+        Seconds to spend on all of them together, if that suffices for the fewest rounds.
     clock, sleep : callable
-        In place of those of ``time``.
+        Replace those of ``time``.
     turn : callable, optional
-        ``turn(call, clock)`` makes the calls of a turn and returns the seconds of those that count; for
-        calls that return before their work is done.
+        ``turn(call, clock)`` makes the calls of a turn and returns the seconds of those that count; needed
+        for calls that return before their work is done.
 
     Returns
     -------
@@ -117,9 +117,9 @@ def _time(call, clock):
 
 @contextmanager
 def thread_count(n, torch=None):
-    """Give the kernels, NumPy's BLAS and, where given, the module ``torch`` ``n`` threads each.
+    """Give the kernels, NumPy's BLAS and, if given, the module ``torch`` ``n`` threads each.
 
-    A BLAS that cannot be told goes on with the threads it has; see :func:`blas_notes`.
+    A BLAS whose threads cannot be set keeps those it has; see :func:`blas_notes`.
 
     Examples
     --------
@@ -146,16 +146,16 @@ def thread_count(n, torch=None):
 
 
 def blas_notes() -> list[str]:
-    """What a reader has to know about the threads of NumPy's BLAS: nothing where they can be set."""
+    """Return notes on the threads of NumPy's BLAS for the reader: none if they can be set."""
     told = "NumPy's BLAS is not OpenBLAS, or cannot be reached: it uses as many threads as it chooses"
-    return [] if openblas_threads()[0]() else [told]  # it answers 0 where there is none
+    return [] if openblas_threads()[0]() else [told]  # 0 if there is none
 
 
 def watched(function):
-    """Return ``function()``, and how many cores all other processes kept busy meanwhile, None if unknown.
+    """Return ``function()``, and how many cores other processes kept busy meanwhile (None if unknown).
 
-    Code whose threads wait for each other takes ten or a thousand times longer where one of them has to share
-    its core, so a benchmark has to say whether the machine was free.
+    Code whose threads wait for each other takes ten or a thousand times longer if one of them has to share
+    its core, so a benchmark must report whether the machine was free.
     """
     before, start = _others_seconds(), time.perf_counter()
     result = function()
@@ -164,7 +164,7 @@ def watched(function):
 
 
 def _others_seconds(stat="/proc/stat"):
-    """Seconds of CPU time that all other processes have had so far; None where the system does not say."""
+    """Seconds of CPU time that all other processes have had so far; None if the system does not say."""
     try:
         with open(stat) as file:
             user, nice, system, _, _, *others = map(int, file.readline().split()[1:9])
@@ -175,12 +175,12 @@ def _others_seconds(stat="/proc/stat"):
 
 
 def as_sizes(name, given, default) -> list[int]:
-    """Return the integers of ``given``, or of ``default`` where that is None, sorted, each once."""
+    """Return the integers of ``given``, or of ``default`` if that is None, sorted, each once."""
     return sorted({as_int(name, value, minimum=1) for value in (default if given is None else given)})
 
 
 def as_seconds(name, given, default) -> float:
-    """Return ``given``, or ``default`` where that is None, as a number of seconds."""
+    """Return ``given``, or ``default`` if that is None, as a number of seconds."""
     seconds = float(default if given is None else given)
     if not 0 < seconds < np.inf:
         raise ValueError(f"{name}: expected a finite number of seconds above 0, got {given}")

@@ -1,4 +1,4 @@
-"""``primeattn ...``: parses and delegates, nothing else."""
+"""``primeattn ...``: parses arguments and delegates, nothing else."""
 
 from __future__ import annotations
 

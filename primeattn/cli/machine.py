@@ -1,4 +1,4 @@
-"""The command ``info``: what the library runs on, and which GPU kernel a pattern would get."""
+"""The command ``info``: what the library runs on, and which GPU kernel a pattern would use."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def add_command(commands):
     command = add(
         commands,
         "info",
-        "say what it runs on: versions, processor, threads, compiled code, GPU; or explain a kernel",
+        "show versions, processor, threads, compiled code and GPU; or explain the choice of a kernel",
         ["", "--json", "--pattern primes -n 65536", "--pattern squares --head-dim 128 --dtype float16"],
         run=_info,
     )
-    about = "tell instead which GPU kernel is chosen for it, and why; as for mask, or none"
+    about = "show instead which GPU kernel is chosen for this sequence (as for mask, or none), and why"
     command.add_argument("--pattern", metavar="SEQUENCE", help=about)
     for name, about in (
         ("n", "number of tokens"),

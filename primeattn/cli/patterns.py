@@ -1,4 +1,4 @@
-"""The commands that look at patterns: mask, reach, compare, sequences."""
+"""The commands about patterns: mask, reach, compare, sequences."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def add_commands(commands):
     reach = add(
         commands,
         "reach",
-        "tell which share of the distances below N so many layers connect",
+        "show what share of the distances below N each number of layers connects",
         ["primes squares --layers 4", "primes 'matched_random(primes, 0)' --out reach.png"],
         run=_reach,
     )
     _add_patterns(reach, 4097)
-    reach.add_argument("--layers", type=int, default=6, metavar="L", help="up to so many (default: 6)")
-    reach.add_argument("--out", metavar="FILE", help="draw it, too")
+    reach.add_argument("--layers", type=int, default=6, metavar="L", help="most layers (default: 6)")
+    reach.add_argument("--out", metavar="FILE", help="also draw it")
     compare = add(
         commands,
         "compare",
@@ -82,7 +82,7 @@ def _figure_path(text):
 
 
 def _draw_and_print(arguments, rows, draw, file):
-    """Save the figure that ``draw()`` returns, and print the rows, even where there can be no figure."""
+    """Save the figure that ``draw()`` returns, and print the rows, even if the figure fails."""
     from primeattn import plot
 
     try:

@@ -23,7 +23,7 @@ _ABOUT = {
     "batch": "windows of text in a step",
     "steps": "training steps",
     "lr": "largest learning rate",
-    "seed": "of parameters, batches and sample",
+    "seed": "seed of parameters, batches and sample",
 }
 
 
@@ -43,9 +43,9 @@ def add_command(commands):
         command.add_argument(name, type=type(default), default=default, metavar="X", help=about)
     about = "output folder (default: runs/train)"
     command.add_argument("--out", metavar="DIR", default="runs/train", help=about)
-    about = "go on from the checkpoint in the output folder"
+    about = "continue from the checkpoint in the output folder"
     command.add_argument("--resume", action="store_true", help=about)
-    about = "begin anew, and overwrite the run in the output folder"
+    about = "start again, and overwrite the run in the output folder"
     command.add_argument("--force", action="store_true", help=about)
     command.add_argument("--threads", type=int, metavar="X", help="threads of the attention kernels")
     add_json(command)

@@ -17,7 +17,7 @@ __all__ = ["OpenBLAS", "one_blas_thread", "openblas", "openblas_threads"]
 
 
 class OpenBLAS(NamedTuple):
-    """What is known of OpenBLAS; see :mod:`primeattn.compiled.products`.
+    """Functions and state of OpenBLAS; see :mod:`primeattn.compiled.products`.
 
     Examples
     --------
@@ -26,16 +26,16 @@ class OpenBLAS(NamedTuple):
     ('get_threads', 'set_threads', 'gemm', 'integer', 'numbers')
     """
 
-    get_threads: object  # functions
+    get_threads: object  # a function, like the next
     set_threads: object
-    gemm: dict  # dtype -> address of the product
-    integer: np.integer  # 0 as its sizes are
+    gemm: dict  # dtype -> address of the matrix product
+    integer: np.integer  # 0, of the type of its sizes
     numbers: np.ndarray
 
 
 @lru_cache
 def openblas() -> OpenBLAS | None:
-    """Return what is known of OpenBLAS, None where NumPy is built on another.
+    """Return the functions and state of OpenBLAS, or None if NumPy uses another BLAS.
 
     Examples
     --------
@@ -44,7 +44,7 @@ def openblas() -> OpenBLAS | None:
     True
     """
     try:
-        library = ctypes.CDLL(np.linalg._umath_linalg.__file__)  # symbols are looked up in what it links, too
+        library = ctypes.CDLL(np.linalg._umath_linalg.__file__)  # finds the libraries it links, too
     except (AttributeError, OSError):
         return None
     for prefix, suffix in (("scipy_", "64_"), ("", "64_"), ("", "")):
@@ -73,7 +73,7 @@ def _address(function):
 
 
 def openblas_threads():
-    """Return OpenBLAS's functions that tell and set its number of threads, or two that do nothing.
+    """Return OpenBLAS's functions that get and set its number of threads, or two that do nothing.
 
     Examples
     --------
@@ -89,9 +89,9 @@ def openblas_threads():
 def one_blas_thread():
     """Within the block, matrix products run in the calling thread alone (for the whole process).
 
-    The small products of a small model gain little from a second thread, and lose much where its core is
-    busy: the first waits for the second at the end of each. Besides, the rounding of a product then depends
-    on no number of threads. Acts on OpenBLAS, which NumPy's own wheels contain; others are left as they are.
+    The small products of a small model gain little from a second thread, and lose much if its core is busy:
+    the first thread waits for the second at the end of each. Rounding then does not depend on the number of
+    threads, either. This acts only on OpenBLAS, which NumPy's own wheels contain.
 
     Examples
     --------
@@ -113,16 +113,16 @@ def _one_thread():
     exception = [ctypes.py_object] * 3
 
     class OneThread(ContextDecorator):
-        """Entered and left by compiled functions, so that no exception of a signal handler comes between."""
+        """Entered and left by compiled functions, so that a signal handler cannot raise in between."""
 
         kept = hold, release, numbers
         __enter__ = ctypes.CFUNCTYPE(None)(hold.address)
-        __exit__ = ctypes.CFUNCTYPE(None, *exception)(release.address)  # which takes no notice of them
+        __exit__ = ctypes.CFUNCTYPE(None, *exception)(release.address)  # it ignores them
 
     return OneThread
 
 
-_forking = []  # what forks under way have begun with
+_forking = []  # for each fork under way, the OpenBLAS that it locked, or None
 
 
 def _begin_fork():
@@ -143,7 +143,7 @@ forks.around(_begin_fork, _end_fork)
 
 @forks.in_child
 def _give_back():
-    """Whoever held OpenBLAS to one thread in the parent does not do so in the child."""
+    """Restore OpenBLAS's number of threads in the child: calls that held it at one are the parent's."""
     known = _forking.pop()
     _forking.clear()
     if known is None:

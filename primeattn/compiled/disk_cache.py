@@ -1,8 +1,8 @@
-"""Machine code on disk: one file for each compiled signature, and nothing that is wrong there matters.
+"""Machine code on disk: one file per compiled signature; damaged files and disk errors do no harm.
 
-Numba's own cache keeps an index beside the code, trusts both, and lets errors of the disk stop a call whose
-code is at hand. Here a file holds its own key and checksum: one that is damaged, of another processor or of
-another version counts as none, and a disk that takes no more is gone on without.
+Numba's own cache keeps an index beside the code, trusts both, and lets a disk error stop a call that is
+already compiled. Here each file holds its own key and checksum. A file that is damaged, or made for another
+processor or version, is ignored; so is a failure to write.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CHECKSUM = 32  # bytes
 
 
 class DiskCache(Cache):
-    """What Numba asks for the machine code of ``function``, kept in ``folder``."""
+    """The cache in ``folder`` that Numba uses for the machine code of ``function``."""
 
     def __init__(self, function, folder):
         self._py_func, self._cache_path = function, folder

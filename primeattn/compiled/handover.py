@@ -1,10 +1,9 @@
-"""How a call and its helpers meet, in compiled code, which no exception of a signal handler can cut in half.
+"""How a call and its helpers meet: in compiled code, where a signal handler cannot raise.
 
-A call has a *word*, the address of an int64. It is 0 until the calling thread opens the call; while that is
-open, a helper may enter, and is counted. When the calling thread has done its part it closes the call, and
-waits until nobody is inside. So helpers are inside only while the caller is in one compiled function, and
-what they work on cannot go away below them. A helper that comes too early or too late does nothing: it is not
-needed.
+A call has a *word*, the address of an int64. It is 0 until the calling thread opens the call; while it is
+open, helpers may enter, and are counted. When the calling thread has done its part, it closes the call and
+waits until nobody is inside. So helpers are inside only while the caller is in one compiled function, and the
+memory they use cannot be freed. A helper that comes too early or too late does nothing, and is not needed.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from primeattn.compiled.jit import cached_njit, part_njit
 from primeattn.compiled.simd import atomic_add
 
 ZERO, ONE = np.int64(0), np.int64(1)
-OPEN = np.int64(1 << 40)  # a word is a multiple of OPEN, 0, 1 or more once closed, and those who are inside
-YIELDS = 200  # turns of waiting that only let others run; then each is a sleep
+OPEN = np.int64(1 << 40)  # word: OPEN * (0 not opened, 1 open, 2 or more closed) + helpers inside
+YIELDS = 200  # turns of waiting that only yield; later ones sleep
 EARLY = 220  # turns that a helper waits for a call to open: about a millisecond
 PATIENCE = 400  # turns after which a caller no longer expects a helper: about twenty milliseconds
-NAP = 50 if os.name == "posix" else 1  # of usleep, or in milliseconds
+NAP = 50 if os.name == "posix" else 1  # microseconds, or milliseconds on Windows
 
 
 def _waiting():
@@ -43,8 +42,8 @@ _sleep = types.ExternalFunction("primeattn_sleep", types.int32(types.uint32))
 
 
 @intrinsic
-def call(typingctx, address, like, arguments):
-    """Call the C function at ``address`` with a tuple of numbers; it returns a number like ``like``."""
+def call(typingctx, address, one, arguments):
+    """Call the C function at ``address`` with a tuple of numbers; it returns a number like ``one``."""
 
     def codegen(context, builder, sig, args):
         kinds = [context.get_value_type(kind) for kind in sig.args[2].types]
@@ -52,12 +51,12 @@ def call(typingctx, address, like, arguments):
         pointer = builder.inttoptr(args[0], function.as_pointer())
         return builder.call(pointer, cgutils.unpack_tuple(builder, args[2], len(kinds)))
 
-    return like(address, like, arguments), codegen
+    return one(address, one, arguments), codegen
 
 
 @part_njit
 def pause(turn):
-    """Let other threads run, the longer the more turns there were before; return the number of turns."""
+    """Let other threads run, for longer after many turns; return the number of turns so far."""
     if turn < YIELDS:
         _yield()
     else:
@@ -67,7 +66,7 @@ def pause(turn):
 
 @part_njit
 def enter(word, helps):
-    """Open the call as its caller; or enter it as a helper, if it is open. Whether that was so."""
+    """Open the call as its caller, or enter it as a helper; return whether the call is open."""
     if not helps:
         atomic_add(word, OPEN)
         return True
@@ -80,7 +79,7 @@ def enter(word, helps):
 
 @part_njit
 def leave(word, helps):
-    """Leave the call as a helper; or close it as its caller, and wait until nobody is inside."""
+    """Leave the call as a helper; as its caller, close it and wait until nobody is inside."""
     if helps:
         atomic_add(word, -ONE)
         return
@@ -92,7 +91,7 @@ def leave(word, helps):
 
 @cached_njit
 def is_open(word):
-    """Whether the call is open, or opens within a moment: its caller is about to."""
+    """Whether the call is open; waits up to about a millisecond for its caller to open it."""
     turn = ZERO
     while turn < EARLY:
         now = atomic_add(word, ZERO)
@@ -104,19 +103,19 @@ def is_open(word):
 
 @cached_njit
 def enter_helper(word):
-    """Whether the call is open; if so, the helper is inside now."""
+    """Enter the call as a helper; return whether it was open."""
     return enter(word, True)
 
 
 @cached_njit
 def finish(word):
-    """Leave the call as a helper that found nothing more to do: close it."""
+    """Leave the call as a helper, and close it: nothing is left to do."""
     atomic_add(word, OPEN - ONE)
 
 
 @cached_njit
 def watch(word):
-    """Open the call, wait until a helper has closed it and nobody is inside. If none comes, give up."""
+    """Open the call and wait until a helper has closed it and nobody is inside; give up if none comes."""
     enter(word, False)
     turn = ZERO
     while True:

@@ -8,6 +8,7 @@ earlier versions there are removed. Without any of them the kernels are compiled
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
@@ -20,7 +21,7 @@ import numba
 
 from primeattn.compiled.disk_cache import DiskCache
 
-__all__ = ["cache_folder", "cached_njit", "part_njit"]
+__all__ = ["cache_folder", "cached_njit", "part_njit", "plain_njit"]
 
 _SOURCES = ("compiled", "kernels")  # folders of the package that have compiled code
 _OURS = re.compile(r".*\.nb[ci](\..*)?|\..*\.nbc\..*\.tmp")  # files in a folder of ours, whole or not
@@ -80,11 +81,44 @@ def cache_folder() -> str | None:
 
 
 def cached_njit(function):
-    """``numba.njit`` without the GIL, dividing as NumPy does, kept on disk where possible."""
+    """``numba.njit`` without the GIL, dividing as NumPy does, kept on disk where possible.
+
+    With NUMBA_DISABLE_JIT the function says that it cannot run: vectors and atomic counters have no Python.
+    """
+    if numba.config.DISABLE_JIT:
+        return _refusal(function.__name__)
     dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
-    if _FOLDER is not None and not numba.config.DISABLE_JIT:
+    if _FOLDER is not None:
         dispatcher._cache = DiskCache(function, _FOLDER)
     return dispatcher
+
+
+def _refusal(name):
+    def refuse(*_):
+        raise RuntimeError(f"{name!r} is compiled code: unset NUMBA_DISABLE_JIT, or take kernel='scalar'")
+
+    return refuse
+
+
+def plain_njit(function):
+    """As ``cached_njit``, of loops over arrays that run as Python, too, and do with NUMBA_DISABLE_JIT.
+
+    They are compiled once for all layouts of the arrays, read-only ones included.
+    """
+    if numba.config.DISABLE_JIT:
+        return function
+    dispatcher = cached_njit(function)
+
+    @functools.wraps(function)
+    def run(*arguments):
+        kinds = map(numba.typeof, arguments)
+        return dispatcher.compile(tuple(map(_any_layout, kinds)))(*arguments)
+
+    return run
+
+
+def _any_layout(kind):
+    return kind.copy(layout="A", readonly=False) if isinstance(kind, numba.types.Array) else kind
 
 
 # Of a function that only compiled code calls: entries for Python and C are a fifth of what compiling costs.

@@ -1,8 +1,8 @@
 """Compiled loops of layers, losses and optimisers: one pass over memory where NumPy takes many.
 
-All arrays are contiguous and of one floating dtype; those that are written come last. A row's result does not
-depend on where the row lies: exp always goes through the vector code, and sums along a row are split into
-lanes by the row's length alone.
+All arrays are contiguous and of one floating dtype; outputs come last. A row's result does not depend on the
+position of the row: exp always uses the vector code, and only the row's length decides how its sums are split
+into lanes.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from numba import njit
 from primeattn.compiled.jit import cached_njit
 from primeattn.compiled.simd import GROUP, row_exp, row_max
 
-CHUNK = 1024  # entries that are taken through several loops while they are in the first-level cache
+CHUNK = 1024  # entries that stay in the first-level cache for several loops
 
-_sums = njit(fastmath={"reassoc", "contract"})  # sums may be taken in any order, so in vectors
+_sums = njit(fastmath={"reassoc", "contract"})  # sums in any order, so that they vectorise
 
 
 @njit
 def _tail(x):
-    """Room for what is left of a row beyond whole groups, and for two numbers of ``_exp`` and ``_max``."""
+    """Room for the end of a row beyond whole groups, and two more numbers for ``_exp``."""
     return np.zeros(GROUP + 2, x.dtype)
 
 
@@ -52,7 +52,7 @@ def _exp(x, tail):
 
 @njit
 def _max(x, tail):
-    """Largest entry of x; NaN is passed over."""
+    """Largest entry of x; NaN is ignored."""
     whole = x.size // GROUP
     tail[0] = -np.inf
     if whole > 0:
@@ -157,7 +157,7 @@ def _mean_products(dy, scale, x, mean, rstd):
 def norm(x, scale, bias, eps, y, mean, rstd):
     """``y = (x - mean) rstd scale + bias``, ``rstd = 1 / sqrt(mean((x - mean)^2) + eps)``.
 
-    x and y are (rows, dim), mean and rstd (rows,). Without a bias (None) the mean counts as 0.
+    x and y are (rows, dim), mean and rstd (rows,). Without a bias (None), the mean is taken as 0.
     """
     one = x.dtype.type(1)
     for r in range(len(x)):
@@ -184,10 +184,10 @@ def norm_backward(dy, x, scale, mean, rstd, dx, dscale, dbias):
         dbias[:] = 0
     for r in range(len(x)):
         m, s = mean[r], rstd[r]
-        # n = (x - m) s: of the gradient g of n the parts along the ones vector and along n do not reach x
+        # n = (x - m) s: the parts of its gradient g along the ones vector and along n do not reach x
         ones, along = _mean_products(dy[r], scale, x[r], m, s)
         if dbias is None:
-            ones = zero  # nothing was subtracted
+            ones = zero  # no mean was subtracted
         for c in range(x.shape[1]):
             dx[r, c] = (dy[r, c] * scale[c] - ones - (x[r, c] - m) * s * along) * s
         for c in range(x.shape[1]):
@@ -215,8 +215,8 @@ def add_earlier(tokens, bounds, back, table, y):
 def sum_by_earlier(tokens, bounds, back, dy, ends, order, dtable):
     """``dtable_v = sum of dy_t with tokens_{t - back} = v``, the transpose of `add_earlier`.
 
-    dy is (batch * length, dim). Each sum is taken in float64, in the order of t. Room: ``ends`` for a number
-    per token of the vocabulary, ``order`` for one per token.
+    dy is (batch * length, dim). Sums are in float64, in the order of t. Scratch: ``ends`` has a number per
+    token of the vocabulary, ``order`` one per token of the input.
     """
     batch, length = tokens.shape
     ends[:] = 0
@@ -248,7 +248,7 @@ def sum_by_earlier(tokens, bounds, back, dy, ends, order, dtable):
 def cross_entropy(z, label, count, dz):
     """Sum over the rows of ``log sum_c exp z_c - z_label``, in float64; ``dz`` is its gradient over count.
 
-    z and dz are (rows, classes); rows whose label is negative are passed over, their gradient is 0.
+    z and dz are (rows, classes); rows with a negative label are skipped, and their gradient is 0.
     """
     loss, tail = 0.0, _tail(z)
     one, count = z.dtype.type(1), z.dtype.type(count)

@@ -1,4 +1,4 @@
-"""Arrays seen as rows; passes over blocks of rows, and products, that the threads of the kernels share."""
+"""Arrays as rows; loops over blocks of rows, and matrix products, shared by the kernels' threads."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 from primeattn.compiled import loops, products, threads
 from primeattn.compiled.blas import openblas
 
-BLOCK = 1 << 16  # entries of a block: enough work for the hand-over to a thread not to count
-PRODUCT = 1 << 24  # multiply-adds of a block of a product
-INNER = 1 << 13  # terms of a sum of products that BLAS takes at once
+BLOCK = 1 << 16  # entries in a block: enough work to outweigh its hand-over to a thread
+PRODUCT = 1 << 24  # multiply-adds per block of a product
+INNER = 1 << 13  # terms that BLAS sums at once in ``sum_products``
 
 
 def as_rows(array):
-    """``array`` as contiguous (rows, last axis): a view where it is contiguous, a copy where it is not."""
+    """``array`` as contiguous (rows, last axis): a view if it is contiguous, else a copy."""
     return np.ascontiguousarray(array).reshape(math.prod(array.shape[:-1]), array.shape[-1])
 
 
@@ -29,11 +29,11 @@ def _blocks(rows, step):
 
 
 def share(blocks, work):
-    """Call ``work(i, block)`` for the i-th of all ``blocks``, each call in whichever thread is free.
+    """Call ``work(i, block)`` for the i-th of ``blocks``, each in whichever thread is free.
 
-    Which thread that is must not show in the result: each call writes what no other does.
+    No two calls may write to the same memory, so that the result does not depend on the threads.
     """
-    waiting = iter(list(enumerate(blocks)))  # of a list, since threads may share that iterator
+    waiting = iter(list(enumerate(blocks)))  # threads may share the iterator of a list
 
     def worker():
         for i, block in waiting:
@@ -42,13 +42,13 @@ def share(blocks, work):
     workers = min(threads.get_num_threads(), len(blocks))
     if workers > 1:
         threads.delegate(worker, workers)
-    worker()  # all, or what is left where helpers did not come
+    worker()  # everything, or what the helpers left
 
 
 def product(a, b, out):
     """``out = a @ b`` of matrices, by blocks of rows; ``out`` is contiguous.
 
-    A BLAS other than OpenBLAS, which cannot be held to one thread, gets the whole.
+    Any BLAS but OpenBLAS gets the whole product, since it cannot be held to one thread.
     """
     known = openblas()
     if known is None or not (a.size and b.size) or max(a.size, b.size) > np.iinfo(known.integer).max:
@@ -68,7 +68,7 @@ def product(a, b, out):
 
 
 def _as_blas(matrix):
-    """The matrix, or a copy, as BLAS takes it: rows or columns that are contiguous, and their distance."""
+    """The matrix, or a copy, as BLAS takes it; the stride of its rows or columns; whether transposed."""
     for array, transposed in ((matrix, False), (matrix.T, True)):
         rows, columns = array.shape
         stride, odd = divmod(array.strides[0], array.itemsize)

@@ -1,9 +1,9 @@
-"""Matrix products shared out to the threads of the kernels, by OpenBLAS held to one thread meanwhile.
+"""Matrix products on the threads of the kernels: each calls OpenBLAS, which is held to one thread.
 
-OpenBLAS would use threads of its own, but these go on spinning for some ten milliseconds and take half a core
-each from the kernels that come next (a training step: 375 ms in place of 292). Its number of threads is one
-for the whole process, so those who hold it at one are counted, and the last gives back the number from
-before. All of that is compiled: no exception of a signal handler comes between.
+OpenBLAS's own threads would go on spinning for some ten milliseconds and take half a core each from the next
+kernels (a training step: 375 ms instead of 292). Its number of threads is shared by the whole process, so
+calls that hold it at one are counted, and the last restores the earlier number. All of this is compiled, so
+that a signal handler cannot raise in between.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from primeattn.compiled.handover import ONE, ZERO, call, enter, leave, pause
 from primeattn.compiled.jit import cached_njit, part_njit
 from primeattn.compiled.simd import atomic_add, atomic_swap, view
 
-# What is known of OpenBLAS, int64 numbers: addresses of its functions that tell and set its number of
-# threads, 0 where there is none, whether a thread is changing the rest, how many hold it, its number from
-# before.
+# The state of OpenBLAS as int64 numbers: addresses of its functions that get and set its number of threads (0
+# if there are none), whether a thread is changing the rest, how many calls hold it at one, and its earlier
+# number.
 GET, SET, BUSY, HOLDERS, BEFORE, BLAS_NUMBERS = range(6)
 ROW_MAJOR, AS_IT_LIES, TRANSPOSED = np.int32(101), np.int32(111), np.int32(112)  # cblas.h
-INT = np.int32(0)  # of C, like which OpenBLAS tells and takes numbers of threads
+INT = np.int32(0)  # a C int, as OpenBLAS's numbers of threads are
 
 
 class Product(NamedTuple):
-    """``out = a @ b`` by blocks of rows, in numbers."""
+    """``out = a @ b`` by blocks of rows, as numbers."""
 
-    blas: int  # address of what is known of OpenBLAS
-    gemm: int  # address of its product
+    blas: int  # address of the state of OpenBLAS
+    gemm: int  # address of its matrix product
     m: int  # out is m × n, contiguous
     n: int
     k: int  # the inner size
@@ -46,7 +46,7 @@ class Product(NamedTuple):
 
 @part_njit
 def hold(blas):
-    """Hold OpenBLAS to one thread until as many calls of ``release``."""
+    """Hold OpenBLAS to one thread until the matching ``release``."""
     known = view(blas, BLAS_NUMBERS, ZERO)
     if known[SET] == 0:
         return
@@ -87,7 +87,7 @@ def _end(blas):
 def begin_fork(blas):
     """Let no thread change OpenBLAS's number of threads until ``end_fork``.
 
-    OpenBLAS takes a lock for that, which a child that is forked meanwhile would find taken for ever.
+    OpenBLAS takes a lock for that; a child forked meanwhile would find it locked for ever.
     """
     _begin(blas)
 
@@ -98,8 +98,8 @@ def end_fork(blas):
 
 
 @cached_njit
-def multiply(like, integer, product, word, helps):
-    """Do the product; ``like`` is 1 in its dtype, ``integer`` of the type of OpenBLAS's sizes."""
+def multiply(one, integer, product, word, helps):
+    """Compute the product; ``one`` is 1 in its dtype, ``integer`` has the type of OpenBLAS's sizes."""
     p, as_size = product, type(integer)
     if not helps:
         hold(p.blas)
@@ -118,12 +118,12 @@ def multiply(like, integer, product, word, helps):
                     as_size(min(p.step, p.m - first)),
                     as_size(p.n),
                     as_size(p.k),
-                    like,
+                    one,
                     p.a + first * p.a_row,
                     as_size(p.a_stride),
                     p.b,
                     as_size(p.b_stride),
-                    like - like,
+                    one - one,
                     p.out + first * p.out_row,
                     as_size(p.n),
                 ),

@@ -1,12 +1,12 @@
 """Vector micro-kernels: LLVM vector code behind ``@intrinsic``, for float32 and float64.
 
-Numba's loop vectoriser leaves the horizontal sums of short dot products on the table. These intrinsics say
-in vectors what they mean, and LLVM lowers the same code to AVX-512, AVX2 or NEON. Everything works on
-addresses (int64), so that array layouts cause no specialisation; ``like`` is a 1 of the working dtype.
+Numba's loop vectoriser handles the horizontal sums of short dot products badly. These intrinsics are written
+in vectors, and LLVM lowers the same code to AVX-512, AVX2 or NEON. Everything works on addresses (int64), so
+that array layouts cause no specialisation; ``one`` is a 1 of the working dtype.
 
 Rows are cut into *chunks* of at most four cache lines (64 bytes each, so 64 float32 or 32 float64 columns):
-``lines`` is 4, 2 or 1 and has to be a literal. Scores come in *groups* of eight: one row's scores with eight
-other rows lie next to each other, ``GROUP`` numbers.
+``lines`` is 4, 2 or 1 and must be a literal. Scores come in *groups* of eight (``GROUP``): the scores of one
+row with eight others, side by side.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CHUNK = 4  # lines of a full chunk: with eight accumulators it just fits the reg
 VECTOR = 64 if get_host_cpu_features().get("avx512f") else 32  # bytes of a vector register
 I32, I64 = ir.IntType(32), ir.IntType(64)
 
-# ln 2 as the nearest number of the dtype, and what that leaves out.
+# ln 2 rounded to the dtype, and the remainder.
 LN2_SINGLE = (float(np.float32(math.log(2))), math.log(2) - float(np.float32(math.log(2))))
 LN2_DOUBLE = (math.log(2), 2.3190468138462996e-17)
 
@@ -49,14 +49,14 @@ class _Emitter:
         self._take(1)
 
     def _take(self, together):
-        """From now on ``groups`` are those of as many rows."""
+        """From now on, ``groups`` is the type of the groups of ``together`` rows."""
         self.together, self.groups = together, ir.VectorType(self.element, together * GROUP)
 
     def at(self, address, offset=0):
         return self.b.add(address, I64(offset)) if offset else address
 
     def at_rows(self, address, rows, lines):
-        """Addresses of rows of ``lines`` cache lines, whose numbers are a tuple."""
+        """Addresses of the rows numbered in a tuple, each ``lines`` cache lines wide."""
         width = I64(lines * LINE)
         return [self.b.add(address, self.b.mul(r, width)) for r in cgutils.unpack_tuple(self.b, rows)]
 
@@ -87,7 +87,7 @@ class _Emitter:
 
     @contextmanager
     def rows(self, n, *moving):
-        """A loop over n rows; ``moving`` are (address, step) pairs, of which the body gets the addresses."""
+        """Loop over n rows; ``moving`` are (address, step) pairs, and the body gets the addresses."""
         steps = [I64(step) if isinstance(step, int) else step for _, step in moving]
         before, body, after = (self.b.append_basic_block(name) for name in ("before", "row", "after"))
         self.b.branch(before)
@@ -120,7 +120,7 @@ class _Emitter:
         return result
 
     def over_rows(self, n, moving, body):
-        """``body(*addresses)`` for n rows, two at once where their groups fill a register, one at the end."""
+        """``body(*addresses)`` for n rows: in pairs if two groups fit a register, the rest one by one."""
         moving = [(at, I64(step) if isinstance(step, int) else step) for at, step in moving]
         for together in dict.fromkeys((max(self.lanes // GROUP, 1), 1)):
             self._take(together)
@@ -132,13 +132,13 @@ class _Emitter:
             moving = [(self.b.add(at, self.b.mul(done, step)), step) for at, step in moving]
 
     def spread(self, address, step):
-        """Numbers of rows taken together, ``step`` bytes apart, each in all lanes of its row's group."""
+        """Load one number per row, ``step`` bytes apart, into all lanes of the row's group."""
         at = [self.b.add(address, self.b.mul(step, I64(i))) for i in range(self.together)]
         vectors = [self.splat(self.load(self.element, a), self.group) for a in at]
         return vectors[0] if self.together == 1 else self.shuffle(*vectors, list(range(2 * GROUP)))
 
     def by_row(self, x):
-        """The groups of rows taken together."""
+        """Split into the groups of single rows."""
         return [x] if self.together == 1 else self.halves(x)
 
     def halves(self, x):
@@ -153,16 +153,16 @@ class _Emitter:
         return self.b.extract_element(x, I32(0))
 
     def maximum(self, x, y):
-        """Larger of x and y, x where y is NaN."""
+        """Larger of x and y; x if y is NaN."""
         return self.b.select(self.b.fcmp_ordered(">", y, x), y, x)
 
     def sums(self, vectors):
-        """Lane sums of up to eight vectors as one, by a tree of pairwise transpose-and-add.
+        """Lane sums of up to eight vectors in one vector, by a tree of pairwise transpose-and-add.
 
         A vector that holds ``k`` different sums holds them in runs of k lanes; joining two such vectors adds
         alternate runs of both and leaves runs of 2k. Vectors shorter than a group are laid end to end once
-        they hold nothing else. The order of additions is the same for each vector, however many there are;
-        sums that are not there come out as 0.
+        every lane is a finished sum. The order of additions is the same for each vector, however many there
+        are; missing sums are 0.
         """
         k, count = 1, len(vectors)
         vectors = [*vectors, *[vectors[-1]] * (GROUP - count)]
@@ -194,7 +194,7 @@ class _Emitter:
 
         x = n ln 2 + r with |r| <= ln 2 / 2, e^r by its Taylor polynomial, 2^n through the exponent bits.
         Adding 1.5 * 2^(mantissa bits) + bias rounds to an integer and leaves it, as an exponent, in the low
-        bits, with no conversion to integer that NaN would make undefined; the least exponent is that of 0.
+        bits, without a conversion to integer, undefined for NaN; the lowest exponent stands for 0.
         ln 2 is subtracted in two parts, the first without rounding.
         """
         b = self.b
@@ -222,8 +222,8 @@ def _literal(lines):
 
 
 @intrinsic
-def dot8(typingctx, lines, like, x, y, rows, y_step, old, old_step, s, n):
-    """s[r, u] = old[r, u] + x[r] · y[rows[u], r] for n rows r and eight ``rows``; two, and the rest is old.
+def dot8(typingctx, lines, one, x, y, rows, y_step, old, old_step, s, n):
+    """s[r, u] = old[r, u] + x[r] · y[rows[u], r] for n rows r and eight ``rows``; of two, the rest is old.
 
     Rows of x and rows[u] of y are ``lines`` cache lines wide, and x[r] lie one after the other; y[rows[u], r]
     are ``y_step`` bytes apart, groups of old ``old_step``.
@@ -233,7 +233,7 @@ def dot8(typingctx, lines, like, x, y, rows, y_step, old, old_step, s, n):
         return None
 
     def codegen(context, builder, sig, args):
-        emit = _Emitter(builder, like)
+        emit = _Emitter(builder, one)
         x, y, rows, y_step, old, old_step, s, n = args[2:]
         ys = emit.at_rows(y, rows, n_lines)
         with emit.rows(
@@ -255,11 +255,11 @@ def dot8(typingctx, lines, like, x, y, rows, y_step, old, old_step, s, n):
             emit.store(builder.fadd(emit.sums(totals), emit.load(emit.group, old)), s)
         return context.get_dummy_value()
 
-    return types.void(lines, like, x, y, rows, y_step, old, old_step, s, n), codegen
+    return types.void(lines, one, x, y, rows, y_step, old, old_step, s, n), codegen
 
 
 @intrinsic
-def axpy8(typingctx, lines, like, x, y, rows, y_step, s, n):
+def axpy8(typingctx, lines, one, x, y, rows, y_step, s, n):
     """x[r] += sum over u of s[r, u] * y[rows[u], r] for n rows r; all else as in ``dot8``.
 
     The sum is taken before x is added: a chain of additions to x is an eighth as long.
@@ -269,7 +269,7 @@ def axpy8(typingctx, lines, like, x, y, rows, y_step, s, n):
         return None
 
     def codegen(context, builder, sig, args):
-        emit = _Emitter(builder, like)
+        emit = _Emitter(builder, one)
         x, y, rows, y_step, s, n = args[2:]
         ys = emit.at_rows(y, rows, n_lines)
         steps = range(0, n_lines * LINE, VECTOR)
@@ -287,18 +287,18 @@ def axpy8(typingctx, lines, like, x, y, rows, y_step, s, n):
                 emit.store(builder.fadd(emit.load(emit.vector, x, step), total), x, step)
         return context.get_dummy_value()
 
-    return types.void(lines, like, x, y, rows, y_step, s, n), codegen
+    return types.void(lines, one, x, y, rows, y_step, s, n), codegen
 
 
 @intrinsic
-def row_max(typingctx, like, s, stride, groups, best, n):
+def row_max(typingctx, one, s, stride, groups, best, n):
     """best[r] = the largest of best[r] and of ``groups`` groups s[g, r], ``stride`` bytes apart, for n rows.
 
-    NaN is passed over.
+    NaN is ignored.
     """
 
     def codegen(context, builder, sig, args):
-        emit = _Emitter(builder, like)
+        emit = _Emitter(builder, one)
         _, s, stride, groups, best, n = args
 
         def largest(at, so_far):
@@ -317,15 +317,15 @@ def row_max(typingctx, like, s, stride, groups, best, n):
         emit.over_rows(n, [(s, GROUP * emit.size), (best, emit.size)], body)
         return context.get_dummy_value()
 
-    return types.void(like, s, stride, groups, best, n), codegen
+    return types.void(one, s, stride, groups, best, n), codegen
 
 
 @intrinsic
-def row_exp(typingctx, like, s, stride, groups, shift, total, n):
+def row_exp(typingctx, one, s, stride, groups, shift, total, n):
     """s[g, r] <- exp(s[g, r] - shift[r]) in place, total[r] += their sum, over groups as in ``row_max``."""
 
     def codegen(context, builder, sig, args):
-        emit = _Emitter(builder, like)
+        emit = _Emitter(builder, one)
         _, s, stride, groups, shift, total, n = args
 
         def body(s, shift, total):
@@ -344,18 +344,18 @@ def row_exp(typingctx, like, s, stride, groups, shift, total, n):
         emit.over_rows(n, [(s, GROUP * emit.size), (shift, emit.size), (total, emit.size)], body)
         return context.get_dummy_value()
 
-    return types.void(like, s, stride, groups, shift, total, n), codegen
+    return types.void(one, s, stride, groups, shift, total, n), codegen
 
 
 @intrinsic
-def exp_times(typingctx, like, s, t, a, b, step, n):
+def exp_times(typingctx, one, s, t, a, b, step, n):
     """s[r] <- exp(s[r] + a[r]) and t[r] <- exp(s[r] + a[r]) * (t[r] + b[r]) in place, for n rows of a group.
 
     Numbers a[r] and b[r] are ``step`` bytes apart.
     """
 
     def codegen(context, builder, sig, args):
-        emit = _Emitter(builder, like)
+        emit = _Emitter(builder, one)
         _, s, t, a, b, step, n = args
 
         def body(s, t, a, b):
@@ -368,15 +368,15 @@ def exp_times(typingctx, like, s, t, a, b, step, n):
         emit.over_rows(n, [(s, row), (t, row), (a, step), (b, step)], body)
         return context.get_dummy_value()
 
-    return types.void(like, s, t, a, b, step, n), codegen
+    return types.void(one, s, t, a, b, step, n), codegen
 
 
 @intrinsic
-def transpose8(typingctx, like, sources, offset, s, stride):
+def transpose8(typingctx, one, sources, offset, s, stride):
     """Number r at address sources[u] + offset becomes number u at address s + r * stride, for r, u = 0..7."""
 
     def codegen(context, builder, sig, args):
-        emit = _Emitter(builder, like)
+        emit = _Emitter(builder, one)
         _, sources, offset, s, stride = args
         rows = [
             emit.load(emit.group, builder.add(source, offset))
@@ -392,7 +392,7 @@ def transpose8(typingctx, like, sources, offset, s, stride):
             emit.store(row, builder.add(s, builder.mul(stride, I64(r))))
         return context.get_dummy_value()
 
-    return types.void(like, sources, offset, s, stride), codegen
+    return types.void(one, sources, offset, s, stride), codegen
 
 
 def _atomic(operation):
@@ -407,19 +407,19 @@ def _atomic(operation):
     return atomic
 
 
-# Add a number to the int64 at an address, or put it there; both return what was there before.
+# Add a number to the int64 at an address, or replace it; both return the old value.
 atomic_add, atomic_swap = _atomic("add"), _atomic("xchg")
 
 
 @intrinsic
-def _pointer(typingctx, address, like):
+def _pointer(typingctx, address, one):
     def codegen(context, builder, sig, args):
         return builder.inttoptr(args[0], context.get_value_type(sig.return_type))
 
-    return types.CPointer(like)(address, like), codegen
+    return types.CPointer(one)(address, one), codegen
 
 
 @part_njit
-def view(address, size, like):
-    """1-D array of ``size`` numbers of the dtype of ``like`` at ``address``; it owns nothing."""
-    return carray(_pointer(address, like), size)
+def view(address, size, one):
+    """1-D array of ``size`` numbers of the dtype of ``one`` at ``address``; it owns nothing."""
+    return carray(_pointer(address, one), size)

@@ -2,12 +2,12 @@
 
 Numba's own threading layers abort the process when two Python threads use them at once (workqueue) or refuse
 to run after a fork (GNU OpenMP). So kernels are compiled without the GIL, and a call runs the same function
-in the calling thread and in helpers, which share out the work by atomic counters. Calls from several Python
-threads share the helpers; one that does not come, or could not be started, is simply not needed. A forked
+in the calling thread and in helper threads, which divide the work by atomic counters. Calls from several
+Python threads share the helpers; a call also finishes if a helper is late or could not be started. A forked
 child begins with none.
 
-A signal handler may raise anywhere in the Python code of the main thread. So there is no lock here that could
-stay held, and how callers and helpers meet is compiled, see :mod:`.handover`.
+A signal handler may raise anywhere in the Python code of the main thread. So no lock is used here that could
+stay held, and callers and helpers meet in compiled code, see :mod:`.handover`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import time
 from contextlib import suppress
 from queue import SimpleQueue
 
+import numba
 import numpy as np
 
 from primeattn.checks import as_int
@@ -26,7 +27,7 @@ from primeattn.forks import PerProcess
 
 __all__ = ["delegate", "get_num_threads", "run", "set_num_threads"]
 
-RETRY = 1.0  # seconds until threads are started again after one could not be
+RETRY = 1.0  # seconds until the next try after a thread could not be started
 
 
 def _default_threads() -> int:
@@ -54,7 +55,7 @@ def get_num_threads() -> int:
 def set_num_threads(n: int) -> None:
     """Let kernels use at most ``n`` threads, the calling one included.
 
-    The default is NUMBA_NUM_THREADS where that is set, else the CPUs this process may run on. Results do not
+    The default is NUMBA_NUM_THREADS if set, else the number of CPUs this process may use. Results do not
     depend on it. Small problems run in the calling thread alone.
 
     Parameters
@@ -65,7 +66,7 @@ def set_num_threads(n: int) -> None:
     Raises
     ------
     TypeError, ValueError
-        When ``n`` is not an integer, or below 1.
+        If ``n`` is not an integer, or is below 1.
 
     Examples
     --------
@@ -83,8 +84,8 @@ def set_num_threads(n: int) -> None:
 def run(work, workers: int) -> None:
     """Call ``work(word, False)`` and, in up to ``workers - 1`` helpers, ``work(word, True)``.
 
-    ``work`` is to be one compiled function that begins by :func:`.handover.enter` and ends by
-    :func:`.handover.leave`; what may fail comes before.
+    ``work`` must be one compiled function that begins with :func:`.handover.enter` and ends with
+    :func:`.handover.leave`; whatever may fail must come before.
     """
     call = _Call(work)
     try:
@@ -92,15 +93,18 @@ def run(work, workers: int) -> None:
             _helpers().offer(call, workers - 1)
         work(call.word, False)
     finally:
-        call.work = None  # a helper that comes later keeps nothing alive
+        call.work = None  # so that a late helper keeps nothing alive
 
 
 def delegate(work, workers: int) -> None:
-    """Let ``workers`` helpers call ``work()``, which is Python, and wait until it has nothing more to do.
+    """Let up to ``workers`` helpers call the Python function ``work()``, and wait until all have left.
 
-    It shares out its parts by itself, and may be left undone if no helper has come, or begun by one alone.
-    The calling thread is where signal handlers raise: it waits in compiled code until all others are out.
+    ``work`` divides its parts between the calls. Any number of helpers may come, even none: what is left is
+    for the caller to do. The calling thread waits in compiled code, since signal handlers raise in it. With
+    NUMBA_DISABLE_JIT there is no such code, and no helper comes.
     """
+    if numba.config.DISABLE_JIT:
+        return
     errors = []
 
     def help_(word, helps):
@@ -109,7 +113,7 @@ def delegate(work, workers: int) -> None:
         elif handover.enter_helper(word):
             try:
                 work()
-            except BaseException as error:  # the caller's, whatever it is
+            except BaseException as error:  # raised again in the caller
                 errors.append(error)
             finally:
                 handover.finish(word)
@@ -120,36 +124,36 @@ def delegate(work, workers: int) -> None:
 
 
 class _Call:
-    """What helpers are to do, and the word by which they meet the caller."""
+    """The work for helpers, and the word by which they meet the caller."""
 
     __slots__ = ("_numbers", "word", "work")
 
     def __init__(self, work):
-        self._numbers = np.zeros(8, np.int64)  # a cache line; the rest is the work's own
+        self._numbers = np.zeros(8, np.int64)  # a cache line: the word, and numbers for the work
         self.word, self.work = self._numbers.ctypes.data, work
 
 
 class _Helpers:
-    """Threads that wait for calls, as many as were ever wanted at once and could be started."""
+    """Threads that wait for calls: as many as were ever wanted at once, if they could be started."""
 
     def __init__(self):
         self._calls, self._idents, self._retry_at = SimpleQueue(), [], 0.0
         closed = np.full(1, 2 * handover.OPEN)
         for compiled in (handover.is_open, handover.enter_helper, handover.watch, handover.finish):
-            compiled(closed.ctypes.data)  # now: helpers compile nothing
+            compiled(closed.ctypes.data)  # now, as helpers must not compile
 
     def offer(self, call, count):
-        """Put ``call`` before up to ``count`` helpers."""
+        """Offer ``call`` to up to ``count`` helpers."""
         missing = count - len(self._idents)
         if missing > 0 and time.monotonic() >= self._retry_at:
             try:
-                # Threads start and are counted in one step for Python, so that no exception comes between.
+                # Starting and counting are one step for Python, so that no exception comes between them.
                 self._idents.extend(
                     map(_thread.start_new_thread, [_help] * missing, [(self._calls,)] * missing)
                 )
             except (RuntimeError, MemoryError) as error:
                 if isinstance(error, RuntimeError) and "new thread" not in str(error):
-                    raise  # by a signal handler
+                    raise  # from a signal handler
                 self._retry_at = time.monotonic() + RETRY
         for _ in range(min(count, len(self._idents))):
             self._calls.put(call)

@@ -1,4 +1,4 @@
-"""Arrays without a share in their memory."""
+"""Arrays without reference counts."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["unowned"]
 
 @intrinsic
 def unowned(typingctx, arrays):
-    """The same arrays, of a named tuple, for as long as the caller keeps them alive.
+    """The arrays of a named tuple without reference counts; the caller must keep them alive.
 
-    Compiled code counts who shares in an array, atomically, wherever it hands one on: for a short block that
-    took most of the time, above all where several workers count on one array. Nobody counts on these.
+    Compiled code counts the references to an array atomically wherever it passes one on. For a short block
+    this took most of the time, above all when several workers counted on one array.
     """
     if not isinstance(arrays, types.BaseNamedTuple):
         return None

@@ -14,7 +14,9 @@ To follow a call, read
 5. ``cpu/forward``: what a worker does with a block of queries;
 6. ``cpu/tiles``: scores, softmax and values of one tile, on vectors of ``compiled/simd``.
 
-``reference`` is the dense float64 oracle that all are tested against. Terms:
+``cpu/scalar`` says all of it in plain loops, forward beside backward: read it first. It runs as
+``kernel="scalar"``, with NUMBA_DISABLE_JIT=1 as Python. ``reference`` is the dense float64 oracle that all
+are tested against. Terms:
 
 =======  ==============================================================================================
 block    consecutive rows (queries, or keys) that one task computes

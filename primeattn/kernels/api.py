@@ -43,11 +43,11 @@ def sparse_index_kernel(
     out : (batch, heads, n_q, head_dim) array
         Overwritten. It shares no element with any other argument.
     lse : (batch, heads, n_q) array or None
-        float64 for float64, else float32. Overwritten; None where nobody needs it. The backward does.
+        float64 if q is float64, else float32. Overwritten. None skips it, but the backward needs it.
     q : (batch, heads, n_q, head_dim) array
-        float32 or float64, like all others; on the GPU also float16 or bfloat16, which are computed with in
-        float32. Any strides with a contiguous last axis, here and below. NumPy arrays or, all of them,
-        arrays in the memory of the GPU (Numba, CuPy, torch, JAX), which are used where they lie.
+        float32 or float64, the same for all arrays; on the GPU also float16 or bfloat16, computed in float32.
+        Here and below, any strides with a contiguous last axis. Either all are NumPy arrays, or all are in
+        the memory of the GPU (Numba, CuPy, torch, JAX) and are used in place.
     k, v : (batch, kv_heads, n_k, head_dim) array
         ``heads`` is a multiple of ``kv_heads``; query head h reads key head h // (heads // kv_heads).
     pattern : Pattern or sequence of Pattern
@@ -58,24 +58,25 @@ def sparse_index_kernel(
         Positions of the first query and the first key: row r attends the keys of position q_start + r that
         lie in [k_start, k_start + n_k). A row left without keys gets out = 0 and lse = -inf.
     cu_seqlens : (sequences + 1,) int array, optional
-        Boundaries, from 0 to n_q, of packed sequences in a batch of 1. Each is a sequence of its own, with
-        globals of its own. Not together with q_start or k_start.
+        Boundaries, from 0 to n_q, of packed sequences in a batch of 1. Each sequence attends only itself and
+        has its own globals. Not together with q_start or k_start.
     workspace : Workspace, optional
-        Where scratch memory is kept between calls; on the GPU, of calls on one stream.
+        Keeps scratch memory between calls; on the GPU, use one per stream.
     device : {None, "cpu", "cuda", "auto"}
-        Where to run; None is where the arrays are, on the GPU that is current in Numba. With "cuda", NumPy
-        arrays are copied to the GPU and results back; "auto" does so if there is a GPU and the work is
-        large for the bytes to move (``dispatch.AUTO_RULE``). CPU and GPU round differently.
+        Where to run. None: where the arrays are (on a GPU, the one that is current in Numba). "cuda" copies
+        NumPy arrays to the GPU and the results back. "auto" does so if there is a GPU and the work justifies
+        the copies (``dispatch.AUTO_RULE``). CPU and GPU round differently.
     stream : stream of Numba, CuPy or torch, or its handle, optional
-        Stream of the GPU to run on; by default the one that the arrays carry (of torch tensors, the one that
-        is current), or else the default stream. To capture calls in a graph of torch or CuPy, call them once
-        before with the same ``workspace``: while work is captured, nothing can be planned or allocated.
+        GPU stream to run on. By default the stream that the arrays carry (for torch tensors, the current
+        one), or else the default stream. To capture calls in a graph of torch or CuPy, first run them once
+        with the same ``workspace``: nothing can be planned or allocated during capture.
         Calls with arrays in the memory of the GPU return before the kernels have run.
-    kernel : {None, "tiles", "gather", "wheel"}
-        Implementation; None chooses. "tiles" is the CPU's; of the GPU, "gather" takes everything, and "wheel"
-        computes on tensor cores (see :mod:`primeattn.wheel.tables`): float16 and bfloat16, head_dim 64 and
-        128, rows at multiples of 16 bytes, scale above 0, and queries whose own keys are among the keys.
-        In it a NaN or infinity may spread from a row to others of the same tile.
+    kernel : {None, "tiles", "scalar", "gather", "wheel"}
+        Implementation; None chooses. On the CPU that is "tiles"; "scalar" takes the same calls, in plain
+        loops to read and, with NUMBA_DISABLE_JIT=1, to step through. On the GPU, "gather" takes everything,
+        and "wheel" uses tensor cores (see :mod:`primeattn.wheel`): it needs float16 or bfloat16, head_dim
+        64 or 128, rows at multiples of 16 bytes, scale above 0, and a key at the position of every query.
+        With "wheel", a NaN or infinity may spread from one row to others of the same tile.
 
     Returns
     -------
@@ -85,9 +86,9 @@ def sparse_index_kernel(
     Raises
     ------
     TypeError, ValueError
-        Before anything is written, naming the argument, what was expected and what came.
+        Before anything is written; names the argument, what was expected and what came.
     RuntimeError
-        When a GPU is asked for and none can be used, saying what to install.
+        If a GPU is requested and none can be used; it says what to install.
 
     Examples
     --------
@@ -106,8 +107,10 @@ def sparse_index_kernel(
 
 
 def _run(backward, arrays, options, device, stream, kernel, workspace):
-    """Relaunch what is stored for such a call, or else check it, run it where it belongs, and store that."""
-    entry = launch_cache.lookup(backward, arrays, options, device, stream, kernel, workspace)
+    """Check a call and run it; on the GPU, relaunch the stored launch of an earlier call like it."""
+    entry = None
+    if type(arrays["q"]) is not np.ndarray:
+        entry = launch_cache.lookup(backward, arrays, options, device, stream, kernel, workspace)
     if entry is None or not entry.relaunch():
         target, views = locate(arrays, device, stream, kernel)
         check = check_backward if backward else check_forward
@@ -143,8 +146,8 @@ def sparse_index_kernel_backward(
     P = exp(s - lse);  dP = dout·v;  dS = P * (dP - rowsum(dout * out) + dlse)
     dq = scale * dS k;  dk = scale * dSᵀ q;  dv = Pᵀ dout, summed over the query heads of a key head
 
-    With ``out`` and ``lse`` merged from several ranges of keys (see :func:`merge`), dk and dv of each range
-    are final and its dq is a summand.
+    If ``out`` and ``lse`` were merged from several ranges of keys (see :func:`merge`), a call per range gives
+    its final dk and dv, and a dq to be added to those of the other ranges.
 
     Parameters
     ----------
@@ -167,7 +170,7 @@ def sparse_index_kernel_backward(
     Raises
     ------
     TypeError, ValueError
-        Before anything is written, naming the argument, what was expected and what came.
+        Before anything is written; names the argument, what was expected and what came.
 
     Examples
     --------
@@ -191,8 +194,8 @@ def sparse_index_kernel_backward(
 def attention(q, k, v, pattern, **options):
     """Sparse causal attention into new arrays: ``out, lse``.
 
-    The formula, the arguments and the errors are those of :func:`sparse_index_kernel`. New arrays are of the
-    library of q: NumPy, torch, CuPy, or Numba.
+    The formula, the arguments and the errors are those of :func:`sparse_index_kernel`. The new arrays belong
+    to the same library as q: NumPy, torch, CuPy, or Numba.
 
     Examples
     --------
@@ -231,7 +234,7 @@ def merge(outs, lses):
     Raises
     ------
     TypeError, ValueError
-        When the parts do not fit together.
+        If the parts do not fit together.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Checks of what is passed to the kernels; the kernels themselves run unchecked."""
+"""Checks of the arguments of the kernels, which themselves run unchecked."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from primeattn.kernels.call import DTYPES, HALF_DTYPES, SEQUENCE, Call, lse_dtyp
 from primeattn.patterns import Pattern
 from primeattn.workspace import Workspace
 
-POSITIONS = 2**62  # positions are below: so are sums and differences of two within int64
+POSITIONS = 2**62  # limit of positions: the sum or difference of two fits int64
 
 
 def check_forward(target, arrays, options, workspace) -> Call:
-    """Check a forward with ``arrays`` by name, and ``options`` as the public function takes them by name."""
+    """Check a forward; ``arrays`` and ``options`` are dicts by the argument names of the public function."""
     q, k, v = arrays["q"], arrays["k"], arrays["v"]
     check_inputs(q, k, v, half=target.gpu is not False)
     check_rows("out", arrays["out"], q.shape, q.dtype)
@@ -28,7 +28,7 @@ def check_forward(target, arrays, options, workspace) -> Call:
 
 
 def check_backward(target, arrays, options, workspace) -> Call:
-    """As :func:`check_forward`."""
+    """Check a backward; arguments as in :func:`check_forward`."""
     q, k, v = arrays["q"], arrays["k"], arrays["v"]
     check_inputs(q, k, v, half=target.gpu is not False)
     for name, like in (("dq", q), ("dk", k), ("dv", v), ("dout", q), ("out", q)):
@@ -42,7 +42,7 @@ def check_backward(target, arrays, options, workspace) -> Call:
 
 
 def check_inputs(q, k, v, half=False):
-    """Raise unless q, k and v fit together; with ``half``, 16-bit numbers will do."""
+    """Raise unless q, k and v fit together; ``half`` allows 16-bit dtypes too."""
     for name, array in (("q", q), ("k", k), ("v", v)):
         _check_array(name, array)
         if array.ndim != 4:
@@ -82,7 +82,7 @@ def check_rows(name, array, shape, dtype):
 
 
 def _check_outputs(arrays, names):
-    """Raise unless every output is writeable and no element of it is an element of anything else."""
+    """Raise unless every output is writeable and shares no element with itself or another array."""
     outputs = [name for name in names if name in arrays]
     inputs = [name for name in arrays if name not in outputs]
     for i, name in enumerate(outputs):
@@ -97,7 +97,7 @@ def _check_outputs(arrays, names):
 
 
 def _check_options(q, k, workspace, pattern, scale, q_start, k_start, cu_seqlens):
-    """Check everything that is not an array of rows; return patterns by head, scale, SEQUENCE records."""
+    """Check the other arguments; return patterns by head, scale, SEQUENCE records."""
     if workspace is not None and not isinstance(workspace, Workspace):
         raise TypeError(f"workspace: expected a Workspace or None, got {type(workspace).__name__}")
     patterns = _check_patterns(pattern, q.shape[1])
@@ -202,7 +202,7 @@ def as_boundaries(cu_seqlens, n) -> np.ndarray:
 
 
 def _overlaps_itself(array) -> bool:
-    """Whether two indices may mean one element: axes, from the tightest on, must not reach into the next."""
+    """Whether two indices may share an element: no if each axis fits in the next larger stride."""
     if array.size == 0:
         return False
     reach = array.itemsize

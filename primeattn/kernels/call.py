@@ -12,10 +12,10 @@ import numpy as np
 from primeattn.patterns import Pattern
 from primeattn.workspace import Workspace
 
-__all__ = ["ARRAYS", "GPU_KERNELS", "KERNELS", "SEQUENCE", "Call", "Target", "lse_dtype"]
+__all__ = ["ARRAYS", "GPU_KERNELS", "KERNELS", "SEQUENCE", "Call", "Target", "lse_dtype", "reach"]
 
 ARRAYS = ("q", "k", "v", "out", "lse", "dout", "dlse", "dq", "dk", "dv")
-KERNELS = {"tiles": "cpu", "gather": "cuda", "wheel": "cuda"}  # and where each runs
+KERNELS = {"tiles": "cpu", "scalar": "cpu", "gather": "cuda", "wheel": "cuda"}  # and where each runs
 GPU_KERNELS = tuple(name for name, device in KERNELS.items() if device == "cuda")
 BFLOAT16 = np.dtype([("bfloat16", "<u2")])  # NumPy has no such numbers; only the bits are carried
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
@@ -70,3 +70,10 @@ class Call:
 def lse_dtype(dtype) -> np.dtype:
     """Return the dtype of lse for rows of ``dtype``: what is computed with."""
     return np.dtype(np.float32) if dtype in HALF_DTYPES else dtype
+
+
+def reach(sequences) -> tuple[int, int]:
+    """The least distance of a query to a key at hand, and one more than the largest, over all sequences."""
+    after = sequences["q_start"] - sequences["k_start"]
+    low = (after - sequences["n_k"] + 1).min(initial=np.iinfo(np.int64).max)
+    return max(int(low), 0), max(int((after + sequences["n_q"]).max(initial=0)), 0)

@@ -1,7 +1,7 @@
 """Arrays in the memory of a GPU, seen as NumPy arrays that are never read.
 
 Such a view has the address, shape, strides and dtype of the array, which is all that checks and launches
-need. CuPy, torch, JAX and Numba hand these out by ``__cuda_array_interface__`` or DLPack, without a copy.
+need. CuPy, torch, JAX and Numba export these by ``__cuda_array_interface__`` or DLPack, without a copy.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ __all__ = [
 
 DLPACK_CUDA = (2, 13)  # device types: memory of a GPU, managed memory
 DLPACK_CODES = {2: "f", 4: "bfloat"}
-LEGACY_STREAM = 1  # what both protocols call the default stream
+LEGACY_STREAM = 1  # the default stream in both protocols
 
 
 def device_interface(array) -> dict | None:
-    """Return how ``array`` is reached in the memory of the GPU, or None if it is elsewhere.
+    """Return the ``__cuda_array_interface__`` of an array in the memory of the GPU, None for other arrays.
 
-    That is its ``__cuda_array_interface__``, or an empty dict where only DLPack tells.
+    If the array supports only DLPack, the result is an empty dict.
     """
     if isinstance(array, (np.ndarray, type(None))):
         return None
@@ -42,7 +42,7 @@ def device_interface(array) -> dict | None:
 
 
 def view_of_host(array):
-    """Return ``array``, under the dtype above if it is a NumPy array of ml_dtypes.bfloat16."""
+    """Return ``array``, seen as BFLOAT16 if it is a NumPy array of ml_dtypes.bfloat16."""
     if isinstance(array, np.ndarray) and array.dtype.name == "bfloat16":
         return array.view(BFLOAT16)
     return array
@@ -62,7 +62,7 @@ def view(name, array, interface, stream) -> np.ndarray:
 def _is_bfloat16(array):
     dtype = getattr(array, "dtype", None)
     if isinstance(dtype, np.dtype) and dtype.kind != "V":
-        return False  # at once, as names of dtypes take time
+        return False  # early, as the name of a dtype is slow to get
     return str(dtype).rpartition(".")[2] == "bfloat16"
 
 
@@ -85,10 +85,9 @@ def stream_handle(stream) -> int | None:
 
 
 def carried_streams(arrays, interfaces) -> set[int]:
-    """Return the handles of the streams whose work the arrays follow, as far as their libraries tell.
+    """Return the handles of the streams that the arrays' libraries name.
 
-    torch says nothing in its interfaces: work on its tensors follows the stream that is current for their
-    device, which is asked for once.
+    torch names none in its interface, so its tensors count as carrying the current stream of their device.
     """
     found, devices = set(), set()
     for name, interface in interfaces.items():
@@ -102,7 +101,7 @@ def carried_streams(arrays, interfaces) -> set[int]:
 
 
 def device_number(array) -> int | None:
-    """Return the number of the GPU whose memory ``array`` is in, or None where its library does not tell."""
+    """Return the number of the GPU that holds ``array``, or None if its library does not say."""
     if hasattr(array, "__dlpack_device__"):
         return int(array.__dlpack_device__()[1])
     memory = getattr(array, "gpu_data", None)  # of Numba
@@ -122,7 +121,7 @@ def address_view(address, shape, typestr, owner, read_only=False, strides=None) 
 
 
 class _Owner:
-    """What NumPy asks for an address, and keeps alive."""
+    """Gives NumPy an address, and keeps the memory behind it alive."""
 
     def __init__(self, interface, owner):
         self.__array_interface__, self.owner = interface, owner

@@ -1,11 +1,11 @@
-"""Where a call runs: on the CPU or the GPU, by the arrays it gets and what its caller asks for."""
+"""Where a call runs: on the CPU or the GPU, by its arrays and options."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from primeattn.kernels.arguments import check_choice
-from primeattn.kernels.call import HALF_DTYPES, KERNELS, Target
+from primeattn.kernels.call import HALF_DTYPES, KERNELS, Target, reach
 from primeattn.kernels.cpu import launch as cpu_launch
 from primeattn.kernels.device_arrays import (
     carried_streams,
@@ -18,19 +18,19 @@ from primeattn.kernels.device_arrays import (
 
 __all__ = ["AUTO_RULE", "is_large", "locate", "run", "work"]
 
-# What a CPU multiplies and adds while a call with NumPy arrays gets to the GPU and back: for the call itself,
-# and for each byte of q, k, v and out. "auto" takes more work than that to the GPU. Measured with 16 cores of
-# a Xeon beside an H200 by `python -m primeattn.bench gpu-check auto`.
+# Multiply-adds that the CPU could do while a call with NumPy arrays gets to the GPU and back: per call, and
+# per byte of q, k, v and out. "auto" sends more work than that to the GPU. Measured with 16 cores of a Xeon
+# beside an H200 by `python -m primeattn.bench gpu-check auto`.
 AUTO_RULE = 43_000_000, 5
 
 
 def locate(arrays, device, stream, kernel):
-    """Return the target of a call, and its arrays by name as NumPy arrays to check and take addresses of."""
+    """Return the target of a call, and its arrays by name as NumPy views with the right shape and address."""
     check_choice("device", device, ("cpu", "auto", "cuda"))
     check_choice("kernel", kernel, tuple(KERNELS))
-    interfaces = {name: device_interface(array) for name, array in arrays.items()}
-    if any(interface is not None for interface in interfaces.values()):
-        return _among_device_arrays(arrays, interfaces, device, stream, kernel)
+    elsewhere = [array for array in arrays.values() if not isinstance(array, np.ndarray)]
+    if any(device_interface(array) is not None for array in elsewhere):
+        return _among_device_arrays(arrays, device, stream, kernel)
     gpu = device == "cuda"
     if device == "auto" and (kernel is None or KERNELS[kernel] == "cuda") and _device().available():
         gpu = None if stream is None and kernel is None else True
@@ -44,7 +44,7 @@ def locate(arrays, device, stream, kernel):
 
 
 def run(call):
-    """Run a checked call; return what repeats it where that is on the GPU."""
+    """Run a checked call; on the GPU, return a launch that can be repeated."""
     gpu = call.target.gpu
     if gpu is None:
         gpu = call.arrays["q"].dtype in HALF_DTYPES or is_large(call)
@@ -57,22 +57,23 @@ def run(call):
 
 
 def is_large(call) -> bool:
-    """Whether "auto" takes the call to the GPU."""
-    # By shapes and patterns alone, and no number of threads, so that results repeat.
+    """Whether "auto" sends the call to the GPU."""
+    # Shapes and patterns alone decide, not the number of threads, so that results repeat.
     per_call, per_byte = AUTO_RULE
     return work(call) >= per_call + per_byte * 2 * (call.arrays["q"].nbytes + call.arrays["k"].nbytes)
 
 
 def work(call) -> float:
-    """Multiply-adds of one product over all pairs, at most."""
+    """Upper bound of the multiply-adds of one product over all pairs."""
     sequences = call.sequences
-    reach = int((sequences["q_start"] + sequences["n_q"]).max(initial=0))
-    counts = [pattern.offsets(reach).size + pattern.global_tokens for pattern in call.patterns]
+    low, high = reach(sequences)
+    counts = [pattern.offsets_between(low, high).size + pattern.global_tokens for pattern in call.patterns]
     keys = np.minimum.outer(sequences["n_k"], counts).sum(axis=1)
     return float(sequences["n_q"] @ keys) * call.head_dim
 
 
-def _among_device_arrays(arrays, interfaces, device, stream, kernel):
+def _among_device_arrays(arrays, device, stream, kernel):
+    interfaces = {name: device_interface(array) for name, array in arrays.items()}
     for name, interface in interfaces.items():
         if interface is None:
             raise TypeError(
@@ -115,6 +116,6 @@ def _check_kernel(kernel, gpu):
 
 
 def _device():
-    from primeattn.kernels.gpu import device  # importing CUDA takes time that calls on the CPU need not spend
+    from primeattn.kernels.gpu import device  # late: importing CUDA takes time
 
     return device

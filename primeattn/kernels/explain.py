@@ -12,27 +12,27 @@ from primeattn.wheel.cost import HEAD_DIMS, STORAGE, WHEELS, choose_wheel, divid
 __all__ = ["KernelChoice", "explain_kernel"]
 
 DTYPES = (*STORAGE, "float32", "float64")
-_MOST = 2**24  # tokens: what is met is counted in tables as long as the sequence
+_MOST = 2**24  # tokens: the cost model builds tables as long as the sequence
 RATE = 5e11  # units a second; only for display
 
 
 class KernelChoice(NamedTuple):
-    """What the GPU would run, why, and what was compared; ``str()`` is text."""
+    """The kernel that the GPU would run, the reason, and the costs compared; ``str()`` prints them."""
 
     kernel: str  # "gather" or "wheel"
     wheel: int | None
     reason: str
-    table: list  # a ``primeattn.analysis.Table``: for each kernel and wheel, what it meets and costs
+    table: list  # a ``primeattn.analysis.Table``: tiles, pairs and cost of each kernel and wheel
 
     def __str__(self):
         return f"{self.reason}\n{self.table}"
 
 
 def explain_kernel(pattern, n, head_dim=64, dtype="bfloat16") -> KernelChoice:
-    """Compare what the GPU kernels cost for one head on one sequence of length ``n``, forward.
+    """Compare the cost of the GPU kernels: forward, one head, one sequence of length ``n``.
 
-    A model fitted to times on an H200. ``kernel=None`` of :func:`primeattn.sparse_index_kernel` decides by
-    it.
+    The costs come from a model fitted to times on an H200, by which ``kernel=None`` of
+    :func:`primeattn.sparse_index_kernel` chooses.
 
     Parameters
     ----------
@@ -40,12 +40,12 @@ def explain_kernel(pattern, n, head_dim=64, dtype="bfloat16") -> KernelChoice:
     n : int
     head_dim : int
     dtype : {"bfloat16", "float16", "float32", "float64"}
-        Of storage.
+        The storage dtype.
 
     Returns
     -------
     KernelChoice
-        ``table`` has a row for each kernel and wheel: live tiles of 16 queries, pairs that are met one by
+        ``table`` has a row for each kernel and wheel: live tiles of 16 queries, pairs that are scored one by
         one, units of cost, and the milliseconds that these take on an H200.
 
     Raises

@@ -1,4 +1,4 @@
-"""Layers in the manner of Lux: immutable configuration, explicit parameters and states."""
+"""Layers in the style of Lux.jl: immutable configuration, explicit parameters and states."""
 
 from primeattn.nn._layer import Layer, Parameter, setup
 from primeattn.nn.activation import Activation, gelu, relu, silu

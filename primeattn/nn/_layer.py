@@ -1,7 +1,7 @@
 """The layer protocol: immutable configuration, explicit parameters and states, hand-written pullbacks.
 
-The manner is that of Lux.jl: a layer holds no arrays. ``setup`` draws its parameters and states, nested
-dicts; a call takes them and returns the output with the new state.
+As in Lux.jl, a layer holds no arrays. ``setup`` draws its parameters and states as nested dicts; a call takes
+them and returns the output and the new state.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 class Parameter(NamedTuple):
-    """Declaration of one parameter: its shape and what draws it, ``init(rng, shape, dtype) -> array``.
+    """Declaration of one parameter: its shape and its initialiser, ``init(rng, shape, dtype) -> array``.
 
     Examples
     --------
@@ -48,14 +48,14 @@ class Layer(Config):
 
     - ``parameters()``: nested dict of `Parameter`; none by default,
     - ``states(rng)``: nested dict; empty by default,
-    - ``check_input(x, ps)``: raises for an x it cannot take; by default x is a float array of the parameters'
-      dtype,
-    - ``forward(x, ps, st, memory) -> (y, st, saved)``: arrays come from ``memory.take(shape, dtype)``;
+    - ``check_input(x, ps)``: raises if the layer cannot take x; by default x must be a float array of the
+      parameters' dtype,
+    - ``forward(x, ps, st, memory) -> (y, st, saved)``: take new arrays from ``memory.take(shape, dtype)``;
       ``saved`` is whatever ``backward`` needs,
     - ``backward(dy, saved, ps, memory) -> (dx, dps)``: dps has the structure of ps; dx is None where a
-      gradient has no meaning. It writes neither to dy nor to anything saved, since it may be called again.
+      gradient has no meaning. It must not write to dy or ``saved``, since it may be called again.
 
-    A container runs its children by ``child.apply(x, ps, st, memory)`` and ``child.backward``.
+    A container runs its children with ``child.apply(x, ps, st, memory)`` and ``child.backward``.
 
     Examples
     --------
@@ -97,7 +97,7 @@ class Layer(Config):
 
     @property
     def parameter_count(self) -> int:
-        """Number of trainable numbers, known without setup."""
+        """Number of trainable numbers; needs no setup."""
         return sum(math.prod(spec.shape) for spec in tree.flatten(self._specs[DTYPES[0]]).values())
 
     @cached_property
@@ -128,7 +128,7 @@ class Layer(Config):
         self.check_input(x, ps)
 
     def apply(self, x, ps, st, memory):
-        """``forward`` after a check of st and x; ``saved`` is None where no pullback will follow."""
+        """Check st and x, then run ``forward``; ``saved`` is None if no pullback will follow."""
         self._check_call(x, ps, st)
         memory.called(self, x, ps, st)
         y, st, saved = self.forward(x, ps, st, memory)
@@ -145,16 +145,16 @@ class Layer(Config):
         Parameters
         ----------
         x : array
-            Input; it is not copied and not written to.
+            Input; it is neither copied nor changed.
         ps, st : nested dicts
             Parameters and state, from `setup`.
         workspace : Workspace, optional
-            Where y lives, until ``workspace.reset()``. Without one y is fresh.
+            Memory for y until ``workspace.reset()``. Without one, y is a new array.
 
         Raises
         ------
         TypeError, ValueError
-            When x, ps or st does not fit the layer.
+            If x, ps or st does not fit the layer.
         """
         memory = Memory(workspace, saving=False)
         with memory.hold():
@@ -164,10 +164,10 @@ class Layer(Config):
     def pullback(self, x, ps, st, workspace=None):
         """``y, st, pullback = layer.pullback(x, ps, st)``; then ``dx, dps = pullback(dy)``.
 
-        For a loss L with dy = ∂L/∂y the pullback returns dx = ∂L/∂x (None for integer inputs) and
-        dps = ∂L/∂ps. Leave x and ps alone until it was called. Arguments are those of a call. With a
-        workspace y, saved activations, dx and dps live in it until its reset, after which the pullback raises
-        RuntimeError.
+        For a loss L with dy = ∂L/∂y, the pullback returns dx = ∂L/∂x (None for integer inputs) and
+        dps = ∂L/∂ps. Do not change x or ps before you call it. Arguments are those of a call. With a
+        workspace, y, saved activations, dx and dps live in it until its reset; after that, the pullback
+        raises RuntimeError.
         """
         memory = Memory(workspace)
         with memory.hold():
@@ -191,16 +191,16 @@ def setup(rng, layer, dtype=np.float32):
     Parameters
     ----------
     rng : numpy.random.Generator
-        Parameters are drawn from it in the order of the layers, then states.
+        Draws the parameters in the order of the layers, then the states.
     layer : Layer
-        What is set up.
+        The layer to set up.
     dtype : float32 or float64
-        Dtype of the parameters, in which the layer then computes.
+        Dtype of the parameters, and so of the layer's computations.
 
     Returns
     -------
     ps, st : nested dicts of arrays
-        Children's dicts are nested by the names of the children.
+        Nested by the names of the child layers.
 
     Examples
     --------
@@ -223,12 +223,12 @@ def setup(rng, layer, dtype=np.float32):
         return {name: draw(child) for name, child in declared.items()}
 
     ps = draw(layer.parameters())
-    tree.check(ps, layer._specs[dtype], "ps")  # an initialiser of the user may return anything
+    tree.check(ps, layer._specs[dtype], "ps")  # a user's initialiser may return anything
     return ps, layer.states(rng)
 
 
 def parameter_dtype(ps):
-    """Dtype of the first array of ps, None where there is none."""
+    """Dtype of the first array of ps, or None if there is none."""
     for child in ps.values():
         dtype = parameter_dtype(child) if isinstance(child, dict) else getattr(child, "dtype", None)
         if dtype is not None:
@@ -256,6 +256,6 @@ def check_float(layer, x, ps, features=None, ranks=None):
 
 
 def _name(layer):
-    """How errors call a layer: by its repr where that is one line."""
+    """The name of a layer in errors: its repr if that is one line, else its type."""
     shown = repr(layer)
     return shown if "\n" not in shown else type(layer).__name__

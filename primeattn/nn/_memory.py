@@ -1,4 +1,4 @@
-"""Where a layer gets its arrays: fresh ones, or those of a workspace."""
+"""Where a layer gets its arrays: new ones, or those of a workspace."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Memory:
     Parameters
     ----------
     workspace : Workspace or None
-        Arrays come from it and are valid until its reset; None gives fresh arrays.
+        Arrays come from it and are valid until its reset; None gives new arrays.
     saving : bool
-        Whether a pullback will follow. If not, what layers saved for it is dropped at once.
+        Whether a pullback will follow. If not, what layers save for it is dropped at once.
     """
 
     __slots__ = ("saving", "workspace")
@@ -40,10 +40,10 @@ class Memory:
         return empty(shape, dtype) if self.workspace is None else self.workspace.take(shape, dtype, empty)
 
     def called(self, layer, x, ps, st):
-        """Learn that ``layer`` is about to be applied; who looks into a model overrides this."""
+        """Called before ``layer`` is applied; override it to look into a model."""
 
     def attended(self, q, k, lse, segments):
-        """Learn what an attention layer has computed with; as ``called``."""
+        """Called after a forward attention kernel; override it as ``called``."""
 
     def copy(self, array):
         result = self.take(array.shape, array.dtype)

@@ -9,8 +9,8 @@ from typing import ClassVar
 
 from primeattn import kernels
 from primeattn._config import check_callable, freeze_flag, freeze_size
+from primeattn.nn._buffers import DeviceBuffers, HostBuffers
 from primeattn.nn._layer import Layer, check_float
-from primeattn.nn._transfer import Here, OnGpu
 from primeattn.nn.dense import Dense
 from primeattn.nn.initializers import glorot_uniform
 from primeattn.patterns import Pattern
@@ -22,7 +22,7 @@ __all__ = ["MianChowlaSelfAttention", "PrimeSelfAttention", "SparseIndexAttentio
 class SparseIndexAttention(Layer):
     """``[q|k|v] = Wi(x);  y = Wo(concat_h softmax(q_h k_h^T / sqrt(head_dim), over the pattern) v_h)``
 
-    Causal self-attention in which query i sees the keys of ``pattern`` alone (see `Pattern`), in every head.
+    Causal self-attention in which each query sees only the keys that ``pattern`` allows (see `Pattern`).
 
     Parameters
     ----------
@@ -33,9 +33,9 @@ class SparseIndexAttention(Layer):
     heads : int
         Number of query heads, a divisor of dims; head_dim = dims / heads.
     kv_heads : int, optional
-        Number of key and value heads, a divisor of heads, which share them in groups. By default ``heads``.
+        Number of key and value heads, a divisor of heads; each serves a group. By default ``heads``.
     bias : bool
-        Whether Wi and Wo have one.
+        Whether Wi and Wo have a bias.
     init : callable
         Initialiser of both weights, ``f(rng, shape, dtype)``.
     device : {None, "cpu", "auto", "cuda"}
@@ -44,9 +44,9 @@ class SparseIndexAttention(Layer):
     Notes
     -----
     ps = {"Wi": {"weight": (dims, (heads + 2 kv_heads) head_dim)}, "Wo": {"weight": (dims, dims)}}, with
-    "bias" in both if asked for. The columns of Wi are [q | k | v], each split by heads. st holds the
+    "bias" in both if ``bias``. The columns of Wi are [q | k | v], each split by heads. st holds the
     boundaries of packed sequences, which attention does not cross (`with_segments`). A batch padded on the
-    right needs no mask, since no token sees what comes after it.
+    right needs no mask, since no token sees later ones.
 
     Examples
     --------
@@ -143,39 +143,40 @@ class SparseIndexAttention(Layer):
         return (lse,)
 
     def _kernel(self, function, *arrays, segments, memory):
-        device = None if self.device == "cuda" else self.device  # or the arrays are there already
+        device = None if self.device == "cuda" else self.device  # "cuda": they are there already
         function(*arrays, self.pattern, cu_seqlens=segments, workspace=memory.workspace, device=device)
         if function is kernels.sparse_index_kernel:
             _, lse, q, k, _ = arrays
             memory.attended(q, k, lse, segments)
 
     def forward(self, x, ps, st, memory):
-        at = OnGpu(memory) if self.device == "cuda" else Here(memory)
+        buffers = DeviceBuffers(memory) if self.device == "cuda" else HostBuffers(memory)
         segments = st["cu_seqlens"]
         qkv, _, saved_i = self.Wi.forward(x if x.ndim == 3 else x[None], ps["Wi"], {}, memory)
         attended = memory.take((*qkv.shape[:2], self.dims), x.dtype)
-        source, result = at.copy_of(qkv), at.place_for(attended)
-        lse = at.take((qkv.shape[0], self.heads, qkv.shape[1]), x.dtype)
-        outputs = *at.views(result, self._rows), *at.views(lse, self._numbers)
-        inputs = at.views(source, self._split)
+        source, result = buffers.copy_of(qkv), buffers.place_for(attended)
+        lse = buffers.take((qkv.shape[0], self.heads, qkv.shape[1]), x.dtype)
+        outputs = *buffers.views(result, self._rows), *buffers.views(lse, self._numbers)
+        inputs = buffers.views(source, self._split)
         self._kernel(kernels.sparse_index_kernel, *outputs, *inputs, segments=segments, memory=memory)
-        at.fetch(attended, result)
+        buffers.fetch(attended, result)
         y, _, saved_o = self.Wo.forward(attended, ps["Wo"], {}, memory)
         return y.reshape(x.shape), st, (saved_i, source, result, lse, segments, saved_o)
 
     def backward(self, dy, saved, ps, memory):
-        at = OnGpu(memory) if self.device == "cuda" else Here(memory)
+        buffers = DeviceBuffers(memory) if self.device == "cuda" else HostBuffers(memory)
         saved_i, qkv, attended, lse, segments, saved_o = saved
         dattended, dps_o = self.Wo.backward(dy if dy.ndim == 3 else dy[None], saved_o, ps["Wo"], memory)
         batch, seq, _ = dattended.shape
         dqkv = memory.take((batch, seq, self.Wi.out_features), dattended.dtype)
-        result = at.place_for(dqkv)
+        result = buffers.place_for(dqkv)
         self._kernel(
-            kernels.sparse_index_kernel_backward, *at.views(result, self._split),
-            *at.views(at.copy_of(dattended), self._rows), *at.views(qkv, self._split),
-            *at.views(attended, self._rows), *at.views(lse, self._numbers), segments=segments, memory=memory,
+            kernels.sparse_index_kernel_backward, *buffers.views(result, self._split),
+            *buffers.views(buffers.copy_of(dattended), self._rows), *buffers.views(qkv, self._split),
+            *buffers.views(attended, self._rows), *buffers.views(lse, self._numbers),
+            segments=segments, memory=memory,
         )  # fmt: skip
-        at.fetch(dqkv, result)
+        buffers.fetch(dqkv, result)
         dx, dps_i = self.Wi.backward(dqkv, saved_i, ps["Wi"], memory)
         return dx.reshape(dy.shape), {"Wi": dps_i, "Wo": dps_o}
 
@@ -208,7 +209,7 @@ class PrimeSelfAttention(_SequenceSelfAttention):
     heads, kv_heads, bias, init, device
         As in `SparseIndexAttention`.
     window : int
-        Number of earlier tokens next to a query that it sees, 3 by default.
+        Number of tokens just before a query that it sees, 3 by default.
     global_tokens : int
         Number of leading tokens that every query sees, 2 by default.
 

@@ -22,11 +22,11 @@ class Chain(Layer, Mapping):
     *layers : Layer
         Children named layer_0, layer_1, ...
     **named : Layer
-        Children with names of their own, after the others.
+        Children with these names, after the others.
 
     Notes
     -----
-    ps and st are dicts of the children's, by name.
+    ps and st hold those of the children, by name.
 
     Examples
     --------
@@ -83,7 +83,7 @@ class Chain(Layer, Mapping):
         return {name: layer.states(rng) for name, layer in self.children}
 
     def check_input(self, x, ps):
-        """Left to the first child."""
+        """Nothing to check: the first child does."""
 
     def forward(self, x, ps, st, memory):
         new_st, saved = {}, []
@@ -106,7 +106,7 @@ class SkipConnection(Layer):
     Parameters
     ----------
     layer : Layer
-        Its output has the shape of its input. ps and st are those of this layer, not nested any further.
+        Must keep the shape of its input. Its ps and st are used directly, not nested further.
 
     Examples
     --------

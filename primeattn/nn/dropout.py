@@ -16,16 +16,16 @@ __all__ = ["Dropout"]
 
 @dataclass(frozen=True, repr=False)
 class Dropout(Layer):
-    """``y = x * keep / (1 - p)`` with keep 0 at probability p, else 1; in test mode ``y = x``.
+    """``y = x * keep / (1 - p)``, keep being 0 with probability p, else 1; in test mode ``y = x``.
 
     Parameters
     ----------
     p : float
-        Probability of an entry to be dropped, in [0, 1).
+        Probability that an entry is dropped, in [0, 1).
 
     Notes
     -----
-    ps = {}; st = {"rng": uint64 array [seed, counter], "training": True}. The draws are those of numpy's
+    ps = {}; st = {"rng": uint64 array [seed, counter], "training": True}. Draws come from numpy's
     Philox with the key (seed, counter); the new state has counter + 1. So the same st twice drops the same
     entries. ``pa.test_mode(st)`` and ``pa.train_mode(st)`` switch. Srivastava et al., Dropout (2014).
 

@@ -25,9 +25,9 @@ SMALL = Normal(std=0.02)
 class Embedding(Layer):
     """``y_t = weight[x_t] + previous[0][x_{t-1}] + ... + previous[P-1][x_{t-P}]`` with P = ``previous``.
 
-    With ``previous=0``, the default, it is the plain table of one vector per token. Each of the ``previous``
-    earlier tokens has a table of its own; what lies before the sequence counts as a zero vector. So a layer
-    over bytes sees the last few bytes at once.
+    With ``previous=0``, the default, this is a plain table with one vector per token. Each of the
+    ``previous`` earlier tokens has its own table; positions before the sequence add nothing. So a layer over
+    bytes sees the last few bytes at once.
 
     Parameters
     ----------
@@ -42,8 +42,8 @@ class Embedding(Layer):
 
     Notes
     -----
-    x: integers of any shape, (seq,) or (batch, seq) where ``previous > 0``; y: (*x.shape, dim). The pullback
-    returns None for dx. ps = {"weight": (vocab, dim)} and, where ``previous > 0``, "previous": (previous,
+    x: integers of any shape, but (seq,) or (batch, seq) if ``previous > 0``; y: (*x.shape, dim). The pullback
+    returns None for dx. ps = {"weight": (vocab, dim)} and, if ``previous > 0``, "previous": (previous,
     vocab, dim); then st holds the boundaries of packed sequences, which earlier tokens do not cross
     (`with_segments`).
 
@@ -98,7 +98,7 @@ class Embedding(Layer):
         if self.previous:
             shape, bounds = x.shape if x.ndim == 2 else shape, segment_bounds(self, st, x.shape)
         tokens = memory.take(shape, np.int64)
-        np.copyto(tokens, x.reshape(shape), casting="unsafe")  # in the range of vocab
+        np.copyto(tokens, x.reshape(shape), casting="unsafe")  # safe: all are below vocab
         y.fill(0)
         y_rows = y.reshape(*shape, self.dim)
         for back, table in enumerate(_tables(ps)):
@@ -129,7 +129,7 @@ class PositionalEmbedding(Layer):
 
     Notes
     -----
-    ps = {"weight": (max_len, dim)}; st holds the boundaries of packed sequences, where positions begin again
+    ps = {"weight": (max_len, dim)}; st holds the boundaries of packed sequences, each counted from position 0
     (`with_segments`).
 
     Examples

@@ -1,7 +1,7 @@
-"""Initialisers: ``f(rng, shape, dtype) -> array``. Of a shape, fan_in is the first axis and fan_out the last.
+"""Initialisers: ``f(rng, shape, dtype) -> array``. fan_in is the first axis, fan_out the last.
 
-All draw in float64 and round, so that float32 and float64 parameters of one seed agree. Any function of this
-signature serves as an initialiser.
+All draw in float64 and round, so that float32 and float64 parameters of one seed agree. Any function with
+this signature is an initialiser.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def ones(rng, shape, dtype=np.float32):
 
 
 def glorot_uniform(rng, shape, dtype=np.float32):
-    """Uniform in ±sqrt(6 / (fan_in + fan_out)): keeps the variance forward and backward.
+    """Uniform in ±sqrt(6 / (fan_in + fan_out)): preserves the variance forward and backward.
 
     Glorot and Bengio, Understanding the difficulty of training deep feedforward neural networks (2010).
 
@@ -57,7 +57,7 @@ def glorot_uniform(rng, shape, dtype=np.float32):
 
 
 def he_normal(rng, shape, dtype=np.float32):
-    """Normal with variance 2 / fan_in: keeps the variance through relu.
+    """Normal with variance 2 / fan_in: preserves the variance through relu.
 
     He, Zhang, Ren and Sun, Delving deep into rectifiers (2015).
 
@@ -93,7 +93,7 @@ class Normal(Config):
 
 @dataclass(frozen=True, repr=False)
 class TruncatedNormal(Config):
-    """Normal with mean 0 and scale ``std``, cut at ±2 std: what lies beyond is drawn again.
+    """Normal with mean 0 and scale ``std``, cut at ±2 std: values beyond are drawn again.
 
     Examples
     --------

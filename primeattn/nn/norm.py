@@ -1,4 +1,4 @@
-"""Normalisation of the last axis. Statistics are those of one token: they never cross tokens or batch."""
+"""Normalisation of the last axis. Each token has its own statistics: nothing crosses tokens or batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["LayerNorm", "RMSNorm"]
 
 @dataclass(frozen=True, repr=False)
 class _Norm(Layer):
-    """Both layers: the mean is subtracted where ps has a bias."""
+    """Base of both layers; subtracts the mean if ps has a bias."""
 
     dim: int
     eps: float = 1e-5
@@ -63,7 +63,7 @@ class _Norm(Layer):
 
 @dataclass(frozen=True, repr=False)
 class LayerNorm(_Norm):
-    """``y = (x - mean(x)) / sqrt(var(x) + eps) * scale + bias``, mean and variance over the last axis alone.
+    """``y = (x - mean(x)) / sqrt(var(x) + eps) * scale + bias``, mean and variance over the last axis.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ class LayerNorm(_Norm):
 
 @dataclass(frozen=True, repr=False)
 class RMSNorm(_Norm):
-    """``y = x / sqrt(mean(x**2) + eps) * scale``, the mean over the last axis alone.
+    """``y = x / sqrt(mean(x**2) + eps) * scale``, the mean over the last axis.
 
     Parameters
     ----------

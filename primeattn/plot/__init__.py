@@ -1,14 +1,13 @@
-"""Pictures of patterns, of what they are worth, and of training. Functions draw on Axes and return them.
+"""Pictures of patterns, their properties, and training. Functions draw on Axes and return them.
 
 >>> import primeattn as pa
 >>> ax = pa.plot.mask(pa.Pattern("primes", window=3), 64)
 >>> pa.plot.save(ax.figure, "mask.png")  # doctest: +SKIP
 
-They never show, and ``save`` alone writes files. Without ``ax`` they draw on a figure of their own, unknown
-to pyplot. Where several patterns are drawn, ``patterns`` is one Pattern, a list of them, or a dict of labels
-to patterns.
+They never show figures, and only ``save`` writes files. Without ``ax`` they draw on a new figure, unknown to
+pyplot. ``patterns`` is one Pattern, a list of them, or a dict of labels to patterns.
 
-What is drawn is computed by ``primeattn.analysis``; ``examples/`` holds a script for each picture.
+``primeattn.analysis`` computes what is drawn; ``examples/`` holds a script for each picture.
 """
 
 from primeattn.plot.attention import attention_map, heads

@@ -18,14 +18,14 @@ _FLOOR = 1e-3
 def attention_map(probabilities, pattern, ax=None):
     """Draw the attention of each query (row) over the keys (columns) of its pattern, on a log scale.
 
-    Pairs of the pattern below 0.001 are drawn as 0.001, and pairs outside white.
+    Probabilities below 0.001 are drawn as 0.001; pairs outside the pattern are white.
 
     Parameters
     ----------
     probabilities : sparse matrix, shape (n, n)
         p[i, j], such as from ``analysis.attention_map``; n at most 2048.
     pattern : Pattern
-        Holds every pair that ``probabilities`` stores, else ValueError.
+        Must hold every pair that ``probabilities`` stores, else ValueError.
     ax : matplotlib.axes.Axes, optional
 
     Returns
@@ -46,7 +46,7 @@ def attention_map(probabilities, pattern, ax=None):
 
 
 def heads(maps, patterns, axes=None) -> np.ndarray:
-    """Draw the attention of several heads side by side, with one scale.
+    """Draw the attention of several heads side by side, on one scale.
 
     Parameters
     ----------

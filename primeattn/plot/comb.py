@@ -1,4 +1,4 @@
-"""The hop comb: which distances need how many layers."""
+"""The hop comb: how many layers each distance needs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from primeattn.plot.style import own_axes
 __all__ = ["hops"]
 
 _MAX_DISTANCES = 4096  # more than a page has pixels
-_MAX_LAYERS = 8  # more colours than these are not told apart
+_MAX_LAYERS = 8  # more colours are hard to tell apart
 _UNREACHED = "#D55E00"
 
 

@@ -1,4 +1,4 @@
-"""How full each block of a mask is, for lengths whose mask fits no memory."""
+"""How full each block of a mask is, for masks too large for memory."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def block_shares(pattern, edges) -> np.ndarray:
     with queries edges[a] <= i < edges[a + 1] and keys edges[b] <= j < edges[b + 1]; NaN where no pair is
     causal. Exact, in O(blocks² log n) time, without a mask.
 
-    Let S(x) = sum_{d in D} max(0, x - d). The attended pairs with i < x and j >= y number S(x - y), since
-    offset d has x - y - d of them; a block is a second difference of that. With all distances in place of D
+    Let S(x) = sum_{d in D} max(0, x - d). There are S(x - y) attended pairs with i < x and j >= y, since
+    offset d has x - y - d of them; a block is a second difference of that. With all distances in place of D,
     it counts causal pairs. Keys j < G are attended by all later queries, keys j >= G by offset.
 
     Parameters

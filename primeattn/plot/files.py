@@ -22,7 +22,7 @@ def save(figure, path):
     ----------
     figure : matplotlib.figure.Figure
     path : path
-        Such as "mask.png", "mask.pdf" or "mask.svg". Its folder is made if need be.
+        Such as "mask.png", "mask.pdf" or "mask.svg". Its folder is created if needed.
 
     Examples
     --------
@@ -39,9 +39,9 @@ def save(figure, path):
 
 
 def try_save(draw, path) -> bool:
-    """Save the figure that ``draw()`` returns; where that fails, warn and return False.
+    """Save the figure that ``draw()`` returns; if that fails, warn and return False.
 
-    For pictures of results that took long, which must not be lost for a font, a style or a backend.
+    For pictures after long work: a font, a style or a backend must not cost the results.
 
     Examples
     --------
@@ -79,9 +79,9 @@ def new_figure(**options):
 
 
 def _import_matplotlib():
-    """Import Matplotlib, which refuses while MPLBACKEND names a backend that is not installed.
+    """Import Matplotlib even if MPLBACKEND names a backend that is not installed.
 
-    A notebook hands its own backend down to whatever it starts.
+    Processes started from a notebook inherit its backend.
     """
     backend = os.environ.pop("MPLBACKEND", None)
     try:
@@ -95,7 +95,7 @@ def _import_matplotlib():
 
 
 def check_path(path):
-    """Raise ValueError unless ``path`` is one that ``save`` can write: before the work, rather than after."""
+    """Raise ValueError unless ``save`` can write ``path``: before the work, rather than after."""
     if path.is_dir():
         raise ValueError(f"path: expected a file, got the folder {str(path)!r}")
     known = new_figure().canvas.get_supported_filetypes()

@@ -1,4 +1,4 @@
-"""What layers a budget of pairs buys."""
+"""How few layers a budget of pairs buys."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ __all__ = ["pareto"]
 def pareto(patterns, n, controls=(), ax=None):
     """Draw the mean number of layers that connect a distance against the cost, one point for each pattern.
 
-    The cost is pairs per query, the mean is over the distances 1, ..., n - 1. Two colours tell the
-    ``patterns`` that another one of them beats in both from those on the front.
+    The cost is pairs per query, the mean is over the distances 1, ..., n - 1. One colour marks the
+    ``patterns`` on the front, another those that some pattern beats.
 
     Parameters
     ----------
     patterns : Pattern, sequence of Pattern, or dict of str to Pattern
-        They must connect every distance, as a window of 1 does: else the mean would be over other distances
-        than for the rest.
+        Each must connect every distance, as a window of 1 does, so that all means are over the same
+        distances.
     n : int
         Length of the sequence.
     controls : sequence of Pattern
-        Drawn hollow and without names, such as random ones.
+        Such as random patterns; drawn hollow and without names.
     ax : matplotlib.axes.Axes, optional
 
     Returns

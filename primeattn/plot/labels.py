@@ -1,4 +1,4 @@
-"""What pictures call their patterns, and where these names go so that none covers another."""
+"""Names of patterns in pictures, and places for them where none covers another."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LONGEST = 32
 
 
 def name(pattern) -> str:
-    """Return the title of the pattern's sequence, or what its repr says, shortened.
+    """Return the title of the pattern's sequence, or its repr, shortened.
 
     Examples
     --------
@@ -35,7 +35,7 @@ def name(pattern) -> str:
 def labelled(patterns) -> list[tuple[str, Pattern]]:
     """Return (label, pattern) for one Pattern, several, or a dict of labels to patterns.
 
-    Labels that are not given are names, with window W and global tokens G where the patterns differ in them.
+    Default labels are names, with window W and global tokens G if the patterns differ in them.
 
     Examples
     --------
@@ -68,7 +68,7 @@ def labelled(patterns) -> list[tuple[str, Pattern]]:
 
 
 def percent(share) -> str:
-    """Return a share as text, of three digits.
+    """Return a share as text with three digits.
 
     Examples
     --------
@@ -92,9 +92,9 @@ def right_of_ends(ax, heights, texts):
 
 
 def beside_points(ax, points, texts, others=()):
-    """Write ``texts`` beside the ``points`` (x, y), each where it covers no text before it and no point.
+    """Write ``texts`` beside the ``points`` (x, y), each where it covers least of earlier texts and points.
 
-    A thin line leads to a point that is further away. ``others`` are points that no text shall cover either.
+    A thin line leads to a point that is further away. ``others`` are more points to keep clear of.
     """
     from matplotlib.transforms import Bbox
 
@@ -115,7 +115,7 @@ def beside_points(ax, points, texts, others=()):
             bottom = distance * unit * dy - height * (1 - dy) / 2
             box = Bbox.from_bounds(x + left, y + bottom, width, height)
             cost = width * height - _overlap(box, frame) + sum(_overlap(box, other) for other in taken)
-            if cost < best - 1:  # square pixels: the first of equals, whatever the rounding
+            if cost < best - 1:  # in square pixels: rounding does not decide between equals
                 best, near, place, covered = cost, distance == 6, (left / unit, bottom / unit), box
         taken.append(covered)
         arrow = None if near else line

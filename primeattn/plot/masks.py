@@ -1,4 +1,4 @@
-"""Who attends whom: token by token, or as a density where tokens are too many to draw."""
+"""Who attends whom: token by token, or as a density if there are too many tokens."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _MAX_TOKENS = 2**24
 
 
 def mask(pattern, n, ax=None):
-    """Draw which keys (columns) each query (row) attends, coloured by the rule that lets it.
+    """Draw which keys (columns) each query (row) attends, coloured by the rule that admits it.
 
     Causal pairs that the pattern leaves out are light grey. Beyond 512 tokens the colour of a pixel is the
-    share of its causal pairs that are attended, exactly, and no n × n array is made.
+    exact share of its causal pairs that are attended, and no n × n array is made.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ def _density(pattern, n, ax):
     image = ax.imshow(
         np.ma.masked_invalid(block_shares(pattern, edges)),
         colors,
-        PowerNorm(0.5, 0, 1),  # few pairs are seen better than with a linear scale
+        PowerNorm(0.5, 0, 1),  # shows few pairs better than a linear scale
         interpolation="nearest",
         extent=(-0.5, end, end, -0.5),
     )
@@ -146,7 +146,7 @@ def _density(pattern, n, ax):
 
 
 def _legend(ax, images, texts):
-    """A legend of those rules that the images show, in the future of the mask, where nothing is drawn."""
+    """Add a legend of the rules that the images show, in the blank upper right of the mask."""
     from matplotlib.patches import Patch
 
     shown = set(np.concatenate([np.unique(image.get_array()) for image in images]).tolist())

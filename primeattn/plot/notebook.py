@@ -12,7 +12,7 @@ TOKENS = 64
 
 
 def png(pattern) -> bytes | None:
-    """Return the mask as a PNG image; None beyond the end of a finite table."""
+    """Return the mask as a PNG image; None if a finite table is too short for it."""
     try:
         ax = mask(pattern, TOKENS)
     except ValueError:

@@ -13,7 +13,7 @@ __all__ = ["two_hop_paths"]
 
 
 def two_hop_paths(patterns, n, ax=None):
-    """Draw r(d), in how many ways each distance d < ``n`` is a sum of two offsets, where it is one.
+    """Draw r(d), the number of ways in which distance d < ``n`` is a sum of two offsets, where it is not 0.
 
     For the primes it is the comet of Goldbach's conjecture, for a Sidon set such as Mian-Chowla's r(d) <= 1.
 

@@ -11,13 +11,13 @@ from primeattn.plot.style import COLORS, DASHES, own_axes
 
 __all__ = ["spectrum"]
 
-_BINS = np.linspace(0, 2, 102)  # odd in number: 1 is in the middle of one
+_BINS = np.linspace(0, 2, 102)  # an odd number of bins, so that 1 is in the middle of one
 
 
 def spectrum(patterns, n, ax=None):
-    """Draw how many eigenvalues of the normalised Laplacian lie where in [0, 2], the number logarithmic.
+    """Draw a histogram of the eigenvalues of the normalised Laplacian, with the counts on a log scale.
 
-    A gap above the eigenvalue 0 means that information spreads in few layers; an eigenvalue near 2, that the
+    A gap above the eigenvalue 0 means that information spreads in few layers; one near 2 means that the
     graph is nearly bipartite.
 
     Parameters

@@ -1,4 +1,4 @@
-"""What the pictures share: colours, and Axes to draw on."""
+"""Shared by all pictures: colours, and Axes to draw on."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = [
     "query_by_key",
 ]
 
-# Okabe and Ito's colours, told apart by readers with any common colour vision. Markers and dashes differ too.
+# Okabe and Ito's colours, distinct for any common colour vision. Markers and dashes differ too.
 COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "black"]
 MARKERS = ["o", "s", "^", "v", "P", "D", "X"]
 DASHES = ["-", "--", "-.", ":"]
-RULE_COLORS = COLORS[:3]  # of the rules in the order of ``analysis.rules.RULES``
-HIDDEN = "#EEEEEE"  # pairs that causal attention has and the pattern leaves out
+RULE_COLORS = COLORS[:3]  # in the order of ``analysis.rules.RULES``
+HIDDEN = "#EEEEEE"  # causal pairs that the pattern leaves out
 GREY = "#777777"
 
 
@@ -54,7 +54,7 @@ def grid_of_axes(axes, count, size, columns=4) -> np.ndarray:
 
 
 def query_by_key(ax):
-    """Make ``ax`` the axes of a picture of queries (rows) by keys (columns), whose future is blank."""
+    """Set up ``ax`` for a picture of queries (rows) by keys (columns) with a blank upper right."""
     from matplotlib.ticker import MaxNLocator
 
     for axis in (ax.xaxis, ax.yaxis):
@@ -64,7 +64,7 @@ def query_by_key(ax):
 
 
 def outer_labels(axes):
-    """Leave labels on the y axis in the first column, and on the x axis where nothing follows below."""
+    """Keep labels only on the y axes of the first column, and on x axes with nothing below."""
     columns = axes[0].get_gridspec().ncols
     for i, ax in enumerate(axes):
         if i % columns:

@@ -1,4 +1,4 @@
-"""What hardware that computes square tiles can skip, before and after tokens are regrouped."""
+"""What hardware that computes square tiles can skip, before and after regrouping tokens."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def wheel(pattern, n, wheel, block=16, axes=None) -> np.ndarray:
     Tiles that hold a pair are shaded; hardware that works on tiles skips the others. Only offsets beyond the
     window are drawn: window and global tokens are left to a pass in natural order. Where no offset is
     ≡ a - b (mod wheel), all tiles of queries in class a and keys in class b are empty: modulo 30, the primes
-    but 2, 3 and 5 leave 8 of 30 differences.
+    other than 2, 3 and 5 leave 8 of 30 differences.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""How training went."""
+"""The course of training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["loss_curve"]
 
 
 def loss_curve(bits, *, levels=None, ax=None):
-    """Draw training loss against steps, with horizontal lines for what it is to be compared with.
+    """Draw training loss against steps, with horizontal lines to compare it with.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def loss_curve(bits, *, levels=None, ax=None):
     for i, (label, height) in enumerate(highest_first):
         style, color = DASHES[(i + 1) % len(DASHES)], COLORS[1 + i % (len(COLORS) - 1)]
         ax.axhline(height, linestyle=style, color=color, linewidth=1.4, label=f"{label} {height:.3f}")
-    if levels:  # the first steps fall from 8 bits; what is to be compared lies near the levels
+    if levels:  # the first steps fall from 8 bits; the comparison is near the levels
         ax.set_ylim(top=min(ax.get_ylim()[1], 2 * max(levels.values())))
     ax.set(xlabel="step", ylabel="bits per byte")
     ax.legend(frameon=False)

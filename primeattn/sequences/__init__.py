@@ -1,4 +1,4 @@
-"""Sets of positive integers that grow with the limit asked for: number theory only, nothing about attention.
+"""Sets of positive integers, generated up to any limit: number theory only, nothing about attention.
 
 >>> import primeattn as pa
 >>> pa.sequences.primes(20)
@@ -10,9 +10,9 @@ array([ 1,  2,  4,  8, 13, 21, 31, 45])
 >>> (2 * pa.sequences.primes | pa.sequences.powers(3))(15)
 array([ 1,  3,  4,  6,  9, 10, 14])
 
-``names()`` and ``families()`` list what there is. One file holds one idea: sieves, polynomial and exponential
-growth, digits, additive bases, Golomb rulers, Beatty sequences, residues; then combinators and, for honest
-comparisons, controls. A new sequence joins with one function that says which terms lie in (start, stop]; see
+``names()`` and ``families()`` list them all. Each file holds one idea: sieves, polynomial and exponential
+growth, digits, additive bases, Golomb rulers, Beatty sequences, residues; then combinators and, for fair
+comparisons, controls. To add a sequence, write one function that returns the terms in (start, stop]; see
 ``register``.
 """
 

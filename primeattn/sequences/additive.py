@@ -1,4 +1,4 @@
-"""Greedy sequences: each term is the smallest that keeps a promise about the sums of two terms."""
+"""Greedy sequences: each term is the smallest that keeps a condition on the sums of two terms."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def mian_chowla(known, start, stop):
     """The greedy Sidon set 1, 2, 4, 8, 13, 21, …: all sums a_i + a_j with i <= j are distinct.
 
     c > a_m joins unless c + a_j = a_m + a_i for some i, j <= m, that is c = a_m + (a_i - a_j): each term a_m
-    bars the differences so far, shifted by a_m (Mian and Chowla, Proc. Nat. Acad. Sci. India A14, 1944).
+    excludes the differences so far, shifted by a_m (Mian and Chowla, Proc. Nat. Acad. Sci. India A14, 1944).
 
     Examples
     --------
@@ -36,9 +36,9 @@ def mian_chowla(known, start, stop):
     size = len(known)
     room = np.zeros(isqrt(2 * stop) + 2, np.int64)  # m terms have m(m-1)/2 differences, all < stop
     terms = np.append(known, room)
-    is_new = np.ones(stop + 1, bool)  # is_new[d]: d is no difference of two terms
+    is_new = np.ones(stop + 1, bool)  # is_new[d]: d is not a difference of two terms
     is_new[np.abs(known[:, None] - known).ravel()] = False
-    free = np.ones(stop - start, bool)  # free[c - start - 1]: nothing bars c
+    free = np.ones(stop - start, bool)  # free[c - start - 1]: nothing excludes c
     for a in known.tolist():
         free &= is_new[start + 1 - a : stop + 1 - a]
     at = 0
@@ -61,11 +61,11 @@ def mian_chowla(known, start, stop):
     why="quasi-periodic (Steinerberger's hidden frequency), with the widest spectral gap of the sparse sets",
 )
 def ulam(known, start, stop):
-    """1, 2 and then each smallest number that is the sum of two earlier, distinct terms in exactly one way.
+    """1, 2, and then always the next number that is the sum of two distinct terms in exactly one way.
 
-    1, 2, 3, 4, 6, 8, 11, 13, … (Ulam, SIAM Review 6, 1964). Bits hold what is a sum at least ``once`` and at
-    least ``twice``: a new term u adds the terms so far, shifted by u. Eight copies of the terms, shifted by 0
-    to 7 bits, turn that into operations on whole bytes.
+    1, 2, 3, 4, 6, 8, 11, 13, … (Ulam, SIAM Review 6, 1964). Bits mark the numbers that are a sum at least
+    ``once`` and at least ``twice``: a new term u adds the terms so far, shifted by u. Eight copies of
+    the terms, shifted by 0 to 7 bits, turn that into operations on whole bytes.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Beatty sequences of the golden ratio, equidistributed over residues: no parity or period to be missed."""
+"""Beatty sequences of the golden ratio: spread evenly over residues, with no parity or period."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _floor_golden(k):
     oeis="A000201",
     count=lambda x: x / _GOLDEN,
     asymptotic="x / φ",
-    why="a dense control without residue bias: every modulus is met evenly",
+    why="a dense control without residue bias: it is even over the residues of every modulus",
 )
 def wythoff_lower(known, start, stop):
     """⌊k φ⌋: 1, 3, 4, 6, 8, 9, 11, …

@@ -1,4 +1,4 @@
-"""Deterministic chance: random bits as a function of a seed and an integer."""
+"""Reproducible chance: random bits as a function of a seed and an integer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def as_probability(name, value) -> float:
 
 
 def random_bits(values, *key) -> np.ndarray:
-    """Return 64 random bits for each of the int64 ``values``: SplitMix64, its start derived from ``key``.
+    """Return 64 random bits for each of the int64 ``values``, by SplitMix64 with a start made from ``key``.
 
     (Steele, Lea and Flood, Fast splittable pseudorandom number generators, OOPSLA 2014.)
     """

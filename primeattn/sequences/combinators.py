@@ -10,7 +10,7 @@ from primeattn.sequences.value import Sequence, as_parameter, check_reach
 
 __all__ = ["as_sequence", "complement", "shift", "thin"]
 
-_SALT = 1  # thin draws other numbers than the random controls do with the same seed
+_SALT = 1  # so that thin and the random controls draw different numbers from one seed
 
 
 def as_sequence(name, value) -> Sequence:
@@ -34,7 +34,7 @@ def _shift_params(base, by):
     oeis=None,
     count=lambda x, base, by: base.estimate(max(x - by, 0)),
     asymptotic="that of {}",
-    why="does a pattern live from its residues? Shifted by one, the primes are even",
+    why="does a pattern depend on its residues? Shifted by one, the odd primes are even",
     params=_shift_params,
 )
 def shift(known, start, stop, base, by):
@@ -63,7 +63,7 @@ def _thin_params(base, share, seed):
     params=_thin_params,
 )
 def thin(known, start, stop, base, share, seed):
-    """The terms of ``base`` that a coin keeps: each by itself, with probability ``share``, fixed by ``seed``.
+    """A random part of ``base``: each term independently with probability ``share``, fixed by ``seed``.
 
     Examples
     --------

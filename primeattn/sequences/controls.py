@@ -1,6 +1,6 @@
 """What number theory has to beat: regular and random offsets.
 
-Three more need nothing here: a window alone is ``Pattern(None, window=W)``, log-sparse attention is
+Three more need no code here: a window alone is ``Pattern(None, window=W)``, log-sparse attention is
 ``powers_of_two``, and the strided attention of the Sparse Transformer is ``Pattern(strided(l), window=l)``.
 """
 
@@ -80,12 +80,12 @@ def _uniform_params(density, seed):
     oeis=None,
     count=lambda x, density, seed: density * x,
     asymptotic="{} x",
-    why="chance without any profile: as likely to be far as near",
+    why="pure chance: offsets are as likely to be far as near",
     params=_uniform_params,
     needs=lambda stop: 0,
 )
 def uniform_random(known, start, stop, density, seed):
-    """Each positive integer by itself with probability ``density``, fixed by ``seed``.
+    """Each positive integer independently with probability ``density``, fixed by ``seed``.
 
     Examples
     --------
@@ -108,13 +108,13 @@ def _matched_params(base, seed):
     oeis=None,
     count=lambda x, base, seed: base.estimate(x),
     asymptotic="that of {}",
-    why="the control: tells what the numbers of a sequence are worth from what its density is worth",
+    why="the control: separates the effect of a sequence's numbers from that of its density",
     params=_matched_params,
 )
 def matched_random(known, start, stop, base, seed):
     """As many random numbers in every dyadic block [2^k, 2^(k+1)) as ``base`` has there, fixed by ``seed``.
 
-    ``base`` is asked to the end of the block that holds the limit.
+    ``base`` is generated to the end of the block that contains the limit.
 
     Examples
     --------
@@ -134,7 +134,7 @@ def matched_random(known, start, stop, base, seed):
 
 def _choose(wanted, k, seed):
     """Return ``wanted`` different numbers of 0, ..., 2^k - 1, sorted, each choice equally likely."""
-    if 2 * wanted > 2**k:  # choose what is left out
+    if 2 * wanted > 2**k:  # choose the numbers to leave out
         chosen = np.ones(2**k, bool)
         chosen[_choose(2**k - wanted, k, seed)] = False
         return np.flatnonzero(chosen)

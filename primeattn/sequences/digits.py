@@ -1,4 +1,4 @@
-"""Numbers with a rule for their digits."""
+"""Numbers whose digits follow a rule."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ __all__ = ["evil", "moser_de_bruijn", "stanley"]
 
 
 def _digits_0_or_1(base, first, stop):
-    """Return the terms <= stop with digits 0 and 1 in ``base``, from the one ranked ``first``.
+    """Return the terms <= stop with digits 0 and 1 in ``base``, from rank ``first`` on.
 
-    The one ranked k has as its digits the bits of k.
+    The digits of the term of rank k are the bits of k.
     """
     width, power = 0, 1
     while power <= stop:

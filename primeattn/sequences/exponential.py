@@ -81,7 +81,7 @@ def fibonacci(known, start, stop):
     needs=lambda stop: 0,
 )
 def lucas(known, start, stop):
-    """The Lucas numbers 1, 2, 3, 4, 7, 11, 18, … in ascending order: 2 and, from 1 and 3 on, a + b.
+    """The Lucas numbers 1, 2, 3, 4, 7, 11, 18, … in ascending order: 2, and the sums from 1 and 3 on.
 
     Examples
     --------
@@ -106,7 +106,7 @@ def _largest_prime(p):
     return powers_of_two if p == 2 else (p,)
 
 
-_MANY = 100  # beyond, the law is far off
+_MANY = 100  # for larger primes, the formula is far off
 
 
 def _smooth_count(x, p):
@@ -126,7 +126,7 @@ def _smooth_count(x, p):
     oeis={3: "A003586", 5: "A051037", 7: "A002473"}.get,
     count=_smooth_count,
     asymptotic="(ln x)^k / (k! ∏ ln q) over the k primes q ≤ {}",
-    why="musical and periodic lags: a period of few small factors is hit together with its multiples",
+    why="musical and periodic lags: smooth periods are hit, and so are their smooth multiples",
     params=_largest_prime,
     needs=lambda stop: 0,
 )

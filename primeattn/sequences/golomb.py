@@ -1,4 +1,4 @@
-"""Optimal Golomb rulers: as many marks as a length allows with all distances between them distinct."""
+"""Optimal Golomb rulers: the shortest for their number of marks with all distances distinct."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from primeattn.sequences.registry import register
 
 __all__ = ["golomb_ruler"]
 
-# Marks beyond 0; that none is shorter is A003022 (from order 24 on by the searches of distributed.net).
+# Marks beyond 0. See A003022 for their optimality (from order 24 on, searches of distributed.net).
 _RULERS = {
     2: "1",
     3: "1 3",

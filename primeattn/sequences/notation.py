@@ -1,4 +1,4 @@
-"""Sequences as text: what their repr says, read back without evaluating Python."""
+"""Sequences as text: reads their repr back without evaluating Python."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ["parse"]
 
 
 def parse(text) -> Sequence:
-    """Return the sequence that ``text`` says: a name, a member of a family, or algebra of them.
+    """Return the sequence that ``text`` describes: a name, a member of a family, or algebra of them.
 
-    The inverse of ``repr``, but for ``from_callable``. Only registered names and ``from_array`` are known;
+    The inverse of ``repr``, except for ``from_callable``. Only registered names and ``from_array`` are known;
     nothing is evaluated.
 
     Parameters
@@ -42,7 +42,7 @@ def parse(text) -> Sequence:
 
 
 class _UnknownError(Exception):
-    """The text holds something that is no part of the notation."""
+    """The text contains something that is not part of the notation."""
 
 
 def _value(node):

@@ -1,4 +1,4 @@
-"""The names of sequences: how one joins, how it is found, how it comes back from JSON."""
+"""The registry of sequences: adds them, finds them by name, reads them from JSON."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def register(name, *, title, oeis, count, asymptotic, why, params=None, needs=No
     """Return a decorator that turns ``extend(known, start, stop)`` into the sequence called ``name``.
 
     ``extend`` returns the terms in (start, stop], given the sorted array of all ``known`` terms <= start; it
-    is called for growing ranges, never again for one that it has answered. The sequence appears as
+    is called for growing ranges, never twice for the same one. The sequence appears as
     ``primeattn.sequences.<name>`` and wherever names are accepted.
 
     Parameters
@@ -61,15 +61,15 @@ def register(name, *, title, oeis, count, asymptotic, why, params=None, needs=No
     oeis : str or None
         Id in the On-Line Encyclopedia of Integer Sequences.
     count : callable
-        x -> about how many terms are <= x, or None where that is unknown.
+        x -> about how many terms are <= x, or None if that is unknown.
     params : callable, optional
         Makes it a family: ``params(...)`` checks the arguments of ``<name>(...)`` and returns them as a tuple
-        of numbers and Sequences, which ``extend`` and ``count`` receive after their own arguments, or returns
-        the Sequence that has another name; ``title`` and ``asymptotic`` are then format strings over the
+        of numbers and Sequences, which ``extend`` and ``count`` receive after their own arguments; or returns
+        an existing Sequence for them. ``title`` and ``asymptotic`` are then format strings over the
         arguments, and ``oeis`` may be a function of them.
     needs : callable, optional
-        stop -> up to where ``extend`` looks at the ``known`` terms, if not at all of them: then it is also
-        asked for ranges by themselves, with those terms only.
+        stop -> the bound up to which ``extend`` reads the ``known`` terms, if it does not need all. It is
+        then also called for single ranges far out, with those terms only.
 
     Examples
     --------
@@ -129,12 +129,12 @@ def _publish(name, public):
     _registry[name] = public
     if name not in _package.__all__:
         _package.__all__.append(name)
-    vars(_package)[name] = public  # last: what was interrupted before may be done again
+    vars(_package)[name] = public  # last: if interrupted before this, it can be done again
     return public
 
 
 def names() -> tuple[str, ...]:
-    """Return the names that ``get`` takes alone, sorted.
+    """Return the names that ``get`` takes without parameters, sorted.
 
     Examples
     --------
@@ -159,7 +159,7 @@ def families() -> tuple[str, ...]:
 
 
 def get(name, *params) -> Sequence:
-    """Return the registered sequence called ``name``, of a family the one with these ``params``.
+    """Return the registered sequence called ``name``, or the member of a family with these ``params``.
 
     Examples
     --------

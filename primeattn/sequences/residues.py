@@ -10,7 +10,7 @@ from primeattn.sequences.sieves import as_prime
 __all__ = ["quadratic_residues"]
 
 
-_LARGEST = 2**24  # a table says of each residue whether it is a square
+_LARGEST = 2**24  # limit, since a table marks the squares among the residues
 
 
 def _modulus(q):

@@ -1,4 +1,4 @@
-"""What sieves leave: the primes, their near relatives, and the lucky numbers."""
+"""Sequences from sieves: the primes, their near relatives, and the lucky numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from primeattn.sequences.value import EMPTY, as_parameter, check_reach
 __all__ = ["as_prime", "lucky", "prime_powers", "primes", "semiprimes", "sophie_germain", "twin_primes"]
 
 
-_LUCKY = 2**21  # each step copies what is left
+_LUCKY = 2**21  # limit, since each step copies all that is left
 
 
 def as_prime(name, value) -> int:
@@ -25,7 +25,7 @@ def as_prime(name, value) -> int:
 
 
 def _is_prime(n):
-    """Miller and Rabin's test, to bases that leave no doubt below 3 * 10^24 (Sorenson and Webster)."""
+    """Miller and Rabin's test, to bases that make it exact below 3 * 10^24 (Sorenson and Webster)."""
     bases = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)
     if n < 2 or any(n % base == 0 for base in bases):
         return n in bases
@@ -172,13 +172,13 @@ def sophie_germain(known, start, stop):
     oeis="A000959",
     count=_per_log,
     asymptotic="x / ln x",
-    why="the primes' twin by another sieve, all odd: tells 'prime' from 'odd and of density 1 / ln x'",
+    why="like the primes, from another sieve: separates 'prime' from 'odd and of density 1 / ln x'",
 )
 def lucky(known, start, stop):
     """The lucky numbers 1, 3, 7, 9, 13, …: of the odd numbers left, every 3rd goes, then every 7th, 9th, …
 
-    Of the m numbers <= start that are left before every s-th goes, m - m // s are left after it: so the sieve
-    can begin at any ``start`` (Gardiner, Lazarus, Metropolis and Ulam, Math. Mag. 29, 1956).
+    If m numbers <= start are left before every s-th goes, m - m // s are left after it. So the sieve can
+    begin at any ``start`` (Gardiner, Lazarus, Metropolis and Ulam, Math. Mag. 29, 1956).
 
     Examples
     --------
@@ -187,7 +187,7 @@ def lucky(known, start, stop):
     array([ 1,  3,  7,  9, 13, 15, 21, 25])
     """
     check_reach("lucky", stop, _LUCKY)
-    longest = (stop + 1) // 2  # a step longer than what is left takes nothing
+    longest = (stop + 1) // 2  # a step longer than the list removes nothing
     enough = start >= longest or stop == 1
     steps = known if enough else np.concatenate([known, lucky._extend(known, start, longest)])
     left = np.arange((start + 1) | 1, stop + 1, 2)

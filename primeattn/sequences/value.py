@@ -19,7 +19,7 @@ _MOST_SHOWN = 1000
 
 
 def as_parameter(name, value, minimum=1) -> int:
-    """Return a number that a sequence counts with, which int64 has to hold."""
+    """Return an integer parameter of a sequence, which must fit int64."""
     return as_int(name, value, minimum, _FOREVER)
 
 
@@ -52,11 +52,11 @@ def _as_offsets(name, values) -> np.ndarray:
 
 
 class _EndError(ValueError):
-    """Asked beyond the end of what is known: growing ahead of need stops here, a real request fails."""
+    """The request goes beyond the known terms: growing ahead of need stops here, a real request fails."""
 
 
 def check_reach(name, stop, most):
-    """Raise where a sequence is asked beyond ``most``, up to which it is made in seconds."""
+    """Raise if ``stop`` is above ``most``, up to which a sequence takes seconds to make."""
     if stop > most:
         raise _EndError(f"limit: expected at most {most} for {name}, got {stop}")
 
@@ -64,7 +64,7 @@ def check_reach(name, stop, most):
 class Sequence:
     """A set S of positive integers: ``seq(limit)`` = sorted { s in S : s <= limit }.
 
-    Immutable, hashable, compared by structure; made by name (``primes``), by parameters (``powers(3)``), from
+    Immutable, hashable, compared by structure; made by name (``primes``), by parameters (``powers(3)``), by
     the user (``from_array``, ``from_callable``) and by algebra: ``k * s`` = { k s }, and the union ``s | t``,
     which is flattened and order-free (``s | t == t | s``). Terms are cached and extended on demand, from any
     thread.
@@ -84,7 +84,7 @@ class Sequence:
     3 * primes
     """
 
-    # What the registry says of a sequence; None for those made by algebra or by the user.
+    # Facts from the registry; None for sequences made by algebra or by the user.
     title: str | None = None
     oeis: str | None = None  # id in the On-Line Encyclopedia of Integer Sequences, https://oeis.org
     asymptotic: str | None = None  # the counting function as text
@@ -93,7 +93,7 @@ class Sequence:
     __array_ufunc__ = None  # array * primes asks primes.__rmul__, which refuses it
 
     def __init__(self, *args):
-        # _known = (terms, bound): all terms <= bound. Replaced whole, so that readers need no lock.
+        # _known = (terms, bound): all terms <= bound. Replaced as a whole, so that readers need no lock.
         vars(self).update(_args=args, _known=(EMPTY, 0), _lock=PerProcess(threading.RLock))
 
     def __call__(self, limit) -> np.ndarray:
@@ -110,8 +110,8 @@ class Sequence:
     def between(self, low, high) -> np.ndarray:
         """Return the terms ``low`` <= s <= ``high``: sorted unique int64, read-only.
 
-        Where the rule of the sequence needs few of the terms before, as that of the primes does, it is asked
-        for these alone.
+        If the rule of the sequence needs few earlier terms, like that of the primes, it generates this range
+        alone.
 
         Examples
         --------
@@ -128,7 +128,7 @@ class Sequence:
         return _as_offsets(self, terms)
 
     def _between(self, start, stop):
-        """Return the terms in (start, stop] by themselves, or None where that takes all before them."""
+        """Return the terms in (start, stop] alone, or None if that needs all terms before them."""
         return None
 
     def count(self, n) -> int:
@@ -136,7 +136,7 @@ class Sequence:
         return len(self(n))
 
     def estimate(self, n) -> float | None:
-        """Return the registered counting function at ``n``; None where there is none."""
+        """Return the registered counting function at ``n``; None if there is none."""
         return None
 
     def to_json(self) -> dict:
@@ -163,7 +163,7 @@ class Sequence:
                 raise ValueError(f"limit: expected at most {_MOST_TERMS} terms, got {limit}: {terms:.2g}")
         try:
             new = self._extend(known, start, stop)
-        except _EndError:  # something finite inside: go no further than asked
+        except _EndError:  # a finite part inside: go no further than asked
             if stop == limit:
                 raise
             stop = limit
@@ -272,7 +272,7 @@ class _Table(Sequence):
 
 
 def _listed(offsets):
-    """A list as text, of many numbers their first and last, as NumPy shows them: ``parse`` refuses that."""
+    """A list as text; a long one is abbreviated as in NumPy, which ``parse`` refuses."""
     if offsets.size <= _MOST_SHOWN:
         return str(offsets.tolist())
     ends = ", ".join(map(str, offsets[:3].tolist())), ", ".join(map(str, offsets[-3:].tolist()))
@@ -280,7 +280,7 @@ def _listed(offsets):
 
 
 class _Callable(Sequence):
-    """What a user's function says, checked."""
+    """The terms that a user's function returns, checked."""
 
     def _ask(self, limit):
         f = self._args[0]
@@ -341,8 +341,8 @@ def from_callable(f) -> Sequence:
     """Return the sequence of ``f(limit)`` = integers 1 <= s <= limit, compared by the identity of ``f``.
 
     f(m) must be f(n) cut at m for m < n: this is checked at every growth, and at first use against half the
-    limit; ValueError otherwise. ``f`` may be asked for up to twice the limit at hand; where that fails it is
-    asked for the limit itself.
+    limit; ValueError otherwise. ``f`` may be called with up to twice the limit at hand; if that fails, it is
+    called with the limit itself.
 
     Examples
     --------

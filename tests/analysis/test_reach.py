@@ -339,6 +339,7 @@ def test_bad_input(call, error, match):
         call()
 
 
+@pytest.mark.slow
 def test_millions_of_distances_are_answered():
     """By Fourier transforms: shifting bits would move 10^10 bytes."""
     n = 2**21

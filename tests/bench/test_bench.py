@@ -21,6 +21,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(cpu, "copy_bandwidth", lambda threads: 10.0)
 
 
+@pytest.mark.slow
 def test_cpu_writes_and_prints(quick, tmp_path, capsys):
     options = [
         "--n",

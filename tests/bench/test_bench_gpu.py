@@ -237,6 +237,7 @@ def test_no_peer_is_too_long_for_a_gpu(fake):
     assert len(results["rows"]) == 2 * 9 and not any("skipped" in row for row in results["rows"])
 
 
+@pytest.mark.slow
 def test_time_is_kept(fake):
     now = iter(range(1000))
     results = gpu.run(n=[64, 128], heads=[1], head_dims=[64], limit=30, clock=lambda: next(now))
@@ -249,6 +250,7 @@ def test_time_is_kept(fake):
     assert flex[0] is None and flex[-1] == "left out: it takes long to compile, and little time was left"
 
 
+@pytest.mark.slow
 def test_table_and_figure(fake, tmp_path):
     fake["SDPA flash"] = "no flash"
     results = gpu.run(n=[256, 1024], heads=[1, 16], head_dims=[64], dtypes=["bfloat16", "float32"])

@@ -47,6 +47,7 @@ def test_a_finding_or_a_process_that_fails_fails_the_stage():
     assert "  | boom" in text("stage", execute(script("print('boom'); raise SystemExit(1)"), 30))
 
 
+@pytest.mark.slow
 def test_a_stage_that_hangs_is_ended_with_all_that_it_started_and_keeps_what_it_found():
     child = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
     start = time.perf_counter()

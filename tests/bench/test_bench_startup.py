@@ -16,6 +16,7 @@ def test_import_is_cheap():
     assert 0 < startup._child(startup._IMPORT, None)["import_s"] < 2
 
 
+@pytest.mark.slow  # compiles
 def test_first_calls(capsys):
     exec(startup._CALLS, {})  # in this process, where the kernels may be compiled already
     seconds = json.loads(capsys.readouterr().out)

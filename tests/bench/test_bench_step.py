@@ -26,6 +26,7 @@ def test_torch_has_the_same_model(monkeypatch):
         assert ours() == pytest.approx(theirs(), rel=3e-6)
 
 
+@pytest.mark.slow
 def test_allocation():
     kept = np.empty(2**20, np.uint8)
     assert 2**20 <= allocation(lambda: np.empty(2**20, np.uint8)) < 2**20 + 20_000
@@ -38,6 +39,7 @@ def test_the_layer_allocates_next_to_nothing():
     assert allocation(layer_pass(300, batch=2, width=32)) < 64 * 1024
 
 
+@pytest.mark.slow
 def test_run_without_torch(monkeypatch):
     monkeypatch.setattr(step, "find_torch", lambda: None)
     monkeypatch.setattr("primeattn.bench.timing.TURN", 0)

@@ -19,33 +19,33 @@ def compiled(function, vector):
 
 
 @njit
-def _exp(like, s, t, a, b, step, n):
-    exp_times(like, s, t, a, b, step, n)
+def _exp(one, s, t, a, b, step, n):
+    exp_times(one, s, t, a, b, step, n)
 
 
 @njit
-def _softmax(like, s, stride, groups, best, shift, total, n):
-    row_max(like, s, stride, groups, best, n)
-    row_exp(like, s, stride, groups, shift, total, n)
+def _softmax(one, s, stride, groups, best, shift, total, n):
+    row_max(one, s, stride, groups, best, n)
+    row_exp(one, s, stride, groups, shift, total, n)
 
 
 @njit
-def _dot(like, width, x, y, rows, old, s):
+def _dot(one, width, x, y, rows, old, s):
     if width == 4:
-        dot8(4, like, x, y, rows, 0, old, 0, s, 1)
+        dot8(4, one, x, y, rows, 0, old, 0, s, 1)
     elif width == 2:
-        dot8(2, like, x, y, rows, 0, old, 0, s, 1)
+        dot8(2, one, x, y, rows, 0, old, 0, s, 1)
     else:
-        dot8(1, like, x, y, rows, 0, old, 0, s, 1)
+        dot8(1, one, x, y, rows, 0, old, 0, s, 1)
 
 
 @njit
-def _axpy(like, x, y, rows, s):
-    axpy8(2, like, x, y, rows, 0, s, 1)
+def _axpy(one, x, y, rows, s):
+    axpy8(2, one, x, y, rows, 0, s, 1)
 
 
 @njit
-def _transpose(like, a, stride, s):
+def _transpose(one, a, stride, s):
     rows = (
         a,
         a + stride,
@@ -56,7 +56,7 @@ def _transpose(like, a, stride, s):
         a + 6 * stride,
         a + 7 * stride,
     )
-    transpose8(like, rows, 0, s, stride)
+    transpose8(one, rows, 0, s, stride)
 
 
 @njit

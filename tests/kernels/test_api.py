@@ -7,76 +7,11 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
+from cases import BACKWARD, CONFIGURATIONS, FORWARD, check_against_the_reference, largest_error
 
 import primeattn as pa
 from primeattn.kernels import reference
 from primeattn.kernels.cpu import plan
-
-HEAD_DIMS = (1, 3, 8, 20, 32, 64, 80, 128)
-CONFIGURATIONS = 240
-FORWARD = {np.float32: 5e-6, np.float64: 1e-12}
-BACKWARD = {np.float32: 1e-4, np.float64: 1e-10}
-
-
-def random_pattern(rng, n):
-    sequence = rng.choice(["primes", "squares", "mian_chowla", "array", "none", "all"])
-    if sequence == "array":
-        sequence = rng.choice(np.arange(1, 700), size=int(rng.integers(1, 60)), replace=False)
-    elif sequence == "all":
-        sequence = np.arange(1, 601)
-    elif sequence == "none":
-        sequence = None
-    else:
-        sequence = str(sequence)
-    global_tokens = int(rng.choice([0, int(rng.integers(0, 11)), n + 5], p=[0.4, 0.5, 0.1]))
-    return pa.Pattern(sequence, window=int(rng.integers(0, 21)), global_tokens=global_tokens)
-
-
-def strided(rng, shape, dtype):
-    """Normal numbers in one of several layouts with a contiguous last axis."""
-    batch, heads, n, d = shape
-    layout = rng.integers(4)
-    if layout == 0:
-        return rng.standard_normal(shape).astype(dtype)
-    if layout == 1:  # (batch, seq, heads, head_dim) buffer
-        return rng.standard_normal((batch, n, heads, d)).astype(dtype).transpose(0, 2, 1, 3)
-    if layout == 2:  # columns of a wider buffer, off the alignment of a vector
-        return (
-            rng.standard_normal((batch, n, heads, d + 3)).astype(dtype).transpose(0, 2, 1, 3)[..., 1 : d + 1]
-        )
-    return rng.standard_normal((batch, heads, 2 * n + 1, d)).astype(dtype)[:, :, 1::2][:, :, ::-1]
-
-
-def random_case(seed):
-    """Arrays, pattern and options of one random configuration."""
-    rng = np.random.default_rng(seed)
-    dtype = (np.float32, np.float64)[seed % 2]
-    d = int(rng.choice(HEAD_DIMS))
-    kv_heads, group = int(rng.integers(1, 3)), int(rng.integers(1, 4))
-    heads = kv_heads * group
-    n_q = int(rng.choice([1, int(rng.integers(1, 601)), int(rng.choice([2, 63, 64, 65, 127, 131, 600]))]))
-    n_k, batch, options = n_q, int(rng.integers(1, 3)), {}
-    kind = rng.choice(["plain", "starts", "array starts", "packed"])
-    if kind == "packed":
-        batch = 1
-        inner = np.sort(rng.integers(0, n_q + 1, size=int(rng.integers(0, 6))))
-        options["cu_seqlens"] = np.concatenate([[0], inner, [n_q]]).astype(rng.choice(["i4", "i8", "u2"]))
-    elif kind != "plain":
-        n_k = int(rng.integers(1, 601))
-        shape = batch if kind == "array starts" else ()
-        starts = [rng.integers(0, 300, size=shape) for _ in range(2)]
-        options["q_start"], options["k_start"] = (
-            int(s) if s.shape == () else s for s in map(np.asarray, starts)
-        )
-    longest = max(n_q, n_k) + 300
-    pattern = random_pattern(rng, longest)
-    if rng.random() < 0.3:
-        pattern = [random_pattern(rng, longest) for _ in range(heads)]
-    if rng.random() < 0.3:
-        options["scale"] = float(rng.uniform(-0.5, 0.5))
-    q = strided(rng, (batch, heads, n_q, d), dtype)
-    k, v = (strided(rng, (batch, kv_heads, n_k, d), dtype) for _ in range(2))
-    return rng, dtype, (q, k, v), pattern, options
 
 
 @pytest.fixture(params=[True, False], ids=["one pass", "two passes"])
@@ -86,37 +21,13 @@ def passes(request, monkeypatch):
     monkeypatch.setattr(plan, "_build", lru_cache(plan._build.__wrapped__))
 
 
-def largest_error(a, b):
-    assert np.isfinite(a).all()
-    return np.abs(a - b).max(initial=0)
-
-
 LATER = [pytest.param(first, marks=pytest.mark.slow) for first in range(48, CONFIGURATIONS, 24)]
 
 
 @pytest.mark.parametrize("first", [0, 24, *LATER])
 def test_matches_the_reference(first, passes):
     for seed in range(first, first + 24):
-        rng, dtype, (q, k, v), pattern, options = random_case(seed)
-        expected, expected_lse = reference.forward(q, k, v, pattern, **options)
-        out, lse = strided(rng, q.shape, dtype), np.empty((3, *q.shape[:3]), dtype)[1]
-        got = pa.sparse_index_kernel(out, lse, q, k, v, pattern, **options)
-        assert got[0] is out and got[1] is lse
-        assert largest_error(out, expected) < FORWARD[dtype], seed
-        empty = expected_lse == -np.inf
-        assert np.array_equal(lse == -np.inf, empty), seed
-        assert largest_error(lse[~empty], expected_lse[~empty]) < 2 * FORWARD[dtype], seed
-
-        dout = strided(rng, q.shape, dtype)
-        dlse = rng.standard_normal(lse.shape).astype(dtype) if seed % 3 else None
-        expected = reference.backward(dout, q, k, v, out, lse, pattern, dlse=dlse, **options)
-        buffers = [strided(rng, a.shape, dtype) for a in (q, k, v)]
-        got = pa.sparse_index_kernel_backward(
-            *buffers, dout, q, k, v, out, lse, pattern, dlse=dlse, **options
-        )
-        for name, a, b in zip(("dq", "dk", "dv"), got, expected, strict=True):
-            scale = np.abs(b).max(initial=0.05)  # where one key is seen, dq and dk are exactly zero
-            assert largest_error(a, b) <= BACKWARD[dtype] * scale, (seed, name)
+        check_against_the_reference(seed)
 
 
 @pytest.mark.parametrize(("dtype", "d"), [(np.float32, 64), (np.float32, 13), (np.float64, 32)])

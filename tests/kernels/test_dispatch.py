@@ -34,10 +34,12 @@ def test_numpy_arrays_go_to_the_cpu_unless_told_otherwise(arrays, gpu):
     for where, kernel, expected in (
         (None, None, False),
         ("cpu", "tiles", False),
+        ("cpu", "scalar", False),
         ("cuda", None, True),
         ("cuda", "gather", True),
         ("cuda", "wheel", True),
         ("auto", "tiles", False),
+        ("auto", "scalar", False),
         ("auto", "gather", True),
         ("auto", None, None),
     ):
@@ -68,7 +70,9 @@ def test_auto_takes_large_work_to_the_gpu(arrays, gpu, monkeypatch):
 
 def test_auto_without_a_gpu_is_the_cpu(arrays):
     assert dispatch.locate(arrays, "auto", None, None)[0] == Target(False)
-    with pytest.raises(ValueError, match="kernel: expected None or 'tiles' on the CPU, got 'gather'"):
+    with pytest.raises(
+        ValueError, match="kernel: expected None or 'tiles' or 'scalar' on the CPU, got 'gather'"
+    ):
         pa.sparse_index_kernel(*arrays.values(), PATTERN, device="auto", kernel="gather")
 
 
@@ -77,9 +81,10 @@ def test_refused_combinations(arrays, gpu):
     for error, match, given, options in (
         (ValueError, "kernel: expected None or 'gather' or 'wheel' on the GPU, got 'tiles'", arrays,
          {"device": "cuda", "kernel": "tiles"}),
-        (ValueError, "kernel: expected None or 'tiles' on the CPU, got 'gather'", arrays,
+        (ValueError, "kernel: expected None or 'tiles' or 'scalar' on the CPU, got 'gather'", arrays,
          {"kernel": "gather"}),
-        (ValueError, "kernel: expected None or 'tiles' on the CPU, got 'wheel'", arrays, {"kernel": "wheel"}),
+        (ValueError, "kernel: expected None or 'tiles' or 'scalar' on the CPU, got 'wheel'", arrays,
+         {"kernel": "wheel"}),
         (ValueError, "stream: expected None on the CPU", arrays, {"stream": 3}),
         (TypeError, "k: expected an array in the memory of the GPU like the others, got ndarray",
          device | {"k": arrays["k"]}, {}),

@@ -174,7 +174,7 @@ def test_one_workspace_two_forwards_then_two_backwards(layer, rng, dtype):
     assert places[0] == places[1] == places[2]
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "layer",
     [

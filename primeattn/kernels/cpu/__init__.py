@@ -1,1 +1,1 @@
-"""CPU kernels: blocks of queries, and the keys they meet at the same offsets, in vector registers."""
+"""CPU kernels: a block of queries meets its keys offset by offset, in vector registers."""

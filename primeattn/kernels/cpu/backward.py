@@ -1,7 +1,7 @@
 """Backward in two passes: dq by blocks of queries, dk and dv by blocks of keys.
 
-The transpose of a pattern is the same list of offsets read the other way, key j being read by the queries
-j + d: dk and dv come from the bricks that the forward is made of.
+The transpose of a pattern has the same offsets: query i reads the keys i - d, and key j is read by the
+queries j + d. So dk and dv use the same building blocks as the forward.
 """
 
 from __future__ import annotations
@@ -10,15 +10,7 @@ from primeattn.compiled.handover import enter, leave
 from primeattn.compiled.jit import cached_njit, part_njit
 from primeattn.compiled.unowned import unowned
 from primeattn.kernels.cpu.forward import split_scratch
-from primeattn.kernels.cpu.packing import (
-    TASKS,
-    draw,
-    open_scratch,
-    pack_keys,
-    pack_queries,
-    wait,
-    write_row,
-)
+from primeattn.kernels.cpu.packing import TASKS, draw, open_scratch, pack_keys, pack_queries, wait
 from primeattn.kernels.cpu.slots import key_tile, query_tile
 from primeattn.kernels.cpu.tiles import (
     RUN,
@@ -29,16 +21,18 @@ from primeattn.kernels.cpu.tiles import (
     dots,
     exp_product,
     fill_by_slot,
-    hide,
+    mask,
+    row_address,
+    write_row,
     zero_rows,
 )
 
 
 @part_njit
-def _backward_query_block(like, scale, job, tables, task, slots, own, scratch):
+def _backward_query_block(one, scale, job, tables, task, slots, spare, scratch):
     """dq of one block of queries: P = exp(s - lse), dS = P * (dP - delta), dq = scale * dS k."""
     sequence, route = tables.sequences[task.sequence], tables.routes[task.sequence, task.head]
-    moving, fixed = tables.key_panels[route.keys], tables.key_panels[route.globals]
+    key_panel, global_panel = tables.key_panels[route.keys], tables.key_panels[route.globals]
     offsets = tables.offsets[route.begin : route.end]
     keys, values = Packed(job.keys, job.key_rows), Packed(job.values, job.key_rows)
     queries, douts = Packed(job.queries, job.query_rows), Packed(job.douts, job.query_rows)
@@ -46,45 +40,47 @@ def _backward_query_block(like, scale, job, tables, task, slots, own, scratch):
     n, b, h = task.count, sequence.batch, task.head
     at = tables.query_panels[route.queries].row + task.first
     minus_lse, minus_delta = job.minus_lse + at * job.size, job.minus_delta + at * job.size
-    zero_rows(like, job, dq, ZERO, n)
+    zero_rows(one, job, dq, ZERO, n)
     t = ZERO
     while True:
-        groups, step = query_tile(slots, offsets, t, sequence.q_start + task.first, n, moving, fixed)
+        groups, step = query_tile(
+            slots, offsets, t, sequence.q_start + task.first, n, key_panel, global_panel
+        )
         if groups == 0:
             break
         if t > 0 and t % RUN == 0:
-            carry(like, job, total, dq, n, t == RUN)
-        dots(like, job, queries, at, keys, slots, groups, step, s, n, False)
-        dots(like, job, douts, at, values, slots, groups, step, ds, n, False)
-        exp_product(like, job, s, ds, groups, n, minus_lse, minus_delta, job.size)
-        hide(like, job, slots, groups, ds, n, 0.0)
-        axpys(like, job, dq, ZERO, keys, slots, own, groups, step, ds, n)
+            carry(one, job, total, dq, n, t == RUN)
+        dots(one, job, queries, at, keys, slots, groups, step, s, n, False)
+        dots(one, job, douts, at, values, slots, groups, step, ds, n, False)
+        exp_product(one, job, s, ds, groups, n, minus_lse, minus_delta, job.size)
+        mask(one, job, slots, groups, ds, n, 0.0)
+        axpys(one, job, dq, ZERO, keys, slots, spare, groups, step, ds, n)
         t += 1
     if t > RUN:
-        carry(like, job, total, dq, n, False)
+        carry(one, job, total, dq, n, False)
         dq = total
     for r in range(n):
         row = sequence.q_row + task.first + r
-        write_row(like, job, dq, r, job.dq + b * job.dq_batch + h * job.dq_head + row * job.dq_row, scale)
+        write_row(one, job, dq, r, row_address(job.dq, b, h, row), scale)
 
 
 @part_njit
-def _backward_key_block(like, job, tables, task, slots, own, scratch):
+def _backward_key_block(one, job, tables, task, slots, spare, scratch):
     """dk and dv of one block of keys, over all query heads that read it: dv = Pᵀ dout, dk = dSᵀ (scale q)."""
     sequence = tables.sequences[task.sequence]
     keys, values = Packed(job.keys, job.key_rows), Packed(job.values, job.key_rows)
     queries, douts = Packed(job.queries, job.query_rows), Packed(job.douts, job.query_rows)
     dk, dv, total_dk, total_dv, s, ds = split_scratch(job, scratch)
-    zero = job.minus_delta  # of the rows before the first panel
-    zero_rows(like, job, dk, ZERO, task.count)
-    zero_rows(like, job, dv, ZERO, task.count)
+    zero = job.minus_delta  # 0 for the rows before the first panel
+    zero_rows(one, job, dk, ZERO, task.count)
+    zero_rows(one, job, dv, ZERO, task.count)
     begin, tiles = sequence.k_start + task.first, ZERO
-    for head in range(task.head * job.group, (task.head + 1) * job.group):
+    for head in range(task.head * job.heads_per_key, (task.head + 1) * job.heads_per_key):
         route = tables.routes[task.sequence, head]
-        asking = tables.query_panels[route.queries]
+        query_panel = tables.query_panels[route.queries]
         offsets = tables.offsets[route.begin : route.end]
-        for moving in (True, False):
-            panel = tables.key_panels[route.keys if moving else route.globals]
+        for key_panel in (True, False):
+            panel = tables.key_panels[route.keys if key_panel else route.globals]
             first = max(begin, panel.first)
             n = min(begin + task.count, panel.first + panel.count) - first
             if n <= 0:
@@ -92,41 +88,41 @@ def _backward_key_block(like, job, tables, task, slots, own, scratch):
             at = panel.row + first - panel.first
             t = ZERO
             while True:
-                groups, step = key_tile(slots, offsets, t, first, n, asking, moving)
+                groups, step = key_tile(slots, offsets, t, first, n, query_panel, key_panel)
                 if groups == 0:
                     break
                 if tiles > 0 and tiles % RUN == 0:
-                    carry(like, job, total_dk, dk, task.count, tiles == RUN)
-                    carry(like, job, total_dv, dv, task.count, tiles == RUN)
-                fill_by_slot(like, job, job.minus_lse, slots, groups, step, s, n)
-                fill_by_slot(like, job, job.minus_delta, slots, groups, step, ds, n)
-                dots(like, job, keys, at, queries, slots, groups, step, s, n, True)
-                dots(like, job, values, at, douts, slots, groups, step, ds, n, True)
-                exp_product(like, job, s, ds, groups, n, zero, zero, ZERO)
-                hide(like, job, slots, groups, s, n, 0.0)
-                hide(like, job, slots, groups, ds, n, 0.0)
-                axpys(like, job, dv, first - begin, douts, slots, own, groups, step, s, n)
-                axpys(like, job, dk, first - begin, queries, slots, own, groups, step, ds, n)
+                    carry(one, job, total_dk, dk, task.count, tiles == RUN)
+                    carry(one, job, total_dv, dv, task.count, tiles == RUN)
+                fill_by_slot(one, job, job.minus_lse, slots, groups, step, s, n)
+                fill_by_slot(one, job, job.minus_delta, slots, groups, step, ds, n)
+                dots(one, job, keys, at, queries, slots, groups, step, s, n, True)
+                dots(one, job, values, at, douts, slots, groups, step, ds, n, True)
+                exp_product(one, job, s, ds, groups, n, zero, zero, ZERO)
+                mask(one, job, slots, groups, s, n, 0.0)
+                mask(one, job, slots, groups, ds, n, 0.0)
+                axpys(one, job, dv, first - begin, douts, slots, spare, groups, step, s, n)
+                axpys(one, job, dk, first - begin, queries, slots, spare, groups, step, ds, n)
                 t, tiles = t + 1, tiles + 1
     if tiles > RUN:
-        carry(like, job, total_dk, dk, task.count, False)
-        carry(like, job, total_dv, dv, task.count, False)
+        carry(one, job, total_dk, dk, task.count, False)
+        carry(one, job, total_dv, dv, task.count, False)
         dk, dv = total_dk, total_dv
     b, h = sequence.batch, task.head
     for r in range(task.count):
         row = sequence.k_row + task.first + r
-        write_row(like, job, dk, r, job.dk + b * job.dk_batch + h * job.dk_head + row * job.dk_row, like)
-        write_row(like, job, dv, r, job.dv + b * job.dv_batch + h * job.dv_head + row * job.dv_row, like)
+        write_row(one, job, dk, r, row_address(job.dk, b, h, row), one)
+        write_row(one, job, dv, r, row_address(job.dv, b, h, row), one)
 
 
 @cached_njit
-def backward(like, scale, jobs, tables, word, helps):
-    """Fill dq, dk and dv; ``like`` is 1 in the working dtype, as is the scale."""
+def backward(one, scale, jobs, tables, word, helps):
+    """Fill dq, dk and dv; ``one`` is 1 in the working dtype, and scale has that dtype too."""
     if not enter(word, helps):
         return
     job, tables = jobs[0], unowned(tables)
-    slots, own, scratch = open_scratch(like, job)
-    pack_queries(like, scale, job, tables, pack_keys(like, job, tables), slots.start)
+    slots, spare, scratch = open_scratch(one, job)
+    pack_queries(one, scale, job, tables, pack_keys(one, job, tables), slots.start)
     wait(job, tables.key_pieces.size + tables.query_pieces.size)
     key_tasks, query_tasks = tables.key_tasks, tables.query_tasks
     while True:
@@ -134,9 +130,9 @@ def backward(like, scale, jobs, tables, word, helps):
         if t >= key_tasks.size + query_tasks.size:
             break
         if t < key_tasks.size:
-            _backward_key_block(like, job, tables, key_tasks[t], slots, own, scratch)
+            _backward_key_block(one, job, tables, key_tasks[t], slots, spare, scratch)
         else:
             _backward_query_block(
-                like, scale, job, tables, query_tasks[t - key_tasks.size], slots, own, scratch
+                one, scale, job, tables, query_tasks[t - key_tasks.size], slots, spare, scratch
             )
     leave(word, helps)

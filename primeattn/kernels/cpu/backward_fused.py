@@ -1,12 +1,12 @@
-"""Backward in one pass: five products per pair where two passes need seven.
+"""Backward in one pass: five products per pair, where two passes need seven.
 
-The probabilities of a tile and their gradients serve dq, dk and dv at once. Rows of dk and dv then have to
-belong to one worker: a task is everything that shares a key head of a sequence, in order, so that results
+The probabilities of a tile and their gradients serve dq, dk and dv at once. So each row of dk and dv must
+belong to one worker: a task is all work on one key head of a sequence, in a fixed order, so that results
 repeat for any number of threads.
 
-dk and dv of a tile are found by keys. Key row c meets slot u in row r = c - rows[u] of the block, so the
-weights of eight slots are shifted against each other: they are turned into columns, one per slot with zeros
-around, and read back as rows at eight shifts. The rows of q and dout are copied with zero rows around them.
+dk and dv of a tile are computed key by key. Key row c meets slot u in row r = c - rows[u] of the block, so
+the weights of eight slots are shifted against each other: they are transposed to columns, one per slot with
+zeros around, and read back as rows at eight shifts. Copies of q and dout have zero rows around them.
 """
 
 from __future__ import annotations
@@ -19,14 +19,12 @@ from primeattn.compiled.simd import GROUP, LINE, transpose8, view
 from primeattn.compiled.unowned import unowned
 from primeattn.kernels.cpu.packing import (
     TASKS,
-    copy_row,
     draw,
+    minus_lse_and_delta,
     open_scratch,
     pack_keys,
     pack_local,
-    query_numbers,
     wait,
-    write_row,
 )
 from primeattn.kernels.cpu.plan import LOCAL_SPACE
 from primeattn.kernels.cpu.slots import SLOT_BYTES, SLOTS, Slots, query_tile
@@ -38,21 +36,24 @@ from primeattn.kernels.cpu.tiles import (
     axpy_group,
     axpys,
     carry,
+    copy_row,
     dots,
     exp_product,
     group_bytes,
-    hide,
+    mask,
+    row_address,
     tile_group,
+    write_row,
     zero_rows,
 )
 
-TERMS = 1024  # of a sum that are added up before the sum is carried over
+TERMS = 1024  # terms that are summed before the sum is carried over
 
 
 class Scratch(NamedTuple):
-    """A worker's memory. ``q`` and ``dout`` hold a block between a block of zero rows on either side."""
+    """A worker's memory. ``q`` and ``dout`` hold a block, with a block of zero rows on either side."""
 
-    block: int  # most rows of a block of the sequence at hand
+    block: int  # most rows in a block of this sequence
     dq: Packed
     total_dq: Packed
     q: Packed
@@ -61,7 +62,7 @@ class Scratch(NamedTuple):
     dv: Packed
     s: int  # tiles of scores
     ds: int
-    minus_lse: int  # numbers by row of the block
+    minus_lse: int  # one number per row of the block
     minus_delta: int
     columns: int  # weights by slot, a column of ``span`` numbers each
     zeros: int  # one more column, of zeros
@@ -69,11 +70,11 @@ class Scratch(NamedTuple):
     total_dk: Packed  # only where sums are long
     total_dv: Packed
     span: int
-    panels: int  # of a short sequence
+    panels: int  # packed rows of a short sequence
 
 
 def scratch_bytes(block: int, lines: int, size: int, n_k: int, local: bool, terms: int) -> int:
-    """Bytes of one worker's scratch, at the longest sequence; ``terms`` are the most of a row of dk. See
+    """Bytes of one worker's scratch for the longest sequence; a row of dk sums at most ``terms`` terms. See
     ``_split``."""
     keys = n_k + 2 * block + GROUP
     rows = 2 * block + 2 * (3 * block + GROUP) + (4 if terms > TERMS else 2) * keys + 2 * LOCAL_SPACE * local
@@ -121,173 +122,171 @@ def _split(job, scratch, n_q, n_k):
 
 
 @part_njit
-def _load_block(like, scale, job, sequence, head, first, n, own, eight):
+def _load_block(one, scale, job, sequence, head, first, n, room, eight):
     """Copy a block of queries into scratch: scale * q, dout, -lse and dlse - rowsum(dout * out).
 
-    Rows of dq and ``eight`` numbers are spare as yet.
+    Rows of dq and ``eight`` are still free here and hold temporary values.
     """
-    block, b, h = own.block, sequence.batch, head
-    minus_lse, minus_delta = view(own.minus_lse, n, like), view(own.minus_delta, n, like)
+    block, b, h = room.block, sequence.batch, head
+    minus_lse, minus_delta = view(room.minus_lse, n, one), view(room.minus_delta, n, one)
     for r in range(n):
         row = sequence.q_row + first + r
-        copy_row(
-            like, job, job.q + b * job.q_batch + h * job.q_head + row * job.q_row, own.q, block + r, scale
+        copy_row(one, job, row_address(job.q, b, h, row), room.q, block + r, scale)
+        dout = row_address(job.dout, b, h, row)
+        copy_row(one, job, dout, room.dout, block + r, one)
+        minus_lse[r], minus_delta[r] = minus_lse_and_delta(
+            one, job, b, h, row, room.dout, block + r, room.dq, r, eight
         )
-        dout = job.dout + b * job.dout_batch + h * job.dout_head + row * job.dout_row
-        copy_row(like, job, dout, own.dout, block + r, like)
-        minus_lse[r], minus_delta[r] = query_numbers(
-            like, job, b, h, row, own.dout, block + r, own.dq, r, eight
-        )
-    zero_rows(like, job, own.q, block + n, block - n)
-    zero_rows(like, job, own.dout, block + n, block - n)
+    zero_rows(one, job, room.q, block + n, block - n)
+    zero_rows(one, job, room.dout, block + n, block - n)
 
 
 @part_njit
-def _turn(like, job, s, own, n):
-    """columns[u, block + r] = s[r, u] for the n rows of a group, zeros behind them."""
-    row, target = GROUP * job.size, own.columns + own.block * job.size
+def _transpose(one, job, s, room, n):
+    """columns[u, block + r] = s[r, u] for the n rows of a group, zeros after them."""
+    row, target = GROUP * job.size, room.columns + room.block * job.size
     sources = (s, s + row, s + 2 * row, s + 3 * row, s + 4 * row, s + 5 * row, s + 6 * row, s + 7 * row)
     for r in range(0, n, GROUP):
-        transpose8(like, sources, r * row, target + r * job.size, own.span * job.size)
+        transpose8(one, sources, r * row, target + r * job.size, room.span * job.size)
     for u in range(GROUP):
-        view(target + (u * own.span + n) * job.size, own.block - n, like)[:] = 0
+        view(target + (u * room.span + n) * job.size, room.block - n, one)[:] = 0
 
 
 @part_njit
-def _add_run(like, job, slots, u0, u1, own, shifted, x, shift, y, n):
+def _add_run(one, job, slots, u0, u1, room, shifted, x, shift, y, n):
     """x[shift + c] += sum over slots u0..u1 of weight[c - rows[u]] * y[c - rows[u]], for all key rows c."""
     low, count = slots.rows[u1], slots.rows[u0] - slots.rows[u1] + n
     at = shifted.low  # where each slot's column begins
     for u in range(GROUP):
         if u0 <= u <= u1:
-            shifted.rows[u] = own.block + low - slots.rows[u]
-            at[u] = own.columns + (u * own.span + shifted.rows[u]) * job.size
-        else:  # any row that is seen anyway, at weight 0
-            shifted.rows[u], at[u] = own.block + low - slots.rows[u0], own.zeros
+            shifted.rows[u] = room.block + low - slots.rows[u]
+            at[u] = room.columns + (u * room.span + shifted.rows[u]) * job.size
+        else:  # any row that is read anyway, at weight 0
+            shifted.rows[u], at[u] = room.block + low - slots.rows[u0], room.zeros
     sources = (at[0], at[1], at[2], at[3], at[4], at[5], at[6], at[7])
     row = GROUP * job.size
     for c in range(0, count, GROUP):
-        transpose8(like, sources, c * job.size, own.weights + c * row, row)
-    axpy_group(like, job, x, low + shift, y, shifted.rows, ZERO, ZERO + 1, own.weights, ZERO, count)
+        transpose8(one, sources, c * job.size, room.weights + c * row, row)
+    axpy_group(one, job, x, low + shift, y, shifted.rows, ZERO, ZERO + 1, room.weights, ZERO, count)
 
 
 @part_njit
-def _add_fixed(like, job, slots, own, shifted, x, shift, y):
+def _add_globals(one, job, slots, room, shifted, x, shift, y):
     """x[shift + rows[u]] += sum over the rows r that see slot u of weight[r] * y[r].
 
-    A global key is read by all queries: its sum is taken block by block, by way of row 0 of x, which is no
-    key's. One long chain of additions would lose a digit.
+    All queries read a global key: its sum is taken block by block in row 0 of x, which belongs to no key.
+    One long chain of additions would lose a digit.
     """
     for u in range(GROUP):
         for r in range(slots.low[u] // GROUP * GROUP, slots.high[u], GROUP):
             for i in range(GROUP):
-                shifted.rows[i] = own.block + r + i if r + i >= slots.low[u] else 0
-            weights = own.columns + (u * own.span + own.block + r) * job.size
-            axpy_group(like, job, x, ZERO, y, shifted.rows, ZERO, ZERO, weights, ZERO, ZERO + 1)
+                shifted.rows[i] = room.block + r + i if r + i >= slots.low[u] else 0
+            weights = room.columns + (u * room.span + room.block + r) * job.size
+            axpy_group(one, job, x, ZERO, y, shifted.rows, ZERO, ZERO, weights, ZERO, ZERO + 1)
         if slots.low[u] < slots.high[u]:
-            add_rows(like, job, x, slots.rows[u] + shift, x, ZERO, ZERO + 1)
+            add_rows(one, job, x, slots.rows[u] + shift, x, ZERO, ZERO + 1)
 
 
 @part_njit
-def _add_group(like, job, slots, g, step, own, shifted, x, shift, y, n):
-    """Add to x what the weights of one group, turned into columns, give it."""
+def _add_group(one, job, slots, g, step, room, shifted, x, shift, y, n):
+    """Add to x the contribution of one group, whose weights are in the columns."""
     first = g * GROUP
     group = Slots(slots.rows[first:], slots.low[first:], slots.high[first:], slots.start)
     if step == 0:
-        _add_fixed(like, job, group, own, shifted, x, shift, y)
+        _add_globals(one, job, group, room, shifted, x, shift, y)
         return
     u = ZERO
-    while u < GROUP and group.low[u] < group.high[u]:  # what fills up the last group exists for no row
+    while u < GROUP and group.low[u] < group.high[u]:  # unused slots of the last group exist for no row
         end = u
         while end + 1 < GROUP and group.low[end + 1] < group.high[end + 1]:
-            if group.rows[u] - group.rows[end + 1] > own.block:
+            if group.rows[u] - group.rows[end + 1] > room.block:
                 break  # too far apart for one pass over the keys
             end += 1
-        _add_run(like, job, group, u, end, own, shifted, x, shift, y, n)
+        _add_run(one, job, group, u, end, room, shifted, x, shift, y, n)
         u = end + 1
 
 
 @part_njit
-def _backward_key_head(like, scale, job, tables, index, kv_head, slots, shifted, scratch):
+def _backward_key_head(one, scale, job, tables, index, kv_head, slots, shifted, scratch):
     """dk and dv of a sequence and key head, and dq of the query heads that read it."""
     sequence = tables.sequences[index]
-    own = _split(job, scratch, sequence.n_q, sequence.n_k)
+    room = _split(job, scratch, sequence.n_q, sequence.n_k)
     keys, values = Packed(job.keys, job.key_rows), Packed(job.values, job.key_rows)
-    view(own.columns, (GROUP + 1) * own.span, like)[:] = 0
-    zero_rows(like, job, own.q, ZERO, own.q.rows)
-    zero_rows(like, job, own.dout, ZERO, own.dout.rows)
-    zero_rows(like, job, own.dk, ZERO, own.dk.rows)
-    zero_rows(like, job, own.dv, ZERO, own.dv.rows)
+    view(room.columns, (GROUP + 1) * room.span, one)[:] = 0
+    zero_rows(one, job, room.q, ZERO, room.q.rows)
+    zero_rows(one, job, room.dout, ZERO, room.dout.rows)
+    zero_rows(one, job, room.dk, ZERO, room.dk.rows)
+    zero_rows(one, job, room.dv, ZERO, room.dv.rows)
     b, n_k, terms, carried = sequence.batch, sequence.n_k, ZERO, False
-    for head in range(kv_head * job.group, (kv_head + 1) * job.group):
+    for head in range(kv_head * job.heads_per_key, (kv_head + 1) * job.heads_per_key):
         route = tables.routes[index, head]
-        moving, fixed = tables.key_panels[route.keys], tables.key_panels[route.globals]
+        key_panel, global_panel = tables.key_panels[route.keys], tables.key_panels[route.globals]
         offsets = tables.offsets[route.begin : route.end]
         if job.local:
-            keys, values = pack_local(like, job, sequence, moving, fixed, own.panels)
-        for first in range(0, sequence.n_q, own.block):
-            n = min(own.block, sequence.n_q - first)
+            keys, values = pack_local(one, job, sequence, key_panel, global_panel, room.panels)
+        for first in range(0, sequence.n_q, room.block):
+            n = min(room.block, sequence.n_q - first)
             if terms > TERMS * sequence.n_q:
-                for total, x in ((own.total_dk, own.dk), (own.total_dv, own.dv)):
-                    carry(like, job, total, x, own.block + n_k, not carried)
+                for total, x in ((room.total_dk, room.dk), (room.total_dv, room.dv)):
+                    carry(one, job, total, x, room.block + n_k, not carried)
                 terms, carried = ZERO, True
             terms += n * offsets.size
-            _load_block(like, scale, job, sequence, head, first, n, own, slots.start)
-            zero_rows(like, job, own.dq, ZERO, n)
-            t = ZERO
+            _load_block(one, scale, job, sequence, head, first, n, room, slots.start)
+            zero_rows(one, job, room.dq, ZERO, n)
+            t, position = ZERO, sequence.q_start + first
             while True:
-                groups, step = query_tile(slots, offsets, t, sequence.q_start + first, n, moving, fixed)
+                groups, step = query_tile(slots, offsets, t, position, n, key_panel, global_panel)
                 if groups == 0:
                     break
                 if t > 0 and t % RUN == 0:
-                    carry(like, job, own.total_dq, own.dq, n, t == RUN)
-                dots(like, job, own.q, own.block, keys, slots, groups, step, own.s, n, False)
-                dots(like, job, own.dout, own.block, values, slots, groups, step, own.ds, n, False)
-                exp_product(like, job, own.s, own.ds, groups, n, own.minus_lse, own.minus_delta, job.size)
-                hide(like, job, slots, groups, own.s, n, 0.0)
-                hide(like, job, slots, groups, own.ds, n, 0.0)
-                axpys(like, job, own.dq, ZERO, keys, slots, shifted, groups, step, own.ds, n)
-                panel = moving if step == 1 else fixed
-                shift = own.block + panel.first - sequence.k_start - panel.row
+                    carry(one, job, room.total_dq, room.dq, n, t == RUN)
+                dots(one, job, room.q, room.block, keys, slots, groups, step, room.s, n, False)
+                dots(one, job, room.dout, room.block, values, slots, groups, step, room.ds, n, False)
+                exp_product(one, job, room.s, room.ds, groups, n, room.minus_lse, room.minus_delta, job.size)
+                mask(one, job, slots, groups, room.s, n, 0.0)
+                mask(one, job, slots, groups, room.ds, n, 0.0)
+                axpys(one, job, room.dq, ZERO, keys, slots, shifted, groups, step, room.ds, n)
+                panel = key_panel if step == 1 else global_panel
+                shift = room.block + panel.first - sequence.k_start - panel.row
                 for g in range(groups):
-                    _turn(like, job, tile_group(job, own.s, g), own, n)
-                    _add_group(like, job, slots, g, step, own, shifted, own.dv, shift, own.dout, n)
-                    _turn(like, job, tile_group(job, own.ds, g), own, n)
-                    _add_group(like, job, slots, g, step, own, shifted, own.dk, shift, own.q, n)
+                    _transpose(one, job, tile_group(job, room.s, g), room, n)
+                    _add_group(one, job, slots, g, step, room, shifted, room.dv, shift, room.dout, n)
+                    _transpose(one, job, tile_group(job, room.ds, g), room, n)
+                    _add_group(one, job, slots, g, step, room, shifted, room.dk, shift, room.q, n)
                 t += 1
-            own_dq = own.dq
+            dq_rows = room.dq
             if t > RUN:
-                carry(like, job, own.total_dq, own.dq, n, False)
-                own_dq = own.total_dq
-            dq = job.dq + b * job.dq_batch + head * job.dq_head + (sequence.q_row + first) * job.dq_row
+                carry(one, job, room.total_dq, room.dq, n, False)
+                dq_rows = room.total_dq
+            dq = row_address(job.dq, b, head, sequence.q_row + first)
             for r in range(n):
-                write_row(like, job, own_dq, r, dq + r * job.dq_row, scale)
-    own_dk, own_dv = own.dk, own.dv
+                write_row(one, job, dq_rows, r, dq + r * job.dq.row, scale)
+    dk_rows, dv_rows = room.dk, room.dv
     if carried:
-        carry(like, job, own.total_dk, own.dk, own.block + n_k, False)
-        carry(like, job, own.total_dv, own.dv, own.block + n_k, False)
-        own_dk, own_dv = own.total_dk, own.total_dv
-    dk = job.dk + b * job.dk_batch + kv_head * job.dk_head + sequence.k_row * job.dk_row
-    dv = job.dv + b * job.dv_batch + kv_head * job.dv_head + sequence.k_row * job.dv_row
+        carry(one, job, room.total_dk, room.dk, room.block + n_k, False)
+        carry(one, job, room.total_dv, room.dv, room.block + n_k, False)
+        dk_rows, dv_rows = room.total_dk, room.total_dv
+    dk = row_address(job.dk, b, kv_head, sequence.k_row)
+    dv = row_address(job.dv, b, kv_head, sequence.k_row)
     for j in range(n_k):
-        write_row(like, job, own_dk, own.block + j, dk + j * job.dk_row, like)
-        write_row(like, job, own_dv, own.block + j, dv + j * job.dv_row, like)
+        write_row(one, job, dk_rows, room.block + j, dk + j * job.dk.row, one)
+        write_row(one, job, dv_rows, room.block + j, dv + j * job.dv.row, one)
 
 
 @cached_njit
-def backward(like, scale, jobs, tables, word, helps):
-    """Fill dq, dk and dv; ``like`` is 1 in the working dtype, as is the scale."""
+def backward(one, scale, jobs, tables, word, helps):
+    """Fill dq, dk and dv; ``one`` is 1 in the working dtype, and scale has that dtype too."""
     if not enter(word, helps):
         return
     job, tables = jobs[0], unowned(tables)
     if not job.local:
-        pack_keys(like, job, tables)
+        pack_keys(one, job, tables)
         wait(job, tables.key_pieces.size)
-    slots, shifted, scratch = open_scratch(like, job)
-    kv_heads = tables.routes.shape[1] // job.group
+    slots, shifted, scratch = open_scratch(one, job)
+    kv_heads = tables.routes.shape[1] // job.heads_per_key
     while True:
         t = draw(job, TASKS)
         if t >= tables.sequences.size * kv_heads:
             break
-        _backward_key_head(like, scale, job, tables, t // kv_heads, t % kv_heads, slots, shifted, scratch)
+        _backward_key_head(one, scale, job, tables, t // kv_heads, t % kv_heads, slots, shifted, scratch)
     leave(word, helps)

@@ -1,12 +1,9 @@
-"""CPU kernels: what one worker of a call does, forward and backward.
+"""The forward: what one worker of a call does.
 
-Every worker runs the same function. It first packs rows (see :mod:`.tiles`) until none is left, waits until
-the others have finished theirs, and then draws tasks. Each task owns the rows it writes: a block of queries
-in the forward and for dq, a block of keys for dk and dv. So nothing is written twice or summed in an order
-that depends on timing, and results repeat bit for bit for any number of threads.
-
-The transpose of a pattern is the same list of offsets read the other way, key j being read by the queries
-j + d: dk and dv come from the bricks that the forward is made of.
+Every worker runs the same function. It packs rows (see :mod:`.packing`) until none are left, waits until the
+others have finished theirs, and then draws tasks. Each task owns the rows it writes: a block of queries in
+the forward and for dq, a block of keys for dk and dv. So no order of sums depends on timing, and results
+repeat bit for bit for any number of threads.
 """
 
 from __future__ import annotations
@@ -17,16 +14,7 @@ from primeattn.compiled.handover import enter, leave
 from primeattn.compiled.jit import cached_njit, part_njit
 from primeattn.compiled.simd import GROUP, LINE, view
 from primeattn.compiled.unowned import unowned
-from primeattn.kernels.cpu.packing import (
-    TASKS,
-    copy_row,
-    draw,
-    open_scratch,
-    pack_keys,
-    pack_local,
-    wait,
-    write_row,
-)
+from primeattn.kernels.cpu.packing import TASKS, draw, open_scratch, pack_keys, pack_local, wait
 from primeattn.kernels.cpu.plan import LOCAL_SPACE
 from primeattn.kernels.cpu.slots import SLOT_BYTES, SLOTS, query_tile
 from primeattn.kernels.cpu.tiles import (
@@ -35,16 +23,19 @@ from primeattn.kernels.cpu.tiles import (
     Packed,
     axpys,
     carry_softmax,
+    copy_row,
     dots,
     group_bytes,
-    hide,
+    mask,
+    row_address,
     softmax,
+    write_row,
     zero_rows,
 )
 
 
 def scratch_bytes(block: int, lines: int, size: int, gather: bool, local: bool) -> int:
-    """Bytes of a worker's scratch: slots, blocks of rows, two tiles of scores or the rows of a tile."""
+    """Bytes of a worker's scratch: slots, blocks of rows, two tiles of scores, or one and copies of rows."""
     tile = SLOTS // GROUP * (block * GROUP * size + LINE)
     copied = 2 * block * SLOTS if gather else 2 * LOCAL_SPACE if local else 0
     rest = max(tile, block * LINE + copied * lines * LINE)
@@ -52,76 +43,76 @@ def scratch_bytes(block: int, lines: int, size: int, gather: bool, local: bool) 
 
 
 @part_njit
-def _gather(like, job, sequence, panel, step, slots, groups, head, n, keys, values):
-    """Copy the rows that a tile needs, and make its slots mean the copies, side by side for moving slots.
+def _gather(one, job, sequence, panel, step, slots, groups, head, n, keys, values):
+    """Copy the rows that a tile needs, and point its slots to the copies; each slot has ``block`` rows.
 
-    For a few queries against many keys that is less work than to pack every key.
+    For few queries against many keys, this is less work than packing every key.
     """
     first = sequence.k_row + panel.first - sequence.k_start - panel.row
-    k = job.k + sequence.batch * job.k_batch + head // job.group * job.k_head
-    v = job.v + sequence.batch * job.v_batch + head // job.group * job.v_head
+    k = row_address(job.k, sequence.batch, head // job.heads_per_key, ZERO)
+    v = row_address(job.v, sequence.batch, head // job.heads_per_key, ZERO)
     for u in range(groups * GROUP):
         for r in range(n if step else 1):
             row = u * job.block + r
             if slots.low[u] <= r < slots.high[u] or (step == 0 and slots.low[u] < slots.high[u]):
                 source = first + slots.rows[u] + r
-                copy_row(like, job, k + source * job.k_row, keys, row, like)
-                copy_row(like, job, v + source * job.v_row, values, row, like)
+                copy_row(one, job, k + source * job.k.row, keys, row, one)
+                copy_row(one, job, v + source * job.v.row, values, row, one)
             else:
-                zero_rows(like, job, keys, row, ZERO + 1)
-                zero_rows(like, job, values, row, ZERO + 1)
+                zero_rows(one, job, keys, row, ZERO + 1)
+                zero_rows(one, job, values, row, ZERO + 1)
         slots.rows[u] = u * job.block
 
 
 @part_njit
-def _forward_block(like, scale, job, tables, task, slots, own, scratch):
+def _forward_block(one, scale, job, tables, task, slots, spare, scratch):
     """out and lse of one block of queries."""
     sequence, route = tables.sequences[task.sequence], tables.routes[task.sequence, task.head]
-    moving, fixed = tables.key_panels[route.keys], tables.key_panels[route.globals]
+    key_panel, global_panel = tables.key_panels[route.keys], tables.key_panels[route.globals]
     offsets = tables.offsets[route.begin : route.end]
     keys, values = Packed(job.keys, job.key_rows), Packed(job.values, job.key_rows)
     q, out, total, _, s, numbers = split_scratch(job, scratch)
-    maxima = view(numbers, 3 * job.block, like)
-    sums = view(numbers + 3 * job.block * job.size, 2 * job.block, like)
+    maxima = view(numbers, 3 * job.block, one)
+    sums = view(numbers + 3 * job.block * job.size, 2 * job.block, one)
     copies = numbers + LINE * job.block
     if job.gather:
         keys = Packed(copies, SLOTS * job.block)
         values = Packed(copies + keys.rows * job.lines * LINE, keys.rows)
     elif job.local:
-        keys, values = pack_local(like, job, sequence, moving, fixed, copies)
+        keys, values = pack_local(one, job, sequence, key_panel, global_panel, copies)
     n, b, h = task.count, sequence.batch, task.head
     maxima[:n] = maxima[job.block : job.block + n] = np.finfo(maxima.dtype).min
     sums[:n] = 0
-    zero_rows(like, job, out, ZERO, n)
+    zero_rows(one, job, out, ZERO, n)
     for r in range(n):
         row = sequence.q_row + task.first + r
-        copy_row(like, job, job.q + b * job.q_batch + h * job.q_head + row * job.q_row, q, r, scale)
+        copy_row(one, job, row_address(job.q, b, h, row), q, r, scale)
     t = ZERO
     while True:
-        groups, step = query_tile(slots, offsets, t, sequence.q_start + task.first, n, moving, fixed)
+        groups, step = query_tile(
+            slots, offsets, t, sequence.q_start + task.first, n, key_panel, global_panel
+        )
         if groups == 0:
             break
         if t > 0 and t % RUN == 0:
-            carry_softmax(like, job, total, out, maxima, sums, n, t == RUN)
+            carry_softmax(one, job, total, out, maxima, sums, n, t == RUN)
         if job.gather:
-            panel = moving if step else fixed
-            _gather(like, job, sequence, panel, step, slots, groups, h, n, keys, values)
-        dots(like, job, q, ZERO, keys, slots, groups, step, s, n, False)
-        hide(like, job, slots, groups, s, n, -np.inf)
-        softmax(like, job, out, maxima, sums, s, groups, n)
-        axpys(like, job, out, ZERO, values, slots, own, groups, step, s, n)
+            panel = key_panel if step else global_panel
+            _gather(one, job, sequence, panel, step, slots, groups, h, n, keys, values)
+        dots(one, job, q, ZERO, keys, slots, groups, step, s, n, False)
+        mask(one, job, slots, groups, s, n, -np.inf)
+        softmax(one, job, out, maxima, sums, s, groups, n)
+        axpys(one, job, out, ZERO, values, slots, spare, groups, step, s, n)
         t += 1
     if t > RUN:
-        carry_softmax(like, job, total, out, maxima, sums, n, False)
+        carry_softmax(one, job, total, out, maxima, sums, n, False)
         out, sums = total, sums[job.block :]
     for r in range(n):
         row = sequence.q_row + task.first + r
-        factor = like / sums[r] if sums[r] != 0 else sums[r]
-        write_row(
-            like, job, out, r, job.out + b * job.out_batch + h * job.out_head + row * job.out_row, factor
-        )
-        if job.lse != 0:
-            lse = view(job.lse + b * job.lse_batch + h * job.lse_head + row * job.lse_row, ZERO + 1, like)
+        factor = one / sums[r] if sums[r] != 0 else sums[r]
+        write_row(one, job, out, r, row_address(job.out, b, h, row), factor)
+        if job.lse.address != 0:
+            lse = view(row_address(job.lse, b, h, row), ZERO + 1, one)
             lse[0] = maxima[r] + np.log(sums[r])
 
 
@@ -136,19 +127,19 @@ def split_scratch(job, scratch):
 
 
 @cached_njit
-def forward(like, scale, jobs, tables, word, helps):
-    """Fill out and lse; ``like`` is 1 in the working dtype, as is the scale."""
+def forward(one, scale, jobs, tables, word, helps):
+    """Fill out and lse; ``one`` is 1 in the working dtype, and scale has that dtype too."""
     if not enter(word, helps):
         return
     job, tables = jobs[0], unowned(tables)
     tasks = tables.query_tasks
     if not (job.gather or job.local):
-        pack_keys(like, job, tables)
+        pack_keys(one, job, tables)
         wait(job, tables.key_pieces.size)
-    slots, own, scratch = open_scratch(like, job)
+    slots, spare, scratch = open_scratch(one, job)
     while True:
         t = draw(job, TASKS)
         if t >= tasks.size:
             break
-        _forward_block(like, scale, job, tables, tasks[t], slots, own, scratch)
+        _forward_block(one, scale, job, tables, tasks[t], slots, spare, scratch)
     leave(word, helps)

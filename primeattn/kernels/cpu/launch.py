@@ -8,7 +8,7 @@ import numpy as np
 
 from primeattn.compiled import threads
 from primeattn.compiled.simd import LINE
-from primeattn.kernels.cpu import backward, backward_fused, forward, records
+from primeattn.kernels.cpu import backward, backward_fused, forward, records, scalar
 from primeattn.kernels.cpu.plan import make_plan, parts
 
 SERIAL_WORK = 1_000_000  # multiply-adds below which waking a second thread costs more than it saves
@@ -16,6 +16,10 @@ SERIAL_WORK = 1_000_000  # multiply-adds below which waking a second thread cost
 
 def run(call):
     """Run a checked call."""
+    if call.target.kernel == "scalar":
+        with nullcontext() if call.workspace is None else call.workspace.guard():
+            scalar.run(call)
+        return
     for patterns, sequences in parts(call.patterns, call.sequences):  # none where the arrays are empty
         q = call.arrays["q"]
         plan = make_plan(patterns, call.kv_heads, sequences, call.head_dim, q.itemsize, call.backward)
@@ -29,18 +33,19 @@ def run(call):
 
 def _forward(call, plan):
     packs = {} if plan.gather else _key_packs(plan)
-    own = forward.scratch_bytes(plan.block, plan.lines, call.arrays["q"].itemsize, plan.gather, plan.local)
-    _run(forward.forward, call, plan, packs, own, plan.tables.query_tasks.size, products=2)
+    size = call.arrays["q"].itemsize
+    scratch_bytes = forward.scratch_bytes(plan.block, plan.lines, size, plan.gather, plan.local)
+    _run(forward.forward, call, plan, packs, scratch_bytes, plan.tables.query_tasks.size, products=2)
 
 
 def _backward_in_one_pass(call, plan):
     size, lengths, kv_heads = call.arrays["q"].itemsize, plan.tables.sequences["n_k"], call.kv_heads
     longest, routes = max(int(lengths.max()), 1), plan.tables.routes
     terms = int((routes["end"] - routes["begin"]).max()) * (len(call.patterns) // kv_heads)
-    own = backward_fused.scratch_bytes(plan.block, plan.lines, size, longest, plan.local, terms)
+    scratch_bytes = backward_fused.scratch_bytes(plan.block, plan.lines, size, longest, plan.local, terms)
     # A worker has room for the longest: so many of them as the rest takes as long as that.
     tasks = min(lengths.size * kv_heads, -(-int(lengths.sum()) * kv_heads // longest))
-    _run(backward_fused.backward, call, plan, _key_packs(plan), own, max(tasks, 1), products=5)
+    _run(backward_fused.backward, call, plan, _key_packs(plan), scratch_bytes, max(tasks, 1), products=5)
 
 
 def _backward_in_two_passes(call, plan):
@@ -48,35 +53,37 @@ def _backward_in_two_passes(call, plan):
     rows, numbers = plan.query_rows * plan.lines * LINE, -(-plan.query_rows * size // LINE) * LINE
     packs = _key_packs(plan) | {"queries": rows, "douts": rows, "minus_lse": numbers, "minus_delta": numbers}
     tasks = plan.tables.query_tasks.size + plan.tables.key_tasks.size
-    own = forward.scratch_bytes(plan.block, plan.lines, size, False, False)
-    _run(backward.backward, call, plan, packs, own, tasks, products=7)
+    scratch_bytes = forward.scratch_bytes(plan.block, plan.lines, size, False, False)
+    _run(backward.backward, call, plan, packs, scratch_bytes, tasks, products=7)
 
 
 def _key_packs(plan):
     return dict.fromkeys(("keys", "values"), plan.key_rows * plan.lines * LINE)
 
 
-def _run(kernel, call, plan, packs, own, tasks, products):
-    """Lay out scratch memory, ``packs`` by name and ``own`` bytes per worker, and run the kernel."""
+def _run(kernel, call, plan, packs, scratch_bytes, tasks, products):
+    """Lay out scratch memory, ``packs`` by name and ``scratch_bytes`` per worker, and run the kernel."""
     q, workspace = call.arrays["q"], call.workspace
     workers = min(threads.get_num_threads(), tasks) if plan.work * products > SERIAL_WORK else 1
-    sizes = {"counters": LINE} | packs | {"scratch": workers * own}
+    sizes = {"counters": LINE} | packs | {"scratch": workers * scratch_bytes}
     total = sum(sizes.values()) + LINE
-    job = {
+    job = np.zeros(1, records.JOB)
+    numbers = {
         "head_dim": call.head_dim,
         "size": q.itemsize,
         "lines": plan.lines,
-        "group": q.shape[1] // call.kv_heads,
+        "heads_per_key": q.shape[1] // call.kv_heads,
         "block": plan.block,
         "gather": plan.gather,
         "local": plan.local,
         "key_rows": plan.key_rows,
         "query_rows": plan.query_rows,
-        "scratch_bytes": own,
+        "scratch_bytes": scratch_bytes,
     }
+    for name, number in numbers.items():
+        job[name] = number
     for name, array in call.arrays.items():
-        job[name] = array.ctypes.data
-        job[name + "_batch"], job[name + "_head"], job[name + "_row"] = array.strides[:3]
+        job[name] = (array.ctypes.data, *array.strides[:3])
     with nullcontext() if workspace is None else workspace.guard():
         memory = np.empty(total, np.uint8) if workspace is None else workspace.scratch("kernels", total)
         address = -(-memory.ctypes.data // LINE) * LINE
@@ -84,6 +91,5 @@ def _run(kernel, call, plan, packs, own, tasks, products):
         for name, size in sizes.items():
             job[name] = address
             address += size
-        jobs = np.array([tuple(job.get(name, 0) for name in records.JOB.names)], records.JOB)
         one, scale = q.dtype.type(1), q.dtype.type(call.scale)
-        threads.run(lambda *way: kernel(one, scale, jobs, plan.tables, *way), workers)
+        threads.run(lambda *way: kernel(one, scale, job, plan.tables, *way), workers)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from primeattn.compiled.simd import GROUP, LINE
-from primeattn.kernels.call import SEQUENCE
+from primeattn.kernels.call import SEQUENCE, reach
 from primeattn.kernels.cpu.records import PANEL, PIECE, ROUTE, TASK, Tables
 from primeattn.patterns import Pattern
 
@@ -27,7 +27,7 @@ __all__ = ["Plan", "make_plan", "parts"]
 
 PIECE_ROWS = 1024
 LOCAL_ROWS = 64  # most queries and keys of a short sequence
-LOCAL_SPACE = 4 * LOCAL_ROWS + GROUP  # packed rows of its two panels, and zeros around the moving one
+LOCAL_SPACE = 4 * LOCAL_ROWS + GROUP  # packed rows of its two panels, and zeros around the keys
 KEPT_PLANS = 64
 
 
@@ -36,18 +36,18 @@ class Plan:
     """Tables and sizes of one call."""
 
     tables: Tables
-    block: int  # most rows of a block
+    block: int  # most rows in a block
     lines: int  # cache lines of a packed row
     fused: bool  # whether the backward is one pass
-    gather: bool  # whether the forward copies what each tile needs instead of packing all keys
-    local: bool  # whether tasks pack for themselves
+    gather: bool  # whether the forward copies the rows of each tile instead of packing all keys
+    local: bool  # whether each task packs its own rows
     key_rows: int  # packed rows
     query_rows: int
-    work: float  # multiply-adds of one product over all pairs, at most
+    work: float  # upper bound of the multiply-adds of one product over all pairs
 
 
 def _second_level_cache() -> int:
-    """Bytes of a core's second-level cache, 512 KiB where the system does not say."""
+    """Bytes of a core's second-level cache; 512 KiB if the system does not say."""
     try:
         size = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text()
         return int(size.strip().removesuffix("K")) * 1024
@@ -59,12 +59,12 @@ CACHE = _second_level_cache()
 
 
 def block_rows(n_q: int, reads: int, rows: int) -> int:
-    """Rows of a block whose last row reads ``reads`` keys, in a call of ``rows`` (whole groups; measured).
+    """Rows of a block (whole groups; measured) whose last query reads ``reads`` keys, in a call of ``rows``.
 
-    Every block reads all of its keys again, from beyond the second-level cache where the sequence is long:
-    long blocks share that out over more queries, as long as q and out (of 64 float32) fill half of the cache.
-    Where offsets are far apart, they also let one offset reuse the rows of the next. Sequences of a few
-    blocks waste their ragged ends, and calls of a few blocks leave threads without work.
+    Every block reads all its keys again, from beyond the second-level cache if the sequence is long. Long
+    blocks spread that cost over more queries, as long as q and out (64 float32 each) fit half of the cache.
+    If offsets are far apart, long blocks also let one offset reuse the rows of the next. But sequences of few
+    blocks waste their ragged ends, and calls of few blocks leave threads idle.
     """
     most = min(max(n_q // 16, 512), max(CACHE // 1024, 512))
     if 32 * reads < n_q:
@@ -73,7 +73,7 @@ def block_rows(n_q: int, reads: int, rows: int) -> int:
 
 
 def fused_block_rows(n_q: int) -> int:
-    """Rows of a block of the backward in one pass (measured): long beside the span of a group of slots."""
+    """Rows of a block in the one-pass backward: many more than a group of slots spans; measured."""
     return _whole_groups(min(max(n_q // 8, 128), 1024), n_q)
 
 
@@ -82,19 +82,19 @@ def _whole_groups(rows, n_q):
 
 
 def fuses(n_q: int, reads: int, key_heads: int) -> bool:
-    """Whether a backward in one pass is faster: keys read densely, and key heads enough to share out.
+    """Whether a backward in one pass is faster: for dense patterns with enough key heads for all workers.
 
-    It does 5/7 of the work of two passes, less what it loses where offsets are far apart (measured). A worker
-    takes a whole key head of a sequence at a time, two passes share out blocks of rows.
+    It does 5/7 of the work of two passes, but loses time where offsets are far apart (measured). A worker
+    takes a whole key head of a sequence at a time; two passes divide the work by blocks of rows.
     """
     return key_heads >= 8 and 16 * reads >= n_q
 
 
 def parts(patterns, sequences) -> list[tuple]:
-    """What has a plan of its own, as (patterns, sequences): long sequences, short ones, single tokens.
+    """Split a call into (patterns, sequences) with a plan each: long sequences, short ones, single tokens.
 
-    A token that is a whole sequence sees itself alone. So a run of them is one sequence of queries that see
-    offset 0 and no globals.
+    A sequence of one token sees only itself. So a run of them is treated as one sequence with offset 0 alone
+    and no globals.
     """
     single = (sequences["n_q"] == 1) & (sequences["n_k"] == 1)
     single &= sequences["q_start"] == sequences["k_start"]
@@ -112,17 +112,10 @@ def parts(patterns, sequences) -> list[tuple]:
     return result
 
 
-def reach(sequences) -> tuple[int, int]:
-    """The least distance of a query to a key at hand, and one more than the largest, over all sequences."""
-    after = sequences["q_start"] - sequences["k_start"]
-    low = (after - sequences["n_k"] + 1).min(initial=np.iinfo(np.int64).max)
-    return max(int(low), 0), max(int((after + sequences["n_q"]).max(initial=0)), 0)
-
-
 def make_plan(patterns, kv_heads, sequences, head_dim, itemsize, backward=False) -> Plan:
-    """Plan for one pattern per query head and a SEQUENCE table; the last plans are kept.
+    """Plan for one pattern per query head and a SEQUENCE table; recent plans are cached.
 
-    The tables are shared between calls and are not to be written to.
+    Calls share the tables and must not write to them.
     """
     return _build(patterns, kv_heads, sequences.tobytes(), head_dim, itemsize, backward)
 
@@ -134,7 +127,7 @@ def _build(patterns, kv_heads, sequences, head_dim, itemsize, backward) -> Plan:
     n_q, n_k = int(sequences["n_q"].max(initial=0)), int(sequences["n_k"].max(initial=0))
     local = max(n_q, n_k) <= LOCAL_ROWS
     if not local:
-        # The longest first: the last tasks are short, and neighbouring panels need about as many zero rows.
+        # Longest first: the last tasks are short, and neighbouring panels need similar numbers of zero rows.
         sequences = sequences[np.argsort(-sequences["n_q"], kind="stable")]
     distinct = list(dict.fromkeys(patterns))
     runs = [pattern.offsets_between(*reach(sequences)) for pattern in distinct]
@@ -155,34 +148,34 @@ def _build(patterns, kv_heads, sequences, head_dim, itemsize, backward) -> Plan:
     first, last = sequences["k_start"][:, None], (sequences["k_start"] + sequences["n_k"])[:, None]
     edge = np.clip([[g for _, g in names]], first, last)
     owner = [h for h, _ in names]
-    moving = _panels(owner, edge, last - edge)
-    fixed = _panels(owner, np.broadcast_to(first, edge.shape), edge - first)
+    keys = _panels(owner, edge, last - edge)
+    global_keys = _panels(owner, np.broadcast_to(first, edge.shape), edge - first)
     query_shape = (count, heads)
     zeros = np.minimum(sequences["n_q"], block)
     if local:
-        moving["row"] = zeros[moving["sequence"]]
-        fixed["row"] = 2 * moving["row"] + moving["count"]
-    if local or gather:  # nothing is packed before
-        key_panels, key_pieces, key_rows = np.concatenate([moving, fixed]), np.zeros(0, PIECE), 0
+        keys["row"] = zeros[keys["sequence"]]
+        global_keys["row"] = 2 * keys["row"] + keys["count"]
+    if local or gather:  # nothing is packed ahead
+        key_panels, key_pieces, key_rows = np.concatenate([keys, global_keys]), np.zeros(0, PIECE), 0
     else:
-        key_panels, key_pieces, key_rows = _pack(moving, fixed, zeros)
+        key_panels, key_pieces, key_rows = _pack(keys, global_keys, zeros)
     query_panels, query_pieces, query_rows = np.zeros(0, PANEL), np.zeros(0, PIECE), 0
     key_tasks = np.zeros(0, TASK)
     if backward and not fused:
-        asking = _panels(
+        queries = _panels(
             range(heads),
             np.broadcast_to(sequences["q_start"][:, None], query_shape),
             np.broadcast_to(sequences["n_q"][:, None], query_shape),
         )
         zeros = np.minimum(sequences["n_k"], block)
-        query_panels, query_pieces, query_rows = _pack(asking, np.zeros(1, PANEL), zeros)
+        query_panels, query_pieces, query_rows = _pack(queries, np.zeros(1, PANEL), zeros)
         key_tasks = _tasks(sequences["n_k"], kv_heads, block)
 
     routes = np.zeros(query_shape, ROUTE)
     routes["begin"] = [ends[w] - runs[w].size for w in which]
     routes["end"] = [ends[w] for w in which]
     routes["keys"] = np.arange(count)[:, None] * len(names) + [names.index(share) for share in shares]
-    routes["globals"] = routes["keys"] + moving.size
+    routes["globals"] = routes["keys"] + keys.size
     routes["queries"] = np.arange(count * heads).reshape(query_shape)
 
     tables = Tables(
@@ -193,7 +186,7 @@ def _build(patterns, kv_heads, sequences, head_dim, itemsize, backward) -> Plan:
         query_panels=query_panels,
         key_pieces=key_pieces,
         query_pieces=query_pieces,
-        # Late queries have more keys, early keys have more queries: the long blocks come first.
+        # The most work first: late queries have more keys, early keys have more queries.
         query_tasks=_late_first(_tasks(sequences["n_q"], heads, block)),
         key_tasks=key_tasks,
     )
@@ -202,7 +195,7 @@ def _build(patterns, kv_heads, sequences, head_dim, itemsize, backward) -> Plan:
 
 
 def _panels(heads, first, count):
-    """PANEL records, not yet placed, of (sequences, heads) tables of first positions and counts."""
+    """PANEL records, not yet placed, from (sequences, heads) tables of first positions and counts."""
     panels = np.zeros(count.shape, PANEL)
     panels["sequence"] = np.arange(count.shape[0])[:, None]
     panels["head"] = heads
@@ -218,15 +211,15 @@ def _cut(counts, size, at_least):
     return run, start, np.minimum(counts[run] - start, size)
 
 
-def _pack(moving, fixed, zeros):
-    """Place panels in one space of rows, with zero rows before and after every moving one.
+def _pack(padded, plain, zeros):
+    """Place panels in one space of rows, with zero rows before and after the padded ones.
 
-    ``zeros`` says how many, by sequence: as many as the longest block that reads the panel has rows. Two
-    panels share those between them; the first panel has the most, which fill up groups of slots.
+    ``zeros`` gives their number by sequence: the rows of the longest block that reads the panel. Neighbours
+    share the zero rows between them. The first panel has the most before it; unused slots read those.
     Returns the panels, the pieces in which they are packed, and the size of the space.
     """
-    panels = np.concatenate([moving, fixed])
-    around = np.concatenate([zeros[moving["sequence"]], np.zeros(fixed.size, np.int64)])
+    panels = np.concatenate([padded, plain])
+    around = np.concatenate([zeros[padded["sequence"]], np.zeros(plain.size, np.int64)])
     before = np.maximum(around, np.concatenate([[zeros.max()], around[:-1]]))
     ends = np.cumsum(before + panels["count"])
     panels["row"] = ends - panels["count"]

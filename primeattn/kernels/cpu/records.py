@@ -1,7 +1,7 @@
-"""Records that the compiled CPU kernels read: every table of a plan, and one call in numbers.
+"""Records that the compiled CPU kernels read: the tables of a plan, and one call as numbers.
 
 A *panel* is a run of consecutive rows of one sequence and head, packed into one space of rows per side (keys,
-queries). A *piece* is a part of a panel that is packed at once, a *route* tells where the keys of a query
+queries). A *piece* is a part of a panel that is packed at once, a *route* says where the keys of a query
 head are, and a *task* is a block of rows that one worker computes.
 """
 
@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["JOB", "PANEL", "PIECE", "ROUTE", "TASK", "Tables"]
+from primeattn.kernels.call import ARRAYS
+
+__all__ = ["ARRAY", "JOB", "PANEL", "PIECE", "ROUTE", "TASK", "Tables"]
 
 
 def _record(*names):
@@ -19,7 +21,7 @@ def _record(*names):
 
 
 PANEL = _record(
-    "sequence",  # whose rows these are
+    "sequence",  # index of the sequence
     "head",  # a key head, or a query head
     "row",  # packed row of the first position
     "first",  # first position
@@ -30,60 +32,58 @@ PIECE = _record(
     "panel",
     "start",  # first row of the panel
     "count",  # rows
-    "zeros",  # zero rows that are written before them
+    "zeros",  # zero rows to write before them
 )
 
 ROUTE = _record(
     "begin",  # the head's offsets are offsets[begin:end]
     "end",
-    "keys",  # panel of the keys that offsets reach: those from position G on
-    "globals",  # panel of the global keys: those before position G
-    "queries",  # panel of the queries, in a backward of two passes
+    "keys",  # panel of the keys that offsets reach: positions from G on
+    "globals",  # panel of the global keys: positions below G
+    "queries",  # panel of the queries, in a two-pass backward
 )
 
 TASK = _record(
     "sequence",
     "head",  # a query head, or a key head
-    "first",  # first row of the block, counted from the sequence's first
+    "first",  # first row of the block, counted within the sequence
     "count",  # rows
 )
 
 
 class Tables(NamedTuple):
-    """What the kernels read of a plan."""
+    """The tables of a plan that the kernels read."""
 
-    offsets: np.ndarray  # int64, of all distinct patterns, one after the other
+    offsets: np.ndarray  # int64, those of all distinct patterns, concatenated
     sequences: np.ndarray  # SEQUENCE (sequences,)
     routes: np.ndarray  # ROUTE (sequences, query heads)
     key_panels: np.ndarray  # PANEL (panels of keys,)
-    query_panels: np.ndarray  # PANEL (panels of queries,), empty but in two passes; so are the next two
-    key_pieces: np.ndarray  # PIECE (pieces,), empty where nothing is packed before
-    query_pieces: np.ndarray  # PIECE (pieces,)
+    query_panels: np.ndarray  # PANEL (panels of queries,), empty unless the backward takes two passes
+    key_pieces: np.ndarray  # PIECE (pieces,), empty if nothing is packed ahead
+    query_pieces: np.ndarray  # PIECE (pieces,), empty unless in two passes
     query_tasks: np.ndarray  # TASK (blocks of queries,)
-    key_tasks: np.ndarray  # TASK (blocks of keys,), empty but in two passes
+    key_tasks: np.ndarray  # TASK (blocks of keys,), empty unless in two passes
 
 
-# One call in numbers. Kernels take addresses and strides, so that neither layout nor read-only flags of the
-# arrays lead to another compilation. Strides are in bytes; an array that was not given has address 0.
-JOB = _record(
-    *("q", "q_batch", "q_head", "q_row"),  # address, and strides of batch, head and row; so below
-    *("k", "k_batch", "k_head", "k_row"),
-    *("v", "v_batch", "v_head", "v_row"),
-    *("out", "out_batch", "out_head", "out_row"),
-    *("lse", "lse_batch", "lse_head", "lse_row"),
-    *("dout", "dout_batch", "dout_head", "dout_row"),
-    *("dlse", "dlse_batch", "dlse_head", "dlse_row"),
-    *("dq", "dq_batch", "dq_head", "dq_row"),
-    *("dk", "dk_batch", "dk_head", "dk_row"),
-    *("dv", "dv_batch", "dv_head", "dv_row"),
+# An array of rows. Kernels take addresses and strides, so that another layout or read-only flag needs no
+# compilation.
+ARRAY = _record(
+    "address",  # 0: the array was not given
+    "batch",  # bytes from one entry of the batch to the next
+    "head",  # from one head to the next
+    "row",  # from one row to the next
+)
+
+# One call as numbers.
+NUMBERS = (
     "head_dim",  # numbers of a row
     "size",  # bytes of a number
     "lines",  # cache lines of a packed row
-    "group",  # query heads of a key head
-    "block",  # most rows of a block
+    "heads_per_key",  # query heads that read one key head
+    "block",  # most rows in a block
     "gather",  # 1: each tile copies the rows it needs
-    "local",  # 1: each task packs its sequence; with gather and local 0, all rows are packed first
-    "counters",  # address of what workers share, see packing.py
+    "local",  # 1: each task packs its own sequence; if both are 0, all rows are packed first
+    "counters",  # address of the shared counters, see packing.py
     "keys",  # address of the packed keys
     "values",  # and values
     "key_rows",  # packed rows of either
@@ -95,3 +95,4 @@ JOB = _record(
     "scratch",  # address of the first worker's scratch
     "scratch_bytes",  # of each worker's
 )
+JOB = np.dtype([*((name, ARRAY) for name in ARRAYS), *((name, np.int64) for name in NUMBERS)])

@@ -9,8 +9,8 @@ import numpy as np
 from primeattn.compiled.jit import part_njit
 from primeattn.compiled.simd import GROUP, LINE, view
 
-SLOTS = 128  # most slots of a tile: its scores are rescaled once
-SLOT_BYTES = 3 * 8 * SLOTS + LINE  # of one Slots
+SLOTS = 128  # most slots in a tile, whose scores are rescaled once
+SLOT_BYTES = 3 * 8 * SLOTS + LINE  # memory of one Slots
 
 
 class Slots(NamedTuple):
@@ -19,15 +19,15 @@ class Slots(NamedTuple):
     rows: np.ndarray
     low: np.ndarray
     high: np.ndarray
-    start: np.ndarray  # GROUP numbers: zeros that the scores of a group begin with, and spare
+    start: np.ndarray  # GROUP numbers: the zeros that a group's scores start from, and spare room
 
 
 @part_njit
-def make_slots(like, address):
-    """Room for the slots of a tile in ``SLOT_BYTES`` at an address, and numbers of the dtype of ``like``."""
+def make_slots(one, address):
+    """Slots of a tile in the ``SLOT_BYTES`` at an address; ``start`` has the dtype of ``one``."""
     integer, size = np.int64(1), 8 * SLOTS
     rows, low = view(address, SLOTS, integer), view(address + size, SLOTS, integer)
-    high, start = view(address + 2 * size, SLOTS, integer), view(address + 3 * size, GROUP, like)
+    high, start = view(address + 2 * size, SLOTS, integer), view(address + 3 * size, GROUP, one)
     return Slots(rows, low, high, start)
 
 
@@ -36,7 +36,7 @@ def _offset_slots(slots, offsets, begin, count, sign, base, panel_row, panel_cou
     """Slots for ``offsets[begin : begin + count]``: row r meets number base + r + sign * offset of a panel.
 
     The panel has ``panel_count`` rows from packed row ``panel_row`` on, with zero rows around it. Returns the
-    number of groups. Slots that fill up the last group exist for no row and read the zero rows at the start.
+    number of groups. Unused slots of the last group exist for no row and read the zero rows at the start.
     """
     groups = (count + GROUP - 1) // GROUP
     for u in range(groups * GROUP):
@@ -51,8 +51,8 @@ def _offset_slots(slots, offsets, begin, count, sign, base, panel_row, panel_cou
 
 
 @part_njit
-def _fixed_slots(slots, panel_row, first, count, n, reach, sign):
-    """Slots for ``count`` fixed rows of a panel from number ``first`` on, for the rows on their causal side.
+def _global_slots(slots, panel_row, first, count, n, reach, sign):
+    """Slots for ``count`` rows of a panel from number ``first`` on, the same for every row that may see them.
 
     Number t exists for r >= t - reach where sign is +1 (a key for later queries) and for r <= t - reach where
     it is -1 (a query for earlier keys). Returns the number of groups.
@@ -71,7 +71,7 @@ def _fixed_slots(slots, panel_row, first, count, n, reach, sign):
 
 @part_njit
 def _below(offsets, limit):
-    """How many of the sorted ``offsets`` are below ``limit``."""
+    """Number of the sorted ``offsets`` below ``limit``."""
     low, high = 0, offsets.size
     while low < high:
         middle = (low + high) // 2
@@ -83,37 +83,38 @@ def _below(offsets, limit):
 
 
 @part_njit
-def query_tile(slots, offsets, t, position, n, moving, fixed):
-    """Slots of tile t of the n queries from ``position`` on: (groups, step), no groups past the last tile.
+def query_tile(slots, offsets, t, position, n, key_panel, global_panel):
+    """Fill the slots of tile t of the n queries from ``position`` on; return (groups, step).
 
-    First come the tiles of offsets, which move through one panel, then those of the globals, the other one.
+    There are 0 groups past the last tile. Tiles of offsets, which move along with the query, come first; then
+    those of the globals.
     """
-    base = position - moving.first
-    begin = _below(offsets, base - moving.count + 1)
-    end = _below(offsets, base + n) if moving.count > 0 else begin
+    base = position - key_panel.first
+    begin = _below(offsets, base - key_panel.count + 1)
+    end = _below(offsets, base + n) if key_panel.count > 0 else begin
     tiles = (end - begin + SLOTS - 1) // SLOTS
     if t < tiles:
         begin += t * SLOTS
         count = min(SLOTS, end - begin)
-        return _offset_slots(slots, offsets, begin, count, -1, base, moving.row, moving.count, n), 1
+        return _offset_slots(slots, offsets, begin, count, -1, base, key_panel.row, key_panel.count, n), 1
     first = (t - tiles) * SLOTS
-    reach = position - fixed.first
-    count = min(SLOTS, min(fixed.count, reach + n) - first)
-    return _fixed_slots(slots, fixed.row, first, max(count, 0), n, reach, 1), 0
+    reach = position - global_panel.first
+    count = min(SLOTS, min(global_panel.count, reach + n) - first)
+    return _global_slots(slots, global_panel.row, first, max(count, 0), n, reach, 1), 0
 
 
 @part_njit
-def key_tile(slots, offsets, t, position, n, asking, moving):
-    """Slots of tile t of the n keys from ``position`` on: the queries that read them, (groups, step).
+def key_tile(slots, offsets, t, position, n, query_panel, by_offset):
+    """Fill the slots of tile t of the n keys from ``position`` on with their queries; return (groups, step).
 
-    Key j of a moving panel is read by the queries j + d, a global key by all queries from its own on.
+    With ``by_offset``, key j is read by the queries j + d; else it is global and read by all from j on.
     """
-    base = position - asking.first
-    if moving:
+    base = position - query_panel.first
+    if by_offset:
         begin = _below(offsets, 1 - base - n) + t * SLOTS
-        count = min(SLOTS, _below(offsets, asking.count - base) - begin)
-        groups = _offset_slots(slots, offsets, begin, max(count, 0), 1, base, asking.row, asking.count, n)
-        return groups, 1
+        count = min(SLOTS, _below(offsets, query_panel.count - base) - begin)
+        row, rows = query_panel.row, query_panel.count
+        return _offset_slots(slots, offsets, begin, max(count, 0), 1, base, row, rows, n), 1
     first = max(base, 0) + t * SLOTS
-    count = min(SLOTS, asking.count - first)
-    return _fixed_slots(slots, asking.row, first, max(count, 0), n, base, -1), 0
+    count = min(SLOTS, query_panel.count - first)
+    return _global_slots(slots, query_panel.row, first, max(count, 0), n, base, -1), 0

@@ -2,12 +2,12 @@
 
 Shapes. A tile has n <= block rows (queries, or keys in the transposed pass). Slot u of row r is the packed
 row ``slots.rows[u] + step * r``: with step 1 the slots are offsets, which move along with the row; with step
-0 they are fixed rows, the global columns. Slot u exists for the rows ``low[u] <= r < high[u]``. Scores lie as
-s[group][block][GROUP], so that a group of eight slots can be walked down the block while the rows it reads,
-n + (span of the group) of them, stay in the first-level cache.
+0 they are fixed, like global keys. Slot u exists for the rows ``low[u] <= r < high[u]``. Scores are stored as
+s[group][block][GROUP], so that the n + (span of the group) rows that a group of eight slots reads down the
+block stay in the first-level cache.
 
-Packed rows are *chunk-major*: the first four cache lines of all rows, then the next four, and so on; what is
-left at the end is a chunk of two lines, of one, or both. Columns beyond head_dim are zero.
+Packed rows are *chunk-major*: the first four cache lines of all rows, then the next four, and so on. The
+remaining lines form a chunk of two, of one, or both. Columns beyond head_dim are zero.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import numpy as np
 from primeattn.compiled.jit import part_njit
 from primeattn.compiled.simd import GROUP, LINE, axpy8, dot8, exp_times, row_exp, row_max, transpose8, view
 
-RUN = 4  # tiles that are summed before the sum is carried over: one chain through all would lose digits
-ZERO = np.int64(0)  # in calls: literal numbers would have the function compiled once more for each
+RUN = 4  # tiles that are summed before the sum is carried over: one long chain would lose digits
+ZERO = np.int64(0)  # for calls: each literal number would compile the function again
 
 
 class Packed(NamedTuple):
@@ -32,20 +32,60 @@ class Packed(NamedTuple):
 
 @part_njit
 def chunk_lines(lines, done):
-    """Width of the chunk that starts after ``done`` of ``lines`` cache lines: 4, 2 or 1."""
+    """Width of the chunk after ``done`` of ``lines`` cache lines: 4, 2 or 1."""
     left = lines - done
     return 4 if left >= 4 else (2 if left >= 2 else 1)
 
 
 @part_njit
 def chunk_address(packed, done, width, row):
-    """Address of a row's chunk of ``width`` lines that starts after ``done`` lines."""
+    """Address of a row's chunk of ``width`` lines after ``done`` lines."""
     return packed.address + (done * packed.rows + width * row) * LINE
 
 
 @part_njit
+def row_address(array, b, h, row):
+    """Address of a row of one of the caller's arrays; ``array`` is an ARRAY record."""
+    return array.address + b * array.batch + h * array.head + row * array.row
+
+
+@part_njit
+def copy_row(one, job, source, packed, row, factor):
+    """Pack ``factor`` times the head_dim numbers at an address, and zeros after them."""
+    end = source + job.head_dim * job.size
+    done = ZERO
+    while done < job.lines:
+        width = chunk_lines(job.lines, done)
+        target = view(chunk_address(packed, done, width, row), width * LINE // job.size, one)
+        given = min(width * LINE, end - source) // job.size
+        numbers = view(source, given, one)
+        for c in range(given):
+            target[c] = numbers[c] * factor
+        for c in range(given, target.size):
+            target[c] = 0
+        source += width * LINE
+        done += width
+
+
+@part_njit
+def write_row(one, job, packed, row, target, factor):
+    """Write ``factor`` times the first head_dim numbers of a packed row to an address."""
+    end = target + job.head_dim * job.size
+    done = ZERO
+    while done < job.lines:
+        width = chunk_lines(job.lines, done)
+        given = min(width * LINE, end - target) // job.size
+        source = view(chunk_address(packed, done, width, row), given, one)
+        numbers = view(target, given, one)
+        for c in range(given):
+            numbers[c] = source[c] * factor
+        target += width * LINE
+        done += width
+
+
+@part_njit
 def _eight(rows, first):
-    """A group's row numbers as a tuple: its length says how many products are computed."""
+    """A group's row numbers as a tuple, whose length sets the number of products."""
     return (
         rows[first],
         rows[first + 1],
@@ -60,13 +100,13 @@ def _eight(rows, first):
 
 @part_njit
 def _few(slots, g, step):
-    """Whether a group has at most two slots, fixed ones: of global columns there are often but a few."""
+    """Whether a group has at most two slots, both fixed: global keys are often few."""
     return step == 0 and slots.low[g * GROUP + 2] >= slots.high[g * GROUP + 2]
 
 
 @part_njit
 def group_bytes(job):
-    """Distance of a tile's groups; the extra line keeps a row's groups out of one set of the cache."""
+    """Bytes from one group of a tile to the next; the extra line spreads a row's groups over cache sets."""
     return job.block * GROUP * job.size + LINE
 
 
@@ -78,7 +118,7 @@ def tile_group(job, s, g):
 
 @part_njit
 def seen_rows(slots, g, n):
-    """The first row that any slot of a group exists for, and the one after the last."""
+    """Range of the rows for which any slot of a group exists: first, and one past the last."""
     low, high = n, 0
     for u in range(g * GROUP, (g + 1) * GROUP):
         if slots.low[u] < slots.high[u]:
@@ -87,8 +127,8 @@ def seen_rows(slots, g, n):
 
 
 @part_njit
-def dot_group(like, job, x, x_row, y, rows, step, target, low, high, start):
-    """Scores of a group for low <= r < high, added to the eight numbers at ``start``, or to what is there."""
+def dot_group(one, job, x, x_row, y, rows, step, target, low, high, start):
+    """Scores of a group for low <= r < high, added to the eight at ``start``, or to ``target`` if it is 0."""
     done = ZERO
     while done < job.lines:
         width = chunk_lines(job.lines, done)
@@ -98,19 +138,19 @@ def dot_group(like, job, x, x_row, y, rows, step, target, low, high, start):
         begun = done > 0 or start == 0
         old, stride = (new, GROUP * job.size) if begun else (start, ZERO)
         if width == 4:
-            dot8(4, like, xs, ys, rows, step * row, old, stride, new, count)
+            dot8(4, one, xs, ys, rows, step * row, old, stride, new, count)
         elif width == 2:
-            dot8(2, like, xs, ys, rows, step * row, old, stride, new, count)
+            dot8(2, one, xs, ys, rows, step * row, old, stride, new, count)
         else:
-            dot8(1, like, xs, ys, rows, step * row, old, stride, new, count)
+            dot8(1, one, xs, ys, rows, step * row, old, stride, new, count)
         done += width
 
 
 @part_njit
-def dots(like, job, x, x_row, y, slots, groups, step, s, n, onto):
-    """s[g, r, u] = x[x_row + r] · y[slot u of row r], where slots of the group exist for the row.
+def dots(one, job, x, x_row, y, slots, groups, step, s, n, onto):
+    """s[g, r, u] = x[x_row + r] · y[slot u of row r], for rows where a slot of the group exists.
 
-    With ``onto`` they are added to s.
+    With ``onto``, add to s instead.
     """
     slots.start[:] = 0
     start = ZERO if onto else np.int64(slots.start.ctypes.data)
@@ -120,19 +160,19 @@ def dots(like, job, x, x_row, y, slots, groups, step, s, n, onto):
         rows, first = slots.rows, g * GROUP
         if _few(slots, g, step):
             two = rows[first], rows[first + 1]
-            dot_group(like, job, x, x_row, y, two, step, target, low, high, start)
+            dot_group(one, job, x, x_row, y, two, step, target, low, high, start)
         else:
-            dot_group(like, job, x, x_row, y, _eight(rows, first), step, target, low, high, start)
+            dot_group(one, job, x, x_row, y, _eight(rows, first), step, target, low, high, start)
 
 
 @part_njit
-def axpy_group(like, job, x, x_row, y, rows, first, step, weights, low, high):
+def axpy_group(one, job, x, x_row, y, rows, first, step, weights, low, high):
     """x[x_row + r] += sum over u of weights[r, u] * y[rows[first + u] + step * r], for low <= r < high."""
-    _axpy_group(like, job, x, x_row, y, _eight(rows, first), step, weights, low, high)
+    _axpy_group(one, job, x, x_row, y, _eight(rows, first), step, weights, low, high)
 
 
 @part_njit
-def _axpy_group(like, job, x, x_row, y, rows, step, weights, low, high):
+def _axpy_group(one, job, x, x_row, y, rows, step, weights, low, high):
     weights += low * GROUP * job.size
     done = ZERO
     while done < job.lines:
@@ -140,59 +180,59 @@ def _axpy_group(like, job, x, x_row, y, rows, step, weights, low, high):
         ys, row = chunk_address(y, done, width, step * low), width * LINE
         xs, count = chunk_address(x, done, width, x_row + low), high - low
         if width == 4:
-            axpy8(4, like, xs, ys, rows, step * row, weights, count)
+            axpy8(4, one, xs, ys, rows, step * row, weights, count)
         elif width == 2:
-            axpy8(2, like, xs, ys, rows, step * row, weights, count)
+            axpy8(2, one, xs, ys, rows, step * row, weights, count)
         else:
-            axpy8(1, like, xs, ys, rows, step * row, weights, count)
+            axpy8(1, one, xs, ys, rows, step * row, weights, count)
         done += width
 
 
 @part_njit
-def axpys(like, job, x, x_row, y, slots, own, groups, step, s, n):
+def axpys(one, job, x, x_row, y, slots, spare, groups, step, s, n):
     """x[x_row + r] += sum over slots u of s[g, r, u] * y[slot u of row r].
 
-    Slots that do not exist for a row are not read: their weight is 0, but 0 * NaN is not. Only fixed slots
-    need that, next to the diagonal; moving ones meet zero rows. ``own`` is room for slots.
+    Slots that do not exist for a row must not be read: their weight is 0, but 0 * NaN is NaN. This concerns
+    only fixed slots near the diagonal; moving slots read zero rows there. ``spare`` is room for slots.
     """
     for g in range(groups):
         low, high = seen_rows(slots, g, n)
         weights, first, whole = tile_group(job, s, g), g * GROUP, low
-        if step == 0:  # rows from ``whole`` on see all slots but those that fill up the group
+        if step == 0:  # rows from ``whole`` on see all slots but the unused ones
             for u in range(first, first + GROUP):
                 if slots.low[u] < slots.high[u]:
                     whole = high if slots.high[u] < high else max(whole, slots.low[u])
         for r in range(low, whole):
             for u in range(GROUP):
                 seen = slots.low[first + u] <= r < slots.high[first + u]
-                own.rows[u] = slots.rows[first + u] if seen else 0
+                spare.rows[u] = slots.rows[first + u] if seen else 0
             at = weights + r * GROUP * job.size
-            axpy_group(like, job, x, x_row + r, y, own.rows, ZERO, ZERO, at, ZERO, ZERO + 1)
+            axpy_group(one, job, x, x_row + r, y, spare.rows, ZERO, ZERO, at, ZERO, ZERO + 1)
         if _few(slots, g, step):
             two = slots.rows[first], slots.rows[first + 1]
-            _axpy_group(like, job, x, x_row, y, two, step, weights, whole, high)
+            _axpy_group(one, job, x, x_row, y, two, step, weights, whole, high)
         else:
-            axpy_group(like, job, x, x_row, y, slots.rows, first, step, weights, whole, high)
+            axpy_group(one, job, x, x_row, y, slots.rows, first, step, weights, whole, high)
 
 
 @part_njit
-def zero_rows(like, job, packed, row, count):
+def zero_rows(one, job, packed, row, count):
     done = ZERO
     while done < job.lines:
         width = chunk_lines(job.lines, done)
-        view(chunk_address(packed, done, width, row), count * width * LINE // job.size, like)[:] = 0
+        view(chunk_address(packed, done, width, row), count * width * LINE // job.size, one)[:] = 0
         done += width
 
 
 @part_njit
-def add_rows(like, job, x, x_row, y, y_row, n):
+def add_rows(one, job, x, x_row, y, y_row, n):
     """x[x_row + r] += y[y_row + r], and y = 0."""
     done = ZERO
     while done < job.lines:
         width = chunk_lines(job.lines, done)
         size = n * width * LINE // job.size
-        total = view(chunk_address(x, done, width, x_row), size, like)
-        part = view(chunk_address(y, done, width, y_row), size, like)
+        total = view(chunk_address(x, done, width, x_row), size, one)
+        part = view(chunk_address(y, done, width, y_row), size, one)
         for c in range(size):
             total[c] += part[c]
             part[c] = 0
@@ -200,25 +240,25 @@ def add_rows(like, job, x, x_row, y, y_row, n):
 
 
 @part_njit
-def carry(like, job, total, x, n, first):
-    """total[r] += x[r] for n rows, and x = 0; ``first``: what is in ``total`` does not count."""
+def carry(one, job, total, x, n, first):
+    """total[r] += x[r] for n rows, and x = 0; with ``first``, total starts from 0."""
     if first:
-        zero_rows(like, job, total, ZERO, n)
-    add_rows(like, job, total, ZERO, x, ZERO, n)
+        zero_rows(one, job, total, ZERO, n)
+    add_rows(one, job, total, ZERO, x, ZERO, n)
 
 
 @part_njit
-def hide(like, job, slots, groups, s, n, value):
+def mask(one, job, slots, groups, s, n, value):
     """s = ``value`` where a slot does not exist for a row.
 
-    What was computed there may be NaN: rows that are read in place of it are 0, but 0 * NaN is not.
+    The computed score may be NaN there: the row read in its place is 0, but 0 * NaN is NaN.
     """
     for g in range(groups):
         low, high = seen_rows(slots, g, n)
         target = tile_group(job, s, g)
-        view(target, low * GROUP, like)[:] = value
-        view(target + high * GROUP * job.size, (n - high) * GROUP, like)[:] = value
-        scores = view(target, n * GROUP, like)
+        view(target, low * GROUP, one)[:] = value
+        view(target + high * GROUP * job.size, (n - high) * GROUP, one)[:] = value
+        scores = view(target, n * GROUP, one)
         for u in range(GROUP):
             first, last = slots.low[g * GROUP + u], slots.high[g * GROUP + u]
             if first >= last:
@@ -230,39 +270,39 @@ def hide(like, job, slots, groups, s, n, value):
 
 
 @part_njit
-def _scale_row(like, job, x, row, factor):
+def _scale_row(one, job, x, row, factor):
     done = ZERO
     while done < job.lines:
         width = chunk_lines(job.lines, done)
-        numbers = view(chunk_address(x, done, width, row), width * LINE // job.size, like)
+        numbers = view(chunk_address(x, done, width, row), width * LINE // job.size, one)
         for c in range(numbers.size):
             numbers[c] *= factor
         done += width
 
 
 @part_njit
-def softmax(like, job, out, maxima, sums, s, groups, n):
-    """One step of the online softmax: s <- exp(s - m) with the running maxima m; sums and out follow them.
+def softmax(one, job, out, maxima, sums, s, groups, n):
+    """One step of the online softmax: s <- exp(s - m) with the running maxima m; rescale sums and out to m.
 
-    ``maxima`` are the new ones in front and, ``block`` numbers behind, the old ones. They begin at the lowest
-    finite number, so that s - m is -inf for a hidden score of a row that has seen no other. They pass over
-    NaN and stay finite; the NaN reaches sums and out through exp.
+    ``maxima`` holds the new ones and, ``block`` numbers further on, the old ones. They begin at the lowest
+    finite number, so that s - m is -inf for a masked score in a row that has seen no other. They ignore NaN
+    and stay finite; the NaN reaches sums and out through exp.
     """
     stride, new, old = group_bytes(job), maxima[: job.block], maxima[job.block :]
-    row_max(like, s, stride, groups, np.int64(new.ctypes.data), n)
+    row_max(one, s, stride, groups, np.int64(new.ctypes.data), n)
     for r in range(n):
         if new[r] > old[r]:
             if sums[r] != 0:
                 factor = np.exp(old[r] - new[r])
                 sums[r] *= factor
-                _scale_row(like, job, out, r, factor)
+                _scale_row(one, job, out, r, factor)
             old[r] = new[r]
-    row_exp(like, s, stride, groups, np.int64(new.ctypes.data), np.int64(sums.ctypes.data), n)
+    row_exp(one, s, stride, groups, np.int64(new.ctypes.data), np.int64(sums.ctypes.data), n)
 
 
 @part_njit
-def carry_softmax(like, job, total, out, maxima, sums, n, first):
-    """``carry`` for ``softmax``: the total has sums of its own, behind the others, and maxima, behind all."""
+def carry_softmax(one, job, total, out, maxima, sums, n, first):
+    """``carry`` for ``softmax``: the sums and maxima of the total come last in ``sums`` and ``maxima``."""
     new, kept = maxima[: job.block], maxima[2 * job.block :]
     total_sums = sums[job.block :]
     for r in range(n):
@@ -271,23 +311,23 @@ def carry_softmax(like, job, total, out, maxima, sums, n, first):
         elif new[r] > kept[r] and total_sums[r] != 0:
             factor = np.exp(kept[r] - new[r])
             total_sums[r] *= factor
-            _scale_row(like, job, total, r, factor)
+            _scale_row(one, job, total, r, factor)
         kept[r] = new[r]
         total_sums[r] += sums[r]
         sums[r] = 0
-    carry(like, job, total, out, n, first)
+    carry(one, job, total, out, n, first)
 
 
 @part_njit
-def exp_product(like, job, s, t, groups, n, a, b, step):
+def exp_product(one, job, s, t, groups, n, a, b, step):
     """s <- exp(s + a), t <- exp(s + a) * (t + b) with one number per row at a and b, ``step`` bytes apart."""
     for g in range(groups):
-        exp_times(like, tile_group(job, s, g), tile_group(job, t, g), a, b, step, n)
+        exp_times(one, tile_group(job, s, g), tile_group(job, t, g), a, b, step, n)
 
 
 @part_njit
-def fill_by_slot(like, job, numbers, slots, groups, step, s, n):
-    """s[g, r, u] = the number, by packed row, of slot u of row r; up to the next multiple of eight rows."""
+def fill_by_slot(one, job, numbers, slots, groups, step, s, n):
+    """s[g, r, u] = the number of the packed row of slot u of row r, for n rows rounded up to whole eights."""
     for g in range(groups):
         target = tile_group(job, s, g)
         rows = slots.rows[g * GROUP : (g + 1) * GROUP]
@@ -304,10 +344,10 @@ def fill_by_slot(like, job, numbers, slots, groups, step, s, n):
         if step == 1:
             row = GROUP * job.size
             for r in range(0, n, GROUP):
-                transpose8(like, sources, r * job.size, target + r * row, row)
+                transpose8(one, sources, r * job.size, target + r * row, row)
         else:
-            tile = view(target, n * GROUP, like)
+            tile = view(target, n * GROUP, one)
             for u in range(GROUP):
-                number = view(sources[u], 1, like)[0]
+                number = view(sources[u], 1, one)[0]
                 for r in range(n):
                     tile[r * GROUP + u] = number

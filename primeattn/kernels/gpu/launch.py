@@ -31,8 +31,8 @@ __all__ = ["Launch", "run"]
 
 ALIGN = 256
 FORWARD = ("out", "lse", "q", "k", "v")  # arrays that the kernels take, in order
-BACKWARD_QUERIES = ("dq", "stats", "dout", "q", "k", "v", "out", "lse", "dlse")
-BACKWARD_KEYS = ("dk", "dv", "stats", "dout", "q", "k", "v")
+BACKWARD_QUERIES = ("dq", "lse_delta", "dout", "q", "k", "v", "out", "lse", "dlse")
+BACKWARD_KEYS = ("dk", "dv", "lse_delta", "dout", "q", "k", "v")
 STORAGE = {np.dtype(name): name for name in ("float64", "float32", "float16")} | {BFLOAT16: "bfloat16"}
 
 
@@ -40,7 +40,7 @@ class Launch(NamedTuple):
     """The kernels of a call, for arrays of one layout wherever they lie."""
 
     kernels: tuple  # (configured kernel, names of the arrays whose addresses it takes, the rest), in order
-    stats: int  # bytes of scratch memory
+    scratch: int  # bytes of memory for lse_delta
     where: tuple  # device, handle of the stream
 
     def run(self, at):
@@ -50,10 +50,10 @@ class Launch(NamedTuple):
 
     def run_again(self, at, workspace):
         """Launch once more, for arrays in the memory of the GPU; what they need has been checked."""
-        if not self.stats:
+        if not self.scratch:
             return self.run(at)
         with nullcontext() if workspace is None else workspace.guard():
-            at["stats"] = _address(_scratch(self.stats, workspace, *self.where))
+            at["lse_delta"] = _address(_scratch(self.scratch, workspace, *self.where))
             self.run(at)
 
 
@@ -85,10 +85,10 @@ def _forward(call):
 
 def _backward(call):
     lse, inputs = call.arrays["lse"], ("q", "k", "v", "dout", "out", "lse", "dlse")
-    stats = 2 * lse.size * lse.itemsize
-    with _resident(call, inputs, ("dq", "dk", "dv"), stats) as (at, strides, stream):
+    scratch = 2 * lse.size * lse.itemsize
+    with _resident(call, inputs, ("dq", "dk", "dv"), scratch) as (at, strides, stream):
         batch_rows, rows, number = lse.shape[1] * lse.shape[2], lse.shape[2], 2 * lse.itemsize
-        strides["stats"] = (batch_rows * number, rows * number, number)
+        strides["lse_delta"] = (batch_rows * number, rows * number, number)
         layout = _layout(call, at, strides)
         scale, wheel = _scale(layout, call), choose(call, layout)
         shape, kernels = (call.patterns, call.kv_heads, call.sequences, strides, layout), []
@@ -115,7 +115,7 @@ def _backward(call):
             plan = planning.make_plan(*shape, keys="columns")  # which all queries meet
         kernel = make_backward_keys(*layout, plan.threads, planning.CHUNK)
         add(kernel, plan.key_tiles, kv_heads, plan.threads, BACKWARD_KEYS, plan.tables)
-        launch = Launch(tuple(kernels), stats, _where(call))
+        launch = Launch(tuple(kernels), scratch, _where(call))
         launch.run(at)
     return launch
 
@@ -123,7 +123,7 @@ def _backward(call):
 def _layout(call, at, strides):
     q = call.arrays["q"]
     row_bytes = call.head_dim * q.itemsize
-    rows = [name for name in strides if name not in ("lse", "dlse", "stats")]
+    rows = [name for name in strides if name not in ("lse", "dlse", "lse_delta")]
     aligned = row_bytes % VECTOR_BYTES == 0 and all(
         at[name] % VECTOR_BYTES == 0 and all(stride % VECTOR_BYTES == 0 for stride in strides[name])
         for name in rows
@@ -137,8 +137,8 @@ def _scale(layout, call):
 
 
 @contextmanager
-def _resident(call, inputs, outputs, stats):
-    """Addresses and strides on the device by name, and the stream. ``stats`` bytes are scratch memory.
+def _resident(call, inputs, outputs, scratch):
+    """Addresses and strides on the device by name, and the stream. ``scratch`` bytes are for lse_delta.
 
     Inputs in the memory of the host are copied to the device before, and outputs back after.
     """
@@ -147,7 +147,7 @@ def _resident(call, inputs, outputs, stats):
     moved = {} if target.resident else arrays
     stream = cuda.external_stream(target.stream) if target.stream else 0
     with nullcontext() if call.workspace is None else call.workspace.guard():
-        memory = _memory({name: a.nbytes for name, a in moved.items()} | {"stats": stats}, call)
+        memory = _memory({name: a.nbytes for name, a in moved.items()} | {"lse_delta": scratch}, call)
         strides = {name: _strides(array, dense=name in moved) for name, array in arrays.items()}
         at = {name: array.ctypes.data for name, array in arrays.items()}
         at |= {name: _address(part) for name, part in memory.items()}

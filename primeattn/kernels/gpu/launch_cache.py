@@ -10,8 +10,6 @@ from __future__ import annotations
 import itertools
 from typing import NamedTuple
 
-import numpy as np
-
 from primeattn.checks import extent
 from primeattn.kernels.device_arrays import carried_streams, device_number, stream_handle
 from primeattn.workspace import Workspace
@@ -70,7 +68,7 @@ _known: dict[tuple, _Known] = {}
 
 def lookup(backward, given, options, device, stream, kernel, workspace) -> Entry | None:
     """Return the entry of a call whose arrays are all on the GPU, and whose options can be a key."""
-    if type(given["q"]) is np.ndarray or not (workspace is None or isinstance(workspace, Workspace)):
+    if not (workspace is None or isinstance(workspace, Workspace)):
         return None
     arrays, at, interfaces = [], {}, {}
     for name, array in given.items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import namedtuple
 from typing import NamedTuple
 
+import numba
 import numpy as np
 
 from primeattn.kernels import call as calls
@@ -16,8 +17,8 @@ from primeattn.kernels.gpu.device import device_function
 from primeattn.kernels.gpu.ptx import VECTOR_BYTES
 
 __all__ = [
-    "ARRAYS", "FIELDS", "HEAD", "KEPT_PLANS", "MAX_HEAD_DIM", "SEQUENCE", "Layout", "address", "check_limits",
-    "lay_out", "lower_bound",
+    "ARRAYS", "FIELDS", "KEPT_PLANS", "MAX_HEAD_DIM", "ROUTE", "SEQUENCE", "Layout", "Route", "address",
+    "check_limits", "lay_out", "lower_bound", "rows_from",
 ]  # fmt: skip
 
 KEPT_PLANS = 64
@@ -25,11 +26,12 @@ MAX_HEAD_DIM = 512
 MAX_HEADS = 65535  # of a grid
 MAX_POSITION = 2**31 - 2
 
-# An entry of a table has the numbers of a sequence, or of a query head.
-ARRAYS = (*calls.ARRAYS, "stats")
+# An entry of a table has the numbers of a sequence, or of the route of a query head.
+ARRAYS = (*calls.ARRAYS, "lse_delta")
 SEQUENCE = namedtuple("Sequence", calls.SEQUENCE.names)(*range(len(calls.SEQUENCE.names)))
-HEAD = namedtuple("Head", "begin count columns key_head")(*range(4))
-TABLES = ("group", "sequences", "heads", "query_tiles", "key_tiles")
+Route = namedtuple("Route", "begin count global_tokens key_head")
+ROUTE = Route(*range(4))
+TABLES = ("group", "sequences", "routes", "query_tiles", "key_tiles")
 FIELDS = namedtuple("Fields", TABLES + ARRAYS)(
     *range(len(TABLES)), *range(len(TABLES), len(TABLES) + 3 * len(ARRAYS), 3)
 )
@@ -81,6 +83,12 @@ def lay_out(strides, group, parts) -> tuple[np.ndarray, dict[str, int]]:
 def address(plan, base, field, batch, head, row, lane):
     """Address of a lane's part of a row of the array whose strides begin at ``field``."""
     return base + batch * plan[field] + head * plan[field + 1] + row * plan[field + 2] + lane * VECTOR_BYTES
+
+
+@device_function
+def rows_from(plan, base, field, batch, head, row, lane):
+    """Address of a lane's part of a row, and the bytes from it to that of the next row."""
+    return address(plan, base, field, batch, head, row, lane), numba.int32(plan[field + 2])
 
 
 @device_function

@@ -168,6 +168,7 @@ def test_nan_in_a_key_stays_in_the_rows_that_attend_it(rng, monkeypatch):
     assert np.array_equal(np.isnan(out[0, 0]).any(axis=1), met)
 
 
+@pytest.mark.slow
 def test_repeats_bit_for_bit_in_any_order_of_threads(rng, monkeypatch):
     q, k, v, dout = inputs(rng, 2, 1, 75, 75, 32)
     results = []
@@ -196,6 +197,7 @@ def is_right(rng, monkeypatch, barrier=None, **options):
     return all(relative(a, b) < 2**-9 for a, b in zip(got, oracle(*arrays, PRIMES), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("barrier", BARRIERS, ids=lambda barrier: f"{Path(barrier[0]).stem}:{barrier[1]}")
 def test_no_barrier_can_be_left_out(barrier, rng, monkeypatch):
     """In some order of threads the result is wrong without it."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import numba
 from numba import cuda
 
 from primeattn.kernels.gpu.device import compiled, device_function
+from primeattn.kernels.gpu.gather.place import KEYS, QUERIES, make_find_place, route_of
 from primeattn.kernels.gpu.gather.rows import make_rows
-from primeattn.kernels.gpu.gather.walk import make_walk, place
+from primeattn.kernels.gpu.gather.walk import make_walk
 from primeattn.kernels.gpu.ptx import row_address
-from primeattn.kernels.gpu.tables import FIELDS, HEAD, SEQUENCE, address
+from primeattn.kernels.gpu.tables import FIELDS, address, rows_from
 
 __all__ = ["KEYS_UNROLL", "UNROLL", "make_backward_keys", "make_backward_queries"]
 
@@ -58,7 +58,7 @@ def _make_key_fold(lanes_rows, checked):
 
     @device_function
     def fold(context, rows, lane):
-        key, value, dk, dv, q, q_stride, dout, dout_stride, stats, stats_stride = context
+        key, value, dk, dv, q, q_stride, dout, dout_stride, lse_delta, lse_delta_stride = context
         queries = cuda.local.array(size, number)
         douts = cuda.local.array(size, number)
         for u in range(KEYS_UNROLL):
@@ -68,7 +68,7 @@ def _make_key_fold(lanes_rows, checked):
                 douts, u * dims, row_address(dout, max(rows[u], 0) if checked else rows[u], dout_stride), lane
             )
         for u in range(KEYS_UNROLL):
-            at = row_address(stats, max(rows[u], 0) if checked else rows[u], stats_stride)
+            at = row_address(lse_delta, max(rows[u], 0) if checked else rows[u], lse_delta_stride)
             p = exp(dot(key, queries, u * dims) - load_number(at))
             ds = p * (dot(value, douts, u * dims) - load_number(at + number_bytes))
             for d in range(dims):
@@ -84,13 +84,14 @@ def _make_join(lanes_rows, threads):
     size = dims * threads
 
     @device_function
-    def join(row, thread, splits, split):
+    def join(row, place):
+        thread = place.thread
         shared = cuda.shared.array(size, number)
         cuda.syncthreads()  # all have read what was there
         for d in range(dims):
             shared[d * threads + thread] = row[d]
         cuda.syncthreads()
-        for s in range(1, splits if split == 0 else 1):
+        for s in range(1, place.splits if place.split == 0 else 1):
             for d in range(dims):
                 row[d] += shared[d * threads + thread + s * lanes]
 
@@ -101,68 +102,53 @@ def _make_join(lanes_rows, threads):
 def make_backward_queries(storage, head_dim, aligned, threads, chunk):
     """Kernel of dq; it also writes what the kernel of dk and dv needs to know of each query.
 
-    ``kernel[(tiles, heads), threads](dq, stats, dout, q, k, v, out, lse, dlse, plan, scale)``; ``stats`` has
-    two numbers per query, lse in units of ``rows.unit`` and delta; ``dlse`` may be 0 for none.
+    ``kernel[(tiles, heads), threads](dq, lse_delta, dout, q, k, v, out, lse, dlse, plan, scale)``;
+    ``lse_delta`` has two numbers per query, lse in units of ``rows.unit`` and delta; ``dlse`` may be 0 for
+    none.
     """
     lanes_rows = make_rows(storage, head_dim, aligned)
     lanes, dims, number = lanes_rows.lanes, lanes_rows.dims, lanes_rows.number
     load, store, dot = lanes_rows.load, lanes_rows.store, lanes_rows.dot
     load_number, store_number = lanes_rows.load_number, lanes_rows.store_number
     fold, fold_checked = _make_query_fold(lanes_rows, False), _make_query_fold(lanes_rows, True)
-    walk, walk_columns = make_walk(threads, chunk, UNROLL, fold, fold_checked, 1)
+    find_place = make_find_place(lanes, FIELDS.query_tiles, QUERIES, KEYS)
+    walk, walk_global_tokens = make_walk(threads, chunk, UNROLL, fold, fold_checked, 1)
     join = _make_join(lanes_rows, threads)
     unit, number_bytes = lanes_rows.unit, number.bitwidth // 8
 
-    def backward_queries(dq, stats, dout, q, k, v, out, lse, dlse, plan, scale):
-        thread, head = cuda.threadIdx.x, cuda.blockIdx.y
-        lane, group = thread % lanes, thread // lanes
-        sequence, first_row, last_row, shift = place(plan, FIELDS.query_tiles)
-        splits = 1 << shift
-        split, row = group & (splits - 1), first_row + (group >> shift)
-        idle = row > last_row
-        row = min(row, last_row)  # a group without a row repeats the last one
-        batch, q_start = plan[sequence + SEQUENCE.batch], plan[sequence + SEQUENCE.q_start]
-        n_k, k_start = plan[sequence + SEQUENCE.n_k], plan[sequence + SEQUENCE.k_start]
-        q_row, k_row = plan[sequence + SEQUENCE.q_row] + row, plan[sequence + SEQUENCE.k_row]
-        entry = plan[FIELDS.heads] + len(HEAD) * head
-        begin, count = plan[entry + HEAD.begin], plan[entry + HEAD.count]
-        columns, key_head = plan[entry + HEAD.columns], plan[entry + HEAD.key_head]
-
-        first, last = q_start + first_row, q_start + last_row
-        here, end = q_start + row, k_start + n_k
+    def backward_queries(dq, lse_delta, dout, q, k, v, out, lse, dlse, plan, scale):
+        place, head = find_place(plan), cuda.blockIdx.y
+        batch, row, lane = place.batch, place.row, place.lane
+        route = route_of(plan, head)
 
         query = cuda.local.array(dims, number)
         dout_row = cuda.local.array(dims, number)
         acc = cuda.local.array(dims, number)
-        load(acc, 0, address(plan, out, FIELDS.out, batch, head, q_row, lane), lane)
-        load(dout_row, 0, address(plan, dout, FIELDS.dout, batch, head, q_row, lane), lane)
-        load(query, 0, address(plan, q, FIELDS.q, batch, head, q_row, lane), lane)
-        lse_row = number(unit) * load_number(address(plan, lse, FIELDS.lse, batch, head, q_row, 0))
+        load(acc, 0, address(plan, out, FIELDS.out, batch, head, row, lane), lane)
+        load(dout_row, 0, address(plan, dout, FIELDS.dout, batch, head, row, lane), lane)
+        load(query, 0, address(plan, q, FIELDS.q, batch, head, row, lane), lane)
+        lse_row = number(unit) * load_number(address(plan, lse, FIELDS.lse, batch, head, row, 0))
         delta = dot(dout_row, acc, 0)
         if dlse != 0:
-            delta -= load_number(address(plan, dlse, FIELDS.dlse, batch, head, q_row, 0))
+            delta -= load_number(address(plan, dlse, FIELDS.dlse, batch, head, row, 0))
         for d in range(dims):
             query[d] *= scale
             acc[d] = number(0)
 
-        if n_k > 0:
-            k_stride, v_stride = numba.int32(plan[FIELDS.k + 2]), numba.int32(plan[FIELDS.v + 2])
-            k = address(plan, k, FIELDS.k, batch, key_head, k_row, lane)
-            v = address(plan, v, FIELDS.v, batch, key_head, k_row, lane)
+        if place.end > place.begin:
+            k, k_stride = rows_from(plan, k, FIELDS.k, batch, route.key_head, place.other_row, lane)
+            v, v_stride = rows_from(plan, v, FIELDS.v, batch, route.key_head, place.other_row, lane)
             context = (query, dout_row, acc, lse_row, delta, k, k_stride, v, v_stride)
-            walk_columns(context, here, k_start, min(columns, min(end, last + 1)), splits, split, lane)
-            low = max(k_start, columns)
-            walk(
-                context, plan, begin, count, False, here, first, last, low, end, k_start, splits, split, lane
-            )
+            walk_global_tokens(context, place, route.global_tokens)
+            walk(context, plan, place, route, max(place.begin, route.global_tokens), False)
 
-        if splits > 1:
-            join(acc, thread, splits, split)
-        if split == 0 and not idle:
+        if place.splits > 1:
+            join(acc, place)
+        if place.writes:
             factor = scale * number(1 / unit)
-            store(address(plan, dq, FIELDS.dq, batch, head, q_row, lane), acc, factor, lane)
+            store(address(plan, dq, FIELDS.dq, batch, head, row, lane), acc, factor, lane)
             if lane == 0:
-                at = address(plan, stats, FIELDS.stats, batch, head, q_row, 0)
+                at = address(plan, lse_delta, FIELDS.lse_delta, batch, head, row, 0)
                 store_number(at, lse_row)
                 store_number(at + number_bytes, delta)
 
@@ -173,69 +159,53 @@ def make_backward_queries(storage, head_dim, aligned, threads, chunk):
 def make_backward_keys(storage, head_dim, aligned, threads, chunk):
     """Kernel of dk and dv, which sums over the query heads that share a key head.
 
-    ``kernel[(tiles, key heads), threads](dk, dv, stats, dout, q, k, v, plan, scale)``. A tile with a key that
-    all queries attend in one of the heads has no other key.
+    ``kernel[(tiles, key heads), threads](dk, dv, lse_delta, dout, q, k, v, plan, scale)``. A tile with a key
+    that is a global token for one of the heads has no other key.
     """
     lanes_rows = make_rows(storage, head_dim, aligned)
     lanes, dims, number = lanes_rows.lanes, lanes_rows.dims, lanes_rows.number
     load, store = lanes_rows.load, lanes_rows.store
     fold, fold_checked = _make_key_fold(lanes_rows, False), _make_key_fold(lanes_rows, True)
+    find_place = make_find_place(lanes, FIELDS.key_tiles, KEYS, QUERIES)
     walk, _ = make_walk(threads, chunk, KEYS_UNROLL, fold, fold_checked, -1)
     join = _make_join(lanes_rows, threads)
     unit = lanes_rows.unit
 
-    def backward_keys(dk, dv, stats, dout, q, k, v, plan, scale):
-        thread, key_head = cuda.threadIdx.x, cuda.blockIdx.y
-        lane, group = thread % lanes, thread // lanes
-        sequence, first_row, last_row, shift = place(plan, FIELDS.key_tiles)
-        splits = 1 << shift
-        split, row = group & (splits - 1), first_row + (group >> shift)
-        idle = row > last_row
-        row = min(row, last_row)  # a group without a row repeats the last one
-        batch, k_start = plan[sequence + SEQUENCE.batch], plan[sequence + SEQUENCE.k_start]
-        n_q, q_start = plan[sequence + SEQUENCE.n_q], plan[sequence + SEQUENCE.q_start]
-        q_row, k_row = plan[sequence + SEQUENCE.q_row], plan[sequence + SEQUENCE.k_row] + row
-
-        first, last = k_start + first_row, k_start + last_row
-        here, end = k_start + row, q_start + n_q
+    def backward_keys(dk, dv, lse_delta, dout, q, k, v, plan, scale):
+        place, key_head = find_place(plan), cuda.blockIdx.y
+        batch, row, q_row, lane = place.batch, place.row, place.other_row, place.lane
 
         key = cuda.local.array(dims, number)
         value = cuda.local.array(dims, number)
         dk_row = cuda.local.array(dims, number)
         dv_row = cuda.local.array(dims, number)
-        load(key, 0, address(plan, k, FIELDS.k, batch, key_head, k_row, lane), lane)
-        load(value, 0, address(plan, v, FIELDS.v, batch, key_head, k_row, lane), lane)
+        load(key, 0, address(plan, k, FIELDS.k, batch, key_head, row, lane), lane)
+        load(value, 0, address(plan, v, FIELDS.v, batch, key_head, row, lane), lane)
         for d in range(dims):
             key[d] *= scale
             dk_row[d], dv_row[d] = number(0), number(0)
 
-        if n_q > 0:
-            q_stride, dout_stride = numba.int32(plan[FIELDS.q + 2]), numba.int32(plan[FIELDS.dout + 2])
-            stats_stride = numba.int32(plan[FIELDS.stats + 2])
+        if place.end > place.begin:
             for head in range(key_head * plan[FIELDS.group], (key_head + 1) * plan[FIELDS.group]):
-                entry = plan[FIELDS.heads] + len(HEAD) * head
-                begin, count = plan[entry + HEAD.begin], plan[entry + HEAD.count]
-                every = first < plan[entry + HEAD.columns]
-                q_head = address(plan, q, FIELDS.q, batch, head, q_row, lane)
-                dout_head = address(plan, dout, FIELDS.dout, batch, head, q_row, lane)
-                stats_head = address(plan, stats, FIELDS.stats, batch, head, q_row, 0)
+                route = route_of(plan, head)
+                q_head, q_stride = rows_from(plan, q, FIELDS.q, batch, head, q_row, lane)
+                dout_head, dout_stride = rows_from(plan, dout, FIELDS.dout, batch, head, q_row, lane)
+                lse_delta_head, lse_delta_stride = rows_from(
+                    plan, lse_delta, FIELDS.lse_delta, batch, head, q_row, 0
+                )
                 context = (
                     key, value, dk_row, dv_row,
-                    q_head, q_stride, dout_head, dout_stride, stats_head, stats_stride,
+                    q_head, q_stride, dout_head, dout_stride, lse_delta_head, lse_delta_stride,
                 )  # fmt: skip
-                if every:
-                    count = end - first
-                walk(
-                    context, plan, begin, count, every, -here, -last, -first, 1 - end, 1 - q_start, q_start,
-                    splits, split, lane,
-                )  # fmt: skip
+                is_global = place.first < route.global_tokens
+                walk(context, plan, place, route, place.begin, is_global)
 
-        if splits > 1:
-            join(dk_row, thread, splits, split)
-            join(dv_row, thread, splits, split)
-        if split == 0 and not idle:
+        if place.splits > 1:
+            join(dk_row, place)
+            join(dv_row, place)
+        if place.writes:
             factor = scale * number(1 / unit)
-            store(address(plan, dk, FIELDS.dk, batch, key_head, k_row, lane), dk_row, factor, lane)
-            store(address(plan, dv, FIELDS.dv, batch, key_head, k_row, lane), dv_row, number(1), lane)
+            store(address(plan, dk, FIELDS.dk, batch, key_head, row, lane), dk_row, factor, lane)
+            store(address(plan, dv, FIELDS.dv, batch, key_head, row, lane), dv_row, number(1), lane)
 
     return compiled(threads, 1)(backward_keys)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
-import numba
 from numba import cuda
 
 from primeattn.kernels.gpu.device import compiled, device_function
+from primeattn.kernels.gpu.gather.place import KEYS, QUERIES, make_find_place, route_of
 from primeattn.kernels.gpu.gather.rows import make_rows
-from primeattn.kernels.gpu.gather.walk import make_walk, place
+from primeattn.kernels.gpu.gather.walk import make_walk
 from primeattn.kernels.gpu.ptx import row_address
-from primeattn.kernels.gpu.tables import FIELDS, HEAD, SEQUENCE, address
+from primeattn.kernels.gpu.tables import FIELDS, address, rows_from
 
 __all__ = ["UNROLL", "make_forward"]
 
@@ -70,57 +70,42 @@ def make_forward(storage, head_dim, aligned, threads, chunk):
     lanes, dims, number, exp = lanes_rows.lanes, lanes_rows.dims, lanes_rows.number, lanes_rows.exp
     load, store, store_number = lanes_rows.load, lanes_rows.store, lanes_rows.store_number
     fold, fold_checked = _make_fold(lanes_rows, False), _make_fold(lanes_rows, True)
-    walk, walk_columns = make_walk(threads, chunk, UNROLL, fold, fold_checked, 1)
+    find_place = make_find_place(lanes, FIELDS.query_tiles, QUERIES, KEYS)
+    walk, walk_global_tokens = make_walk(threads, chunk, UNROLL, fold, fold_checked, 1)
     natural = 1 / lanes_rows.unit
     shared_size = (dims + 2) * threads
 
     def forward(out, lse, q, k, v, plan, scale):
-        thread, head = cuda.threadIdx.x, cuda.blockIdx.y
-        lane, group = thread % lanes, thread // lanes
-        sequence, first_row, last_row, shift = place(plan, FIELDS.query_tiles)
-        splits = 1 << shift
-        split, row = group & (splits - 1), first_row + (group >> shift)
-        idle = row > last_row
-        row = min(row, last_row)  # a group without a row repeats the last one
-        batch, q_start = plan[sequence + SEQUENCE.batch], plan[sequence + SEQUENCE.q_start]
-        n_k, k_start = plan[sequence + SEQUENCE.n_k], plan[sequence + SEQUENCE.k_start]
-        q_row, k_row = plan[sequence + SEQUENCE.q_row] + row, plan[sequence + SEQUENCE.k_row]
-        entry = plan[FIELDS.heads] + len(HEAD) * head
-        begin, count = plan[entry + HEAD.begin], plan[entry + HEAD.count]
-        columns, key_head = plan[entry + HEAD.columns], plan[entry + HEAD.key_head]
-
-        first, last = q_start + first_row, q_start + last_row
-        here, end = q_start + row, k_start + n_k
+        place, head = find_place(plan), cuda.blockIdx.y
+        batch, row, lane = place.batch, place.row, place.lane
+        route = route_of(plan, head)
 
         query = cuda.local.array(dims, number)
         acc = cuda.local.array(dims, number)
         state = cuda.local.array(2, number)  # largest score and sum of weights so far
-        load(query, 0, address(plan, q, FIELDS.q, batch, head, q_row, lane), lane)
+        load(query, 0, address(plan, q, FIELDS.q, batch, head, row, lane), lane)
         for d in range(dims):
             query[d] *= scale
             acc[d] = number(0)
         state[0], state[1] = number(-math.inf), number(0)
 
-        if n_k > 0:
-            # All keys before ``columns`` are attended; offsets lead to the others.
-            k_stride, v_stride = numba.int32(plan[FIELDS.k + 2]), numba.int32(plan[FIELDS.v + 2])
-            k = address(plan, k, FIELDS.k, batch, key_head, k_row, lane)
-            v = address(plan, v, FIELDS.v, batch, key_head, k_row, lane)
+        if place.end > place.begin:
+            # All keys before ``global_tokens`` are attended; offsets lead to the others.
+            k, k_stride = rows_from(plan, k, FIELDS.k, batch, route.key_head, place.other_row, lane)
+            v, v_stride = rows_from(plan, v, FIELDS.v, batch, route.key_head, place.other_row, lane)
             context = (query, acc, state, k, k_stride, v, v_stride)
-            walk_columns(context, here, k_start, min(columns, min(end, last + 1)), splits, split, lane)
-            low = max(k_start, columns)
-            walk(
-                context, plan, begin, count, False, here, first, last, low, end, k_start, splits, split, lane
-            )
+            walk_global_tokens(context, place, route.global_tokens)
+            walk(context, plan, place, route, max(place.begin, route.global_tokens), False)
 
-        if splits > 1:
+        if place.splits > 1:
+            thread = place.thread
             shared = cuda.shared.array(shared_size, number)
             for d in range(dims):
                 shared[d * threads + thread] = acc[d]
             shared[dims * threads + thread] = state[0]
             shared[(dims + 1) * threads + thread] = state[1]
             cuda.syncthreads()
-            for s in range(1, splits if split == 0 else 1):
+            for s in range(1, place.splits if place.split == 0 else 1):
                 other = thread + s * lanes
                 top = max(state[0], shared[dims * threads + other])
                 base = top if top > number(-math.inf) else number(0)
@@ -130,12 +115,12 @@ def make_forward(storage, head_dim, aligned, threads, chunk):
                 state[1] = mine * state[1] + theirs * shared[(dims + 1) * threads + other]
                 state[0] = top
 
-        if split == 0 and not idle:
+        if place.writes:
             empty = state[1] == number(0)
             factor = number(1) if empty else number(1) / state[1]
-            store(address(plan, out, FIELDS.out, batch, head, q_row, lane), acc, factor, lane)
+            store(address(plan, out, FIELDS.out, batch, head, row, lane), acc, factor, lane)
             if lse != 0 and lane == 0:
                 value = number(-math.inf) if empty else state[0] * number(natural) + math.log(state[1])
-                store_number(address(plan, lse, FIELDS.lse, batch, head, q_row, 0), value)
+                store_number(address(plan, lse, FIELDS.lse, batch, head, row, 0), value)
 
     return compiled(threads, 1)(forward)

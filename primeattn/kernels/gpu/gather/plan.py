@@ -15,7 +15,7 @@ from primeattn.kernels.gpu import device
 from primeattn.kernels.gpu.gather import backward, forward
 from primeattn.kernels.gpu.gather.rows import make_rows
 from primeattn.kernels.gpu.memory import upload
-from primeattn.kernels.gpu.tables import HEAD, KEPT_PLANS, MAX_HEAD_DIM, Layout, lay_out
+from primeattn.kernels.gpu.tables import KEPT_PLANS, MAX_HEAD_DIM, ROUTE, Layout, lay_out
 
 __all__ = ["Plan", "make_plan", "threads_of"]
 
@@ -50,9 +50,8 @@ def _build(patterns, kv_heads, sequences, strides, layout, keys, where) -> Plan:
     threads = threads_of(layout)
     groups, heads = threads // rows.lanes, len(patterns)
 
-    reach = int((sequences["q_start"] + sequences["n_q"]).max(initial=0))
     distinct = list(dict.fromkeys(patterns))
-    runs = [pattern.offsets(reach) for pattern in distinct]
+    runs = [pattern.offsets_between(*call.reach(sequences)) for pattern in distinct]
     reads = max(run.size + pattern.global_tokens for run, pattern in zip(runs, distinct, strict=True))
 
     shift = _splits(sequences["n_q"], heads, groups, reads, forward.UNROLL)
@@ -71,23 +70,23 @@ def _build(patterns, kv_heads, sequences, strides, layout, keys, where) -> Plan:
 
     sizes = [run.size for run in runs]
     begins = np.cumsum([0, *sizes])
-    entries = [
-        (*item, pattern.global_tokens) for *item, pattern in zip(begins, sizes, distinct, strict=False)
-    ]
-    entries = np.array([entries[distinct.index(pattern)] for pattern in patterns])
-    entries = np.column_stack([entries, np.arange(heads) * kv_heads // heads])
+    routes = np.zeros((heads, len(ROUTE)), np.int64)
+    for route, pattern in zip(routes, patterns, strict=True):
+        which = distinct.index(pattern)
+        route[:3] = begins[which], sizes[which], pattern.global_tokens
+    routes[:, ROUTE.key_head] = np.arange(heads) * kv_heads // heads
     tables, at = lay_out(
         strides,
         heads // kv_heads,
         {
             "sequences": sequences.view(np.int64),
-            "heads": entries,
+            "routes": routes,
             "query_tiles": query_tiles,
             "key_tiles": key_tiles,
             "offsets": np.concatenate(runs),
         },
     )
-    tables[at["heads"] :][: entries.size : len(HEAD)] += at["offsets"]
+    tables[at["routes"] :][: routes.size : len(ROUTE)] += at["offsets"]
     return Plan(upload(tables), layout, threads, len(query_tiles), len(key_tiles))
 
 

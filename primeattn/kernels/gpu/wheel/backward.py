@@ -18,10 +18,23 @@ from numba import cuda
 
 from primeattn.kernels.gpu.device import compiled, device_function
 from primeattn.kernels.gpu.ptx import exp2, row_address, scalar_access
-from primeattn.kernels.gpu.tables import FIELDS, SEQUENCE, address, lower_bound
+from primeattn.kernels.gpu.tables import FIELDS, SEQUENCE, address
 from primeattn.kernels.gpu.wheel import tensor
-from primeattn.kernels.gpu.wheel.fragments import TILE, WHEEL_HEAD, make_fragments
-from primeattn.kernels.gpu.wheel.walk import STATS_BYTES, make_walk_keys, make_walk_queries
+from primeattn.kernels.gpu.wheel.fragments import make_fragments
+from primeattn.kernels.gpu.wheel.place import (
+    find_keys,
+    find_place,
+    find_queries,
+    keys_of_head,
+    queries_of_head,
+)
+from primeattn.kernels.gpu.wheel.walk import (
+    LSE_DELTA_BYTES,
+    make_walk_key_tiles,
+    make_walk_query_tiles,
+    make_walk_single_keys,
+    make_walk_single_queries,
+)
 
 __all__ = ["make_wheel_keys", "make_wheel_queries"]
 
@@ -31,15 +44,15 @@ def _make_meet_key(fragments):
     dot, scale_add = fragments.dot, fragments.scale_add
 
     @device_function
-    def meet(context, j0, j1):
-        """Keys of rows j0 and j1; where one is negative there is none, and the query's own is read."""
-        words, douts, acc, stats, k, k_stride, v, v_stride, i0, i1, scale = context
+    def meet(context, n, j0, j1):
+        """Keys at positions j0 and j1; where one is negative there is none, and the query's own is read."""
+        words, douts, acc, lse_delta, k, k_stride, v, v_stride, i0, i1, scale = context
         for half in range(2):
             j, i = (j1, i1) if half else (j0, i0)
             row = numba.int32(j if j >= 0 else i)
             at = row_address(k, row, k_stride)
-            p = exp2(scale * dot(words, half, at) - stats[half])
-            ds = p * (dot(douts, half, row_address(v, row, v_stride)) - stats[2 + half])
+            p = exp2(scale * dot(words, half, at) - lse_delta[half])
+            ds = p * (dot(douts, half, row_address(v, row, v_stride)) - lse_delta[2 + half])
             scale_add(acc, half, numba.float32(1), ds if j >= 0 else numba.float32(0), at)
 
     return meet
@@ -52,97 +65,101 @@ def _make_attend_keys(fragments, storage, columns):
 
     @device_function
     def attend(context, mask, here):
-        words, douts, acc, stats, scale, keys, transposed, values = context
-        keys, values = numba.int32(keys + here), numba.int32(values + here)
-        transposed = numba.int32(transposed + here)
+        words, douts, acc, lse_delta, scale, keys_at, keys_transposed_at, values_at = context
+        keys_at, values_at = numba.int32(keys_at + here), numba.int32(values_at + here)
+        keys_transposed_at = numba.int32(keys_transposed_at + here)
         ds = cuda.local.array(8, numba.float32)
         for part in range(columns // 16):
-            s, dp = product(words, keys, part), product(douts, values, part)
+            s, dp = product(words, keys_at, part), product(douts, values_at, part)
             for n in range(2):
                 bit = columns - 1 - 16 * part - 8 * n
                 for half in range(2):
                     bits = mask[half * parts + bit // 32]
                     for e in range(2):
                         i = 4 * n + 2 * half + e
-                        d = exp2(s[i] * scale - stats[half]) * (dp[i] - stats[2 + half])
+                        d = exp2(s[i] * scale - lse_delta[half]) * (dp[i] - lse_delta[2 + half])
                         ds[i] = d if bits & numba.uint32(1 << bit % 32 - e) else numba.float32(0)
             a0, a1, a2, a3 = pack(ds[0], ds[1]), pack(ds[2], ds[3]), pack(ds[4], ds[5]), pack(ds[6], ds[7])
-            accumulate(acc, a0, a1, a2, a3, transposed, part)
+            accumulate(acc, a0, a1, a2, a3, keys_transposed_at, part)
 
     return attend
+
+
+def make_find_lse_delta():
+    """Device function that finds lse and delta of a query, for itself and for the kernel of dk and dv."""
+    load_number, store_number = scalar_access("float32")
+    log2e = math.log2(math.e)
+
+    @device_function
+    def find_lse_delta(found, half, delta, plan, lse_delta, lse, dlse, batch, head, row, writes):
+        """To ``found`` at half and 2 + half; ``delta`` is without ``dlse`` yet."""
+        if dlse != 0:
+            delta -= load_number(address(plan, dlse, FIELDS.dlse, batch, head, row, 0))
+        at = address(plan, lse, FIELDS.lse, batch, head, row, 0)
+        found[half], found[2 + half] = numba.float32(log2e) * load_number(at), delta
+        if writes:
+            at = address(plan, lse_delta, FIELDS.lse_delta, batch, head, row, 0)
+            store_number(at, found[half])
+            store_number(at + LSE_DELTA_BYTES // 2, delta)
+
+    return find_lse_delta
 
 
 @lru_cache
 def make_wheel_queries(storage, head_dim, warps, columns):
     """Kernel of dq; it also writes what the kernel of dk and dv needs to know of each query.
 
-    ``kernel[(blocks, heads), 32 * warps](dq, stats, dout, q, k, v, out, lse, dlse, plan, bits, wheel,
-    scale)``: as in the forward; ``stats`` has two numbers per query, ``dlse`` may be 0 for none.
+    ``kernel[(blocks, heads), 32 * warps](dq, lse_delta, dout, q, k, v, out, lse, dlse, plan, bitmasks, wheel,
+    scale)``: as in the forward; ``lse_delta`` has two numbers per query, ``dlse`` may be 0 for none.
     """
     fragments = make_fragments(storage, head_dim, warps, columns)
     load, store, dot, buffer = fragments.load, fragments.store, fragments.dot, fragments.buffer
-    place_queries, keys_of_head = fragments.place_queries, fragments.keys_of_head
-    lane_place, lane_place_transposed = fragments.place, fragments.place_transposed
-    meet = _make_meet_key(fragments)
-    walk = make_walk_keys(fragments, columns, _make_attend_keys(fragments, storage, columns))
+    tile_at, tile_at_transposed = fragments.tile_at, fragments.tile_at_transposed
+    find_lse_delta = make_find_lse_delta()
+    walk_singles = make_walk_single_keys(16 * warps, _make_meet_key(fragments))
+    walk_tiles = make_walk_key_tiles(fragments, columns, _make_attend_keys(fragments, storage, columns))
     copy_words = 4 * buffer // 4 + 4
     size, numbers, shared_address = fragments.size, head_dim // 2, tensor.shared_address
-    load_number, store_number = scalar_access("float32")
-    log2e, ln2 = math.log2(math.e), math.log(2)
+    ln2 = math.log(2)
 
-    def wheel_queries(dq, stats, dout, q, k, v, out, lse, dlse, plan, bits, wheel, scale):
-        thread, head = cuda.threadIdx.x, cuda.blockIdx.y
-        warp, lane = thread >> 5, thread & 31
-        g, c = lane >> 2, lane & 3
-        tile = plan[FIELDS.query_tiles] + len(TILE) * cuda.blockIdx.x
-        residue, first = plan[tile + TILE.residue], plan[tile + TILE.first]
-        sequence, batch, q_row, before, last, x0, x1 = place_queries(plan, wheel, 16 * warp + g)
-        i0, i1 = min(max(x0, before), last), min(max(x1, before), last)
-        entry, leading, k, v, k_stride, v_stride = keys_of_head(plan, k, v, sequence, head)
+    def wheel_queries(dq, lse_delta, dout, q, k, v, out, lse, dlse, plan, bitmasks, wheel, scale):
+        place, head = find_place(plan, FIELDS.query_tiles, cuda.threadIdx.x >> 5), cuda.blockIdx.y
+        queries, c = find_queries(plan, wheel, place.row), place.c
+        batch, i0, i1 = queries.batch, queries.i0, queries.i1
+        keys = keys_of_head(plan, k, v, queries.sequence, head)
 
         words = cuda.local.array(size, numba.uint32)
         douts = cuda.local.array(size, numba.uint32)
         acc = cuda.local.array(numbers, numba.float32)
-        known = cuda.local.array(4, numba.float32)  # lse, delta: of row g at 0 and 2
+        found = cuda.local.array(4, numba.float32)  # lse, delta: of row g at 0 and 2
         for half in range(2):
-            i, x = (i1, x1) if half else (i0, x0)
-            row = q_row + i
+            i, x = (i1, queries.x1) if half else (i0, queries.x0)
+            row = queries.row + i
             load(words, half, address(plan, q, FIELDS.q, batch, head, row, 0) + 4 * c)
             load(douts, half, address(plan, dout, FIELDS.dout, batch, head, row, 0) + 4 * c)
             delta = dot(douts, half, address(plan, out, FIELDS.out, batch, head, row, 0) + 4 * c)
-            if dlse != 0:
-                delta -= load_number(address(plan, dlse, FIELDS.dlse, batch, head, row, 0))
-            at = address(plan, lse, FIELDS.lse, batch, head, row, 0)
-            known[half], known[2 + half] = numba.float32(log2e) * load_number(at), delta
-            if i == x and c == 0:
-                at = address(plan, stats, FIELDS.stats, batch, head, row, 0)
-                store_number(at, known[half])
-                store_number(at + STATS_BYTES // 2, delta)
+            writes = i == x and c == 0
+            find_lse_delta(found, half, delta, plan, lse_delta, lse, dlse, batch, head, row, writes)
         for i in range(numbers):
             acc[i] = numba.float32(0)
 
-        latest = min(residue + (first + 16 * warps - 1) * wheel, last)
-        context = (words, douts, acc, known, k + 4 * c, k_stride, v + 4 * c, v_stride, i0, i1, scale)
-        for j in range(min(leading, latest + 1)):
-            meet(context, j if j <= i0 else -1, j if j <= i1 else -1)
-        begin = plan[entry + WHEEL_HEAD.begin]
-        for i in range(lower_bound(plan, begin, plan[entry + WHEEL_HEAD.count], latest + 1)):
-            j0, j1 = i0 - plan[begin + i], i1 - plan[begin + i]
-            meet(context, j0 if j0 >= leading else -1, j1 if j1 >= leading else -1)
+        context = (
+            words, douts, acc, found, keys.k + 4 * c, keys.k_stride, keys.v + 4 * c, keys.v_stride, i0, i1,
+            scale,
+        )  # fmt: skip
+        walk_singles(context, plan, wheel, place, queries, keys)
 
-        place = shared_address(cuda.shared.array(copy_words, numba.uint32))
-        keys, transposed = lane_place(place, lane), lane_place_transposed(place, lane)
-        lag = numba.int32(16 * warp + g - 2 * c)  # of this thread's window
-        context = words, douts, acc, known, scale, keys, transposed, numba.int32(keys + buffer)
-        origin, modulus, leading = numba.int32(first * wheel), numba.int32(wheel), numba.int32(leading)
-        rows = k, k_stride, v, v_stride
-        walk(context, place, lag, rows, plan, bits, entry, residue, origin, modulus, leading, last)
+        shared_at = shared_address(cuda.shared.array(copy_words, numba.uint32))
+        keys_at, transposed_at = tile_at(shared_at, place.lane), tile_at_transposed(shared_at, place.lane)
+        context = words, douts, acc, found, scale, keys_at, transposed_at, numba.int32(keys_at + buffer)
+        lag = numba.int32(place.row - 2 * c)  # of this thread's window
+        walk_tiles(context, shared_at, lag, plan, bitmasks, wheel, place, keys, queries.last)
 
-        _, batch, q_row, before, last, x0, x1 = place_queries(plan, wheel, 16 * warp + g)
+        queries = find_queries(plan, wheel, place.row)
         for half in range(2):
-            x = x1 if half else x0
-            if before <= x <= last:
-                at = address(plan, dq, FIELDS.dq, batch, head, q_row + x, 0) + 4 * c
+            x = queries.x1 if half else queries.x0
+            if queries.first <= x <= queries.last:
+                at = address(plan, dq, FIELDS.dq, queries.batch, head, queries.row + x, 0) + 4 * c
                 store(acc, half, scale * numba.float32(ln2), at)
 
     return compiled(48 * warps, 1)(wheel_queries)  # with 12 warps to count with, registers are 168
@@ -154,16 +171,16 @@ def _make_meet_query(fragments):
     load_number, _ = scalar_access("float32")
 
     @device_function
-    def meet(context, own, i0, i1):
-        """Queries at positions i0 and i1; where one is negative there is none, and ``own`` is read."""
-        words, values, dk, dv, q, q_stride, dout, dout_stride, stats, stats_stride, scale = context
+    def meet(context, n, nearest, i0, i1):
+        """Queries at positions i0 and i1; where one is negative there is none, and ``nearest`` is read."""
+        words, values, dk, dv, q, q_stride, dout, dout_stride, lse_delta, lse_delta_stride, scale = context
         for half in range(2):
             i = i1 if half else i0
-            row = numba.int32(i if i >= 0 else own)
-            known = row_address(stats, row, stats_stride)
+            row = numba.int32(i if i >= 0 else nearest)
+            at = row_address(lse_delta, row, lse_delta_stride)
             query, dout_row = row_address(q, row, q_stride), row_address(dout, row, dout_stride)
-            p = exp2(scale * dot(words, half, query) - load_number(known))
-            ds = p * (dot(values, half, dout_row) - load_number(known + STATS_BYTES // 2))
+            p = exp2(scale * dot(words, half, query) - load_number(at))
+            ds = p * (dot(values, half, dout_row) - load_number(at + LSE_DELTA_BYTES // 2))
             none = numba.float32(0)
             scale_add(dk, half, numba.float32(1), ds if i >= 0 else none, query)
             scale_add(dv, half, numba.float32(1), p if i >= 0 else none, dout_row)
@@ -178,18 +195,21 @@ def _make_attend_queries(fragments, storage, columns):
 
     @device_function
     def attend(context, mask, here):
-        words, values, dk, dv, scale, queries, transposed, stats = context
-        queries, transposed = numba.int32(queries + here), numba.int32(transposed + here)
-        douts, douts_transposed = numba.int32(queries + buffer), numba.int32(transposed + buffer)
-        stats = numba.int32(stats + here)
+        words, values, dk, dv, scale, queries_at, queries_transposed_at, lse_delta_at = context
+        queries_at = numba.int32(queries_at + here)
+        queries_transposed_at = numba.int32(queries_transposed_at + here)
+        douts_at = numba.int32(queries_at + buffer)
+        douts_transposed_at = numba.int32(queries_transposed_at + buffer)
+        lse_delta_at = numba.int32(lse_delta_at + here)
         p = cuda.local.array(4, numba.uint32)
         ds = cuda.local.array(4, numba.uint32)
         none = numba.float32(0)
         for part in range(columns // 16):
-            s, dp = product(words, queries, part), product(values, douts, part)
+            s, dp = product(words, queries_at, part), product(values, douts_at, part)
             for n in range(2):
                 bit = 16 * part + 8 * n
-                lse0, delta0, lse1, delta1 = load_shared_numbers(numba.int32(stats + bit * STATS_BYTES))
+                at = numba.int32(lse_delta_at + bit * LSE_DELTA_BYTES)
+                lse0, delta0, lse1, delta1 = load_shared_numbers(at)
                 word = bit // 32 if parts > 1 else 0  # a constant, even where the loop is not unrolled
                 for half in range(2):
                     bits, i = mask[(1 - half) * parts + word], 4 * n + 2 * half
@@ -197,8 +217,8 @@ def _make_attend_queries(fragments, storage, columns):
                     p1 = exp2(s[i + 1] * scale - lse1) if bits & numba.uint32(2 << bit % 32) else none
                     p[2 * n + half] = pack(p0, p1)
                     ds[2 * n + half] = pack(p0 * (dp[i] - delta0), p1 * (dp[i + 1] - delta1))
-            accumulate(dv, p[0], p[1], p[2], p[3], douts_transposed, part)
-            accumulate(dk, ds[0], ds[1], ds[2], ds[3], transposed, part)
+            accumulate(dv, p[0], p[1], p[2], p[3], douts_transposed_at, part)
+            accumulate(dk, ds[0], ds[1], ds[2], ds[3], queries_transposed_at, part)
 
     return attend
 
@@ -207,76 +227,57 @@ def _make_attend_queries(fragments, storage, columns):
 def make_wheel_keys(storage, head_dim, warps, columns):
     """Kernel of dk and dv, which sums over the query heads that share a key head.
 
-    ``kernel[(blocks, key heads), 32 * warps](dk, dv, stats, dout, q, k, v, plan, bits, wheel, global_tokens,
-    scale)``. Keys before position ``global_tokens`` are not written.
+    ``kernel[(blocks, key heads), 32 * warps](dk, dv, lse_delta, dout, q, k, v, plan, bitmasks, wheel,
+    global_tokens, scale)``. Keys before position ``global_tokens`` are not written.
     """
     fragments = make_fragments(storage, head_dim, warps, columns)
     load, store, buffer = fragments.load, fragments.store, fragments.buffer
-    place_keys, queries_of_head = fragments.place_keys, fragments.queries_of_head
-    lane_place, lane_place_transposed = fragments.place, fragments.place_transposed
-    meet = _make_meet_query(fragments)
-    walk = make_walk_queries(fragments, columns, _make_attend_queries(fragments, storage, columns))
-    copy_words = 2 * (2 * buffer + columns * STATS_BYTES) // 4 + 4
+    tile_at, tile_at_transposed = fragments.tile_at, fragments.tile_at_transposed
+    walk_singles = make_walk_single_queries(_make_meet_query(fragments))
+    walk_tiles = make_walk_query_tiles(fragments, columns, _make_attend_queries(fragments, storage, columns))
+    copy_words = 2 * (2 * buffer + columns * LSE_DELTA_BYTES) // 4 + 4
     size, numbers, shared_address = fragments.size, head_dim // 2, tensor.shared_address
     ln2 = math.log(2)
 
-    def wheel_keys(dk, dv, stats, dout, q, k, v, plan, bits, wheel, global_tokens, scale):
-        thread, key_head = cuda.threadIdx.x, cuda.blockIdx.y
-        warp, lane = thread >> 5, thread & 31
-        g, c = lane >> 2, lane & 3
-        tile = plan[FIELDS.key_tiles] + len(TILE) * cuda.blockIdx.x
-        residue, first = plan[tile + TILE.residue], plan[tile + TILE.first]
-        sequence, batch, k_row, end, x0, x1 = place_keys(plan, wheel, 16 * warp + g)
-        j0, j1 = min(x0, numba.int32(end - 1)), min(x1, numba.int32(end - 1))
+    def wheel_keys(dk, dv, lse_delta, dout, q, k, v, plan, bitmasks, wheel, global_tokens, scale):
+        place, key_head = find_place(plan, FIELDS.key_tiles, cuda.threadIdx.x >> 5), cuda.blockIdx.y
+        keys, c = find_keys(plan, wheel, place.row), place.c
 
         words = cuda.local.array(size, numba.uint32)
         values = cuda.local.array(size, numba.uint32)
         dk_acc = cuda.local.array(numbers, numba.float32)
         dv_acc = cuda.local.array(numbers, numba.float32)
         for half in range(2):
-            row = k_row + (j1 if half else j0)
-            load(words, half, address(plan, k, FIELDS.k, batch, key_head, row, 0) + 4 * c)
-            load(values, half, address(plan, v, FIELDS.v, batch, key_head, row, 0) + 4 * c)
+            row = keys.row + (keys.j1 if half else keys.j0)
+            load(words, half, address(plan, k, FIELDS.k, keys.batch, key_head, row, 0) + 4 * c)
+            load(values, half, address(plan, v, FIELDS.v, keys.batch, key_head, row, 0) + 4 * c)
         for i in range(numbers):
             dk_acc[i], dv_acc[i] = numba.float32(0), numba.float32(0)
 
-        place = shared_address(cuda.shared.array(copy_words, numba.uint32))
-        queries, transposed = lane_place(place, lane), lane_place_transposed(place, lane)
-        lag = numba.int32(23 - 16 * warp - g + 2 * c)  # of this thread's window
-        origin, modulus = numba.int32(first * wheel), numba.int32(wheel)
+        shared_at = shared_address(cuda.shared.array(copy_words, numba.uint32))
+        queries_at, transposed_at = tile_at(shared_at, place.lane), tile_at_transposed(shared_at, place.lane)
         for head in range(key_head * plan[FIELDS.group], (key_head + 1) * plan[FIELDS.group]):
             # What only one head needs is read again for each, not kept in registers that the tiles need.
-            sequence, batch, _, end, x0, x1 = place_keys(plan, wheel, 16 * warp + g)
-            j0, j1 = min(x0, numba.int32(end - 1)), min(x1, numba.int32(end - 1))
-            before, last, rows = queries_of_head(plan, q, dout, stats, sequence, batch, head)
-            q_head, q_stride, dout_head, dout_stride, stats_head, stats_stride = rows
-            entry, own = plan[FIELDS.heads] + len(WHEEL_HEAD) * head, min(max(j0, before), last)
+            keys = find_keys(plan, wheel, place.row)
+            queries = queries_of_head(plan, q, dout, lse_delta, keys.sequence, keys.batch, head)
             context = (
-                words, values, dk_acc, dv_acc,
-                q_head + 4 * c, q_stride, dout_head + 4 * c, dout_stride, stats_head, stats_stride, scale,
+                words, values, dk_acc, dv_acc, queries.q + 4 * c, queries.q_stride, queries.dout + 4 * c,
+                queries.dout_stride, queries.lse_delta, queries.lse_delta_stride, scale,
             )  # fmt: skip
-            begin = plan[entry + WHEEL_HEAD.begin]
-            for i in range(plan[entry + WHEEL_HEAD.count]):
-                i0, i1 = j0 + plan[begin + i], j1 + plan[begin + i]
-                meet(
-                    context,
-                    own,
-                    i0 if before <= i0 and i0 <= last else -1,
-                    i1 if before <= i1 and i1 <= last else -1,
-                )
+            walk_singles(context, plan, keys, queries)
+            lse_delta_at = numba.int32(shared_at + 2 * buffer + 2 * c * LSE_DELTA_BYTES)
+            context = words, values, dk_acc, dv_acc, scale, queries_at, transposed_at, lse_delta_at
+            lag = numba.int32(23 - place.row + 2 * c)  # of this thread's window
+            walk_tiles(context, shared_at, lag, plan, bitmasks, wheel, place, queries)
 
-            stats_place = numba.int32(place + 2 * buffer + 2 * c * STATS_BYTES)
-            context = words, values, dk_acc, dv_acc, scale, queries, transposed, stats_place
-            walk(context, place, lag, rows, plan, bits, entry, residue, origin, modulus, before, last)
-
-        sequence, batch, k_row, end, x0, x1 = place_keys(plan, wheel, 16 * warp + g)
-        low = global_tokens - plan[sequence + SEQUENCE.k_start]
+        keys = find_keys(plan, wheel, place.row)
+        low = global_tokens - plan[keys.sequence + SEQUENCE.k_start]
         for half in range(2):
-            x = x1 if half else x0
-            if low <= x < end:
-                at = address(plan, dk, FIELDS.dk, batch, key_head, k_row + x, 0) + 4 * c
+            x = keys.x1 if half else keys.x0
+            if low <= x < keys.end:
+                at = address(plan, dk, FIELDS.dk, keys.batch, key_head, keys.row + x, 0) + 4 * c
                 store(dk_acc, half, scale * numba.float32(ln2), at)
-                at = address(plan, dv, FIELDS.dv, batch, key_head, k_row + x, 0) + 4 * c
+                at = address(plan, dv, FIELDS.dv, keys.batch, key_head, keys.row + x, 0) + 4 * c
                 store(dv_acc, half, numba.float32(1), at)
 
     return compiled(48 * warps, 1)(wheel_keys)

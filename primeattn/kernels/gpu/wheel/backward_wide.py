@@ -19,10 +19,24 @@ from numba import cuda
 
 from primeattn.kernels.gpu.device import compiled, device_function
 from primeattn.kernels.gpu.ptx import exp2, row_address, scalar_access
-from primeattn.kernels.gpu.tables import FIELDS, SEQUENCE, address, lower_bound
+from primeattn.kernels.gpu.tables import FIELDS, SEQUENCE, address
 from primeattn.kernels.gpu.wheel import tensor
-from primeattn.kernels.gpu.wheel.fragments import TILE, WHEEL_HEAD, make_fragments
-from primeattn.kernels.gpu.wheel.walk import STATS_BYTES, make_walk_keys, make_walk_queries
+from primeattn.kernels.gpu.wheel.backward import make_find_lse_delta
+from primeattn.kernels.gpu.wheel.fragments import make_fragments
+from primeattn.kernels.gpu.wheel.place import (
+    find_keys,
+    find_place,
+    find_queries,
+    keys_of_head,
+    queries_of_head,
+)
+from primeattn.kernels.gpu.wheel.walk import (
+    LSE_DELTA_BYTES,
+    make_walk_key_tiles,
+    make_walk_query_tiles,
+    make_walk_single_keys,
+    make_walk_single_queries,
+)
 
 __all__ = ["make_wide_keys", "make_wide_queries"]
 
@@ -38,12 +52,12 @@ def _make_meet_key(fragments, plane):
 
     @device_function
     def meet(context, n, j0, j1):
-        """Keys of rows j0 and j1, the nth; where one is negative there is none: the query's own is read."""
-        own, acc, stats, role, shared, near, near_stride, part, part_stride, i0, i1, scale = context
+        """Keys at positions j0 and j1; where one is negative there is none, and the query's own is read."""
+        own, acc, lse_delta, role, plane_at, near, near_stride, part, part_stride, i0, i1, scale = context
         row0, row1 = numba.int32(j0 if j0 >= 0 else i0), numba.int32(j1 if j1 >= 0 else i1)
         near0 = dot(own, 0, row_address(near, row0, near_stride))
         near1 = dot(own, 1, row_address(near, row1, near_stride))
-        at = numba.int32(shared + 2 * (n & 1) * plane)
+        at = numba.int32(plane_at + 2 * (n & 1) * plane)
         store_numbers(numba.int32(at + role * plane), near0, near1, near0, near1)
         cuda.syncthreads()  # the other warp has its product; what it had before this one, all have read
         far = load_numbers(numba.int32(at + (1 - role) * plane))
@@ -51,7 +65,7 @@ def _make_meet_key(fragments, plane):
             s, dp = near1 if half else near0, far[half]
             if role:
                 s, dp = dp, s
-            ds = exp2(scale * s - stats[half]) * (dp - stats[2 + half])
+            ds = exp2(scale * s - lse_delta[half]) * (dp - lse_delta[2 + half])
             weight = ds if (j1 if half else j0) >= 0 else numba.float32(0)
             row = row1 if half else row0
             scale_add(acc, half, numba.float32(1), weight, row_address(part, row, part_stride))
@@ -68,11 +82,11 @@ def _make_attend_keys(fragments, storage, columns, plane):
 
     @device_function
     def attend(context, mask, here):
-        own, acc, stats, role, scale, tile, transposed, shared = context
-        tile, transposed = numba.int32(tile + here), numba.int32(transposed + here)
+        own, acc, lse_delta, role, scale, tile_at, transposed_at, plane_at = context
+        tile_at, transposed_at = numba.int32(tile_at + here), numba.int32(transposed_at + here)
         s = cuda.local.array(size, numba.float32)  # or dP
         for part in range(columns // 16):
-            found = product(own, tile, part)
+            found = product(own, tile_at, part)
             for i in range(8):
                 s[8 * part + i] = found[i]
         if role == 0:
@@ -81,26 +95,26 @@ def _make_attend_keys(fragments, storage, columns, plane):
                 bit = columns - 1 - 2 * i
                 one, two = numba.uint32(1 << bit % 32), numba.uint32(1 << bit % 32 - 1)
                 upper, lower = mask[bit // 32], mask[parts + bit // 32]
-                p0 = exp2(s[i] * scale - stats[0]) if upper & one else none
-                p1 = exp2(s[i + 1] * scale - stats[0]) if upper & two else none
-                p2 = exp2(s[i + 2] * scale - stats[1]) if lower & one else none
-                p3 = exp2(s[i + 3] * scale - stats[1]) if lower & two else none
-                store_numbers(numba.int32(shared + i // 4 * plane), p0, p1, p2, p3)
+                p0 = exp2(s[i] * scale - lse_delta[0]) if upper & one else none
+                p1 = exp2(s[i + 1] * scale - lse_delta[0]) if upper & two else none
+                p2 = exp2(s[i + 2] * scale - lse_delta[1]) if lower & one else none
+                p3 = exp2(s[i + 3] * scale - lse_delta[1]) if lower & two else none
+                store_numbers(numba.int32(plane_at + i // 4 * plane), p0, p1, p2, p3)
         cuda.syncthreads()  # P has been written
         if role == 1:
             for part in range(columns // 16):
                 i = 8 * part
-                p = load_numbers(numba.int32(shared + 2 * part * plane))
-                w0 = pack(p[0] * (s[i] - stats[2]), p[1] * (s[i + 1] - stats[2]))
-                w1 = pack(p[2] * (s[i + 2] - stats[3]), p[3] * (s[i + 3] - stats[3]))
-                p = load_numbers(numba.int32(shared + (2 * part + 1) * plane))
-                w2 = pack(p[0] * (s[i + 4] - stats[2]), p[1] * (s[i + 5] - stats[2]))
-                w3 = pack(p[2] * (s[i + 6] - stats[3]), p[3] * (s[i + 7] - stats[3]))
-                store_words(numba.int32(shared + part * plane), w0, w1, w2, w3)
+                p = load_numbers(numba.int32(plane_at + 2 * part * plane))
+                w0 = pack(p[0] * (s[i] - lse_delta[2]), p[1] * (s[i + 1] - lse_delta[2]))
+                w1 = pack(p[2] * (s[i + 2] - lse_delta[3]), p[3] * (s[i + 3] - lse_delta[3]))
+                p = load_numbers(numba.int32(plane_at + (2 * part + 1) * plane))
+                w2 = pack(p[0] * (s[i + 4] - lse_delta[2]), p[1] * (s[i + 5] - lse_delta[2]))
+                w3 = pack(p[2] * (s[i + 6] - lse_delta[3]), p[3] * (s[i + 7] - lse_delta[3]))
+                store_words(numba.int32(plane_at + part * plane), w0, w1, w2, w3)
         cuda.syncthreads()  # dS has been written
         for part in range(columns // 16):
-            w = load_words(numba.int32(shared + part * plane))
-            accumulate(acc, w[0], w[1], w[2], w[3], transposed, part)
+            w = load_words(numba.int32(plane_at + part * plane))
+            accumulate(acc, w[0], w[1], w[2], w[3], transposed_at, part)
 
     return attend
 
@@ -113,76 +127,59 @@ def make_wide_queries(storage, head_dim, groups, columns):
     """
     fragments = make_fragments(storage, head_dim, 2 * groups, columns, summed=head_dim // 2)
     load, store, dot_rows, buffer = fragments.load, fragments.store, fragments.dot_rows, fragments.buffer
-    place_queries, keys_of_head = fragments.place_queries, fragments.keys_of_head
-    lane_place, lane_place_transposed = fragments.place, fragments.place_transposed
-    plane = PLANE_BYTES * groups
-    meet = _make_meet_key(fragments, plane)
-    walk = make_walk_keys(fragments, columns, _make_attend_keys(fragments, storage, columns, plane))
+    tile_at, tile_at_transposed = fragments.tile_at, fragments.tile_at_transposed
+    plane, find_lse_delta = PLANE_BYTES * groups, make_find_lse_delta()
+    walk_singles = make_walk_single_keys(16 * groups, _make_meet_key(fragments, plane))
+    attend = _make_attend_keys(fragments, storage, columns, plane)
+    walk_tiles = make_walk_key_tiles(fragments, columns, attend)
     copy_words = (4 * buffer + 4 * plane) // 4 + 4
     size, numbers, shared_address = fragments.size, head_dim // 4, tensor.shared_address
-    load_number, store_number = scalar_access("float32")
-    log2e, ln2 = math.log2(math.e), math.log(2)
+    ln2 = math.log(2)
 
-    def wide_queries(dq, stats, dout, q, k, v, out, lse, dlse, plan, bits, wheel, scale):
-        thread, head = cuda.threadIdx.x, cuda.blockIdx.y
-        role = 1 if thread >= 32 * groups else 0
-        warp, lane = (thread >> 5) - groups * role, thread & 31
-        g, c = lane >> 2, lane & 3
-        tile = plan[FIELDS.query_tiles] + len(TILE) * cuda.blockIdx.x
-        residue, first = plan[tile + TILE.residue], plan[tile + TILE.first]
-        sequence, batch, q_row, before, last, x0, x1 = place_queries(plan, wheel, 16 * warp + g)
-        i0, i1 = min(max(x0, before), last), min(max(x1, before), last)
-        entry, leading, k, v, k_stride, v_stride = keys_of_head(plan, k, v, sequence, head)
+    def wide_queries(dq, lse_delta, dout, q, k, v, out, lse, dlse, plan, bitmasks, wheel, scale):
+        role = 1 if cuda.threadIdx.x >= 32 * groups else 0
+        warp, head = (cuda.threadIdx.x >> 5) - groups * role, cuda.blockIdx.y
+        place = find_place(plan, FIELDS.query_tiles, warp)
+        queries, c = find_queries(plan, wheel, place.row), place.c
+        batch, i0, i1 = queries.batch, queries.i0, queries.i1
+        keys = keys_of_head(plan, k, v, queries.sequence, head)
 
         own = cuda.local.array(size, numba.uint32)
         acc = cuda.local.array(numbers, numba.float32)
-        known = cuda.local.array(4, numba.float32)  # lse, delta: of row g at 0 and 2
+        found = cuda.local.array(4, numba.float32)  # lse, delta: of row g at 0 and 2
         for half in range(2):
-            i, x = (i1, x1) if half else (i0, x0)
-            row = q_row + i
+            i, x = (i1, queries.x1) if half else (i0, queries.x0)
+            row = queries.row + i
             query = address(plan, q, FIELDS.q, batch, head, row, 0) + 4 * c
             gradient = address(plan, dout, FIELDS.dout, batch, head, row, 0) + 4 * c
             delta = dot_rows(gradient, address(plan, out, FIELDS.out, batch, head, row, 0) + 4 * c)
             load(own, half, gradient if role else query)
-            if dlse != 0:
-                delta -= load_number(address(plan, dlse, FIELDS.dlse, batch, head, row, 0))
-            at = address(plan, lse, FIELDS.lse, batch, head, row, 0)
-            known[half], known[2 + half] = numba.float32(log2e) * load_number(at), delta
-            if i == x and c == 0 and role == 0:
-                at = address(plan, stats, FIELDS.stats, batch, head, row, 0)
-                store_number(at, known[half])
-                store_number(at + STATS_BYTES // 2, delta)
+            writes = i == x and c == 0 and role == 0
+            find_lse_delta(found, half, delta, plan, lse_delta, lse, dlse, batch, head, row, writes)
         for i in range(numbers):
             acc[i] = numba.float32(0)
 
-        place = shared_address(cuda.shared.array(copy_words, numba.uint32))
-        shared = numba.int32(place + 4 * buffer + (32 * warp + lane) * 16)
-        latest = min(residue + (first + 16 * groups - 1) * wheel, last)
+        shared_at = shared_address(cuda.shared.array(copy_words, numba.uint32))
+        plane_at = numba.int32(shared_at + 4 * buffer + (32 * warp + place.lane) * 16)
+        near = (keys.v if role else keys.k) + 4 * c
+        near_stride = keys.v_stride if role else keys.k_stride
         context = (
-            own, acc, known, role, shared, (v if role else k) + 4 * c, v_stride if role else k_stride,
-            k + 4 * c + role * head_dim, k_stride, i0, i1, scale,
+            own, acc, found, role, plane_at, near, near_stride,
+            keys.k + 4 * c + role * head_dim, keys.k_stride, i0, i1, scale,
         )  # fmt: skip
-        met = min(leading, latest + 1)
-        for j in range(met):
-            meet(context, j, j if j <= i0 else -1, j if j <= i1 else -1)
-        begin = plan[entry + WHEEL_HEAD.begin]
-        for i in range(lower_bound(plan, begin, plan[entry + WHEEL_HEAD.count], latest + 1)):
-            j0, j1 = i0 - plan[begin + i], i1 - plan[begin + i]
-            meet(context, met + i, j0 if j0 >= leading else -1, j1 if j1 >= leading else -1)
+        walk_singles(context, plan, wheel, place, queries, keys)
 
-        mine = numba.int32(lane_place(place, lane) + role * buffer)
-        transposed = numba.int32(lane_place_transposed(place, lane) + role * head_dim)
-        lag = numba.int32(16 * warp + g - 2 * c)  # of this thread's window
-        context = own, acc, known, role, scale, mine, transposed, shared
-        origin, modulus, leading = numba.int32(first * wheel), numba.int32(wheel), numba.int32(leading)
-        rows = k, k_stride, v, v_stride
-        walk(context, place, lag, rows, plan, bits, entry, residue, origin, modulus, leading, last)
+        own_at = numba.int32(tile_at(shared_at, place.lane) + role * buffer)
+        transposed_at = numba.int32(tile_at_transposed(shared_at, place.lane) + role * head_dim)
+        context = own, acc, found, role, scale, own_at, transposed_at, plane_at
+        lag = numba.int32(place.row - 2 * c)  # of this thread's window
+        walk_tiles(context, shared_at, lag, plan, bitmasks, wheel, place, keys, queries.last)
 
-        _, batch, q_row, before, last, x0, x1 = place_queries(plan, wheel, 16 * warp + g)
+        queries = find_queries(plan, wheel, place.row)
         for half in range(2):
-            x = x1 if half else x0
-            if before <= x <= last:
-                at = address(plan, dq, FIELDS.dq, batch, head, q_row + x, 0) + 4 * c
+            x = queries.x1 if half else queries.x0
+            if queries.first <= x <= queries.last:
+                at = address(plan, dq, FIELDS.dq, queries.batch, head, queries.row + x, 0) + 4 * c
                 store(acc, half, scale * numba.float32(ln2), at + role * head_dim)
 
     return compiled(64 * groups, 1)(wide_queries)
@@ -196,22 +193,22 @@ def _make_meet_query(fragments, plane):
 
     @device_function
     def meet(context, n, nearest, i0, i1):
-        """Queries at i0 and i1, the nth; where one is negative there is none, and ``nearest`` is read."""
-        own, acc, role, shared, near, near_stride, far, far_stride, stats, stats_stride, scale = context
+        """Queries at positions i0 and i1; where one is negative there is none, and ``nearest`` is read."""
+        own, acc, role, plane_at, near, near_stride, far, far_stride, lse_delta, stride, scale = context
         row0, row1 = numba.int32(i0 if i0 >= 0 else nearest), numba.int32(i1 if i1 >= 0 else nearest)
-        known0, known1 = row_address(stats, row0, stats_stride), row_address(stats, row1, stats_stride)
+        lse_delta0, lse_delta1 = row_address(lse_delta, row0, stride), row_address(lse_delta, row1, stride)
         w0 = dot(own, 0, row_address(near, row0, near_stride))
         w1 = dot(own, 1, row_address(near, row1, near_stride))
-        at = numba.int32(shared + (n & 1) * plane)
+        at = numba.int32(plane_at + (n & 1) * plane)
         if role == 0:
-            w0 = exp2(scale * w0 - load_number(known0))
-            w1 = exp2(scale * w1 - load_number(known1))
+            w0 = exp2(scale * w0 - load_number(lse_delta0))
+            w1 = exp2(scale * w1 - load_number(lse_delta1))
             store_numbers(at, w0, w1, w0, w1)
         cuda.syncthreads()  # P has been written; what was there before the last, all have read
         if role == 1:
             p = load_numbers(at)
-            w0 = p[0] * (w0 - load_number(known0 + STATS_BYTES // 2))
-            w1 = p[1] * (w1 - load_number(known1 + STATS_BYTES // 2))
+            w0 = p[0] * (w0 - load_number(lse_delta0 + LSE_DELTA_BYTES // 2))
+            w1 = p[1] * (w1 - load_number(lse_delta1 + LSE_DELTA_BYTES // 2))
         none = numba.float32(0)
         scale_add(acc, 0, numba.float32(1), w0 if i0 >= 0 else none, row_address(far, row0, far_stride))
         scale_add(acc, 1, numba.float32(1), w1 if i1 >= 0 else none, row_address(far, row1, far_stride))
@@ -227,36 +224,36 @@ def _make_attend_queries(fragments, storage, columns, plane):
 
     @device_function
     def attend(context, mask, here):
-        own, acc, role, scale, tile, transposed, stats, shared = context
-        tile, transposed = numba.int32(tile + here), numba.int32(transposed + here)
-        stats = numba.int32(stats + here)
+        own, acc, role, scale, tile_at, transposed_at, lse_delta_at, plane_at = context
+        tile_at, transposed_at = numba.int32(tile_at + here), numba.int32(transposed_at + here)
+        lse_delta_at = numba.int32(lse_delta_at + here)
         p = cuda.local.array(8, numba.float32)
         none = numba.float32(0)
         for part in range(columns // 16):
-            s = product(own, tile, part)  # or dP
-            at = numba.int32(shared + 2 * part * plane)
+            s = product(own, tile_at, part)  # or dP
+            at = numba.int32(plane_at + 2 * part * plane)
             if role == 0:
                 for n in range(2):
                     bit = 16 * part + 8 * n
-                    known = load_numbers(numba.int32(stats + bit * STATS_BYTES))
+                    lse_delta = load_numbers(numba.int32(lse_delta_at + bit * LSE_DELTA_BYTES))
                     word = bit // 32 if parts > 1 else 0  # a constant, even where the loop is not unrolled
                     for half in range(2):
                         bits = mask[(1 - half) * parts + word]
                         for e in range(2):
                             i, one = 4 * n + 2 * half + e, numba.uint32(1 << bit % 32 + e)
-                            p[i] = exp2(s[i] * scale - known[2 * e]) if bits & one else none
+                            p[i] = exp2(s[i] * scale - lse_delta[2 * e]) if bits & one else none
                     i = 4 * n
                     store_numbers(numba.int32(at + n * plane), p[i], p[i + 1], p[i + 2], p[i + 3])
             cuda.syncthreads()  # P of these columns has been written
             if role == 1:
                 for n in range(2):
                     bit, i = 16 * part + 8 * n, 4 * n
-                    known = load_numbers(numba.int32(stats + bit * STATS_BYTES))
+                    lse_delta = load_numbers(numba.int32(lse_delta_at + bit * LSE_DELTA_BYTES))
                     q = load_numbers(numba.int32(at + n * plane))
-                    p[i], p[i + 1] = q[0] * (s[i] - known[1]), q[1] * (s[i + 1] - known[3])
-                    p[i + 2], p[i + 3] = q[2] * (s[i + 2] - known[1]), q[3] * (s[i + 3] - known[3])
+                    p[i], p[i + 1] = q[0] * (s[i] - lse_delta[1]), q[1] * (s[i + 1] - lse_delta[3])
+                    p[i + 2], p[i + 3] = q[2] * (s[i + 2] - lse_delta[1]), q[3] * (s[i + 3] - lse_delta[3])
             a0, a1, a2, a3 = pack(p[0], p[1]), pack(p[2], p[3]), pack(p[4], p[5]), pack(p[6], p[7])
-            accumulate(acc, a0, a1, a2, a3, transposed, part)
+            accumulate(acc, a0, a1, a2, a3, transposed_at, part)
 
     return attend
 
@@ -269,75 +266,59 @@ def make_wide_keys(storage, head_dim, groups, columns):
     """
     fragments = make_fragments(storage, head_dim, 2 * groups, columns)
     load, store, buffer = fragments.load, fragments.store, fragments.buffer
-    place_keys, queries_of_head = fragments.place_keys, fragments.queries_of_head
-    lane_place, lane_place_transposed = fragments.place, fragments.place_transposed
+    tile_at, tile_at_transposed = fragments.tile_at, fragments.tile_at_transposed
     plane = PLANE_BYTES * groups
-    meet = _make_meet_query(fragments, plane)
-    walk = make_walk_queries(fragments, columns, _make_attend_queries(fragments, storage, columns, plane))
-    tiles_bytes = 2 * (2 * buffer + columns * STATS_BYTES)
+    walk_singles = make_walk_single_queries(_make_meet_query(fragments, plane))
+    attend = _make_attend_queries(fragments, storage, columns, plane)
+    walk_tiles = make_walk_query_tiles(fragments, columns, attend)
+    tiles_bytes = 2 * (2 * buffer + columns * LSE_DELTA_BYTES)
     copy_words = (tiles_bytes + 4 * plane) // 4 + 4
     size, numbers, shared_address = fragments.size, head_dim // 2, tensor.shared_address
     ln2 = math.log(2)
 
-    def wide_keys(dk, dv, stats, dout, q, k, v, plan, bits, wheel, global_tokens, scale):
-        thread, key_head = cuda.threadIdx.x, cuda.blockIdx.y
-        role = 1 if thread >= 32 * groups else 0
-        warp, lane = (thread >> 5) - groups * role, thread & 31
-        g, c = lane >> 2, lane & 3
-        tile = plan[FIELDS.key_tiles] + len(TILE) * cuda.blockIdx.x
-        residue, first = plan[tile + TILE.residue], plan[tile + TILE.first]
-        sequence, batch, k_row, end, x0, x1 = place_keys(plan, wheel, 16 * warp + g)
+    def wide_keys(dk, dv, lse_delta, dout, q, k, v, plan, bitmasks, wheel, global_tokens, scale):
+        role = 1 if cuda.threadIdx.x >= 32 * groups else 0
+        warp, key_head = (cuda.threadIdx.x >> 5) - groups * role, cuda.blockIdx.y
+        place = find_place(plan, FIELDS.key_tiles, warp)
+        keys, c = find_keys(plan, wheel, place.row), place.c
         own = cuda.local.array(size, numba.uint32)
         acc = cuda.local.array(numbers, numba.float32)
         base, field = (v, FIELDS.v) if role else (k, FIELDS.k)
         for half in range(2):
-            row = k_row + min(x1 if half else x0, end - 1)
-            load(own, half, address(plan, base, field, batch, key_head, row, 0) + 4 * c)
+            row = keys.row + (keys.j1 if half else keys.j0)
+            load(own, half, address(plan, base, field, keys.batch, key_head, row, 0) + 4 * c)
         for i in range(numbers):
             acc[i] = numba.float32(0)
 
-        place = shared_address(cuda.shared.array(copy_words, numba.uint32))
-        mine = numba.int32(lane_place(place, lane) + role * buffer)
-        transposed = numba.int32(lane_place_transposed(place, lane) + (1 - role) * buffer)
-        stats_place = numba.int32(place + 2 * buffer + 2 * c * STATS_BYTES)
-        shared = numba.int32(place + tiles_bytes + (32 * warp + lane) * 16)
-        lag = numba.int32(23 - 16 * warp - g + 2 * c)  # of this thread's window
-        origin, modulus = numba.int32(first * wheel), numba.int32(wheel)
+        shared_at = shared_address(cuda.shared.array(copy_words, numba.uint32))
+        own_at = numba.int32(tile_at(shared_at, place.lane) + role * buffer)
+        transposed_at = numba.int32(tile_at_transposed(shared_at, place.lane) + (1 - role) * buffer)
+        lse_delta_at = numba.int32(shared_at + 2 * buffer + 2 * c * LSE_DELTA_BYTES)
+        plane_at = numba.int32(shared_at + tiles_bytes + (32 * warp + place.lane) * 16)
         for head in range(key_head * plan[FIELDS.group], (key_head + 1) * plan[FIELDS.group]):
             # What only one head needs is read again for each, not kept in registers that the tiles need.
-            sequence, batch, k_row, end, x0, x1 = place_keys(plan, wheel, 16 * warp + g)
-            j0, j1 = min(x0, numba.int32(end - 1)), min(x1, numba.int32(end - 1))
-            before, last, rows = queries_of_head(plan, q, dout, stats, sequence, batch, head)
-            q_head, q_stride, dout_head, dout_stride, stats_head, stats_stride = rows
-            entry, nearest = plan[FIELDS.heads] + len(WHEEL_HEAD) * head, min(max(j0, before), last)
-            q_lane, dout_lane = q_head + 4 * c, dout_head + 4 * c
+            keys = find_keys(plan, wheel, place.row)
+            queries = queries_of_head(plan, q, dout, lse_delta, keys.sequence, keys.batch, head)
+            query, gradient = queries.q + 4 * c, queries.dout + 4 * c
             context = (
-                own, acc, role, shared,
-                dout_lane if role else q_lane, dout_stride if role else q_stride,
-                q_lane if role else dout_lane, q_stride if role else dout_stride,
-                stats_head, stats_stride, scale,
+                own, acc, role, plane_at,
+                gradient if role else query, queries.dout_stride if role else queries.q_stride,
+                query if role else gradient, queries.q_stride if role else queries.dout_stride,
+                queries.lse_delta, queries.lse_delta_stride, scale,
             )  # fmt: skip
-            begin = plan[entry + WHEEL_HEAD.begin]
-            for i in range(plan[entry + WHEEL_HEAD.count]):
-                i0, i1 = j0 + plan[begin + i], j1 + plan[begin + i]
-                meet(
-                    context,
-                    i,
-                    nearest,
-                    i0 if before <= i0 and i0 <= last else -1,
-                    i1 if before <= i1 and i1 <= last else -1,
-                )
-            context = own, acc, role, scale, mine, transposed, stats_place, shared
-            walk(context, place, lag, rows, plan, bits, entry, residue, origin, modulus, before, last)
+            walk_singles(context, plan, keys, queries)
+            context = own, acc, role, scale, own_at, transposed_at, lse_delta_at, plane_at
+            lag = numba.int32(23 - place.row + 2 * c)  # of this thread's window
+            walk_tiles(context, shared_at, lag, plan, bitmasks, wheel, place, queries)
 
-        sequence, batch, k_row, end, x0, x1 = place_keys(plan, wheel, 16 * warp + g)
-        low = global_tokens - plan[sequence + SEQUENCE.k_start]
+        keys = find_keys(plan, wheel, place.row)
+        low = global_tokens - plan[keys.sequence + SEQUENCE.k_start]
         base, field = (dk, FIELDS.dk) if role else (dv, FIELDS.dv)
         factor = scale * numba.float32(ln2) if role else numba.float32(1)
         for half in range(2):
-            x = x1 if half else x0
-            if low <= x < end:
-                at = address(plan, base, field, batch, key_head, k_row + x, 0) + 4 * c
+            x = keys.x1 if half else keys.x0
+            if low <= x < keys.end:
+                at = address(plan, base, field, keys.batch, key_head, keys.row + x, 0) + 4 * c
                 store(acc, half, factor, at)
 
     return compiled(64 * groups, 1)(wide_keys)

@@ -18,10 +18,11 @@ from numba import cuda
 
 from primeattn.kernels.gpu.device import compiled, device_function
 from primeattn.kernels.gpu.ptx import exp2, row_address, scalar_access
-from primeattn.kernels.gpu.tables import FIELDS, address, lower_bound
+from primeattn.kernels.gpu.tables import FIELDS, address
 from primeattn.kernels.gpu.wheel import tensor
-from primeattn.kernels.gpu.wheel.fragments import TILE, WARP, WHEEL_HEAD, make_fragments
-from primeattn.kernels.gpu.wheel.walk import make_walk_keys
+from primeattn.kernels.gpu.wheel.fragments import WARP, make_fragments
+from primeattn.kernels.gpu.wheel.place import find_place, find_queries, keys_of_head
+from primeattn.kernels.gpu.wheel.walk import make_walk_key_tiles, make_walk_single_keys
 
 __all__ = ["make_wheel_forward"]
 
@@ -34,8 +35,8 @@ def _make_meet(fragments):
     dot, scale_add, maximum = fragments.dot, fragments.scale_add, tensor.maximum
 
     @device_function
-    def meet(context, j0, j1, c):
-        """Keys of rows j0 and j1; where one is negative there is none, and the query's own is read."""
+    def meet(context, n, j0, j1):
+        """Keys at positions j0 and j1; where one is negative there is none, and the query's own is read."""
         words, acc, state, k, k_stride, v, v_stride, i0, i1, scale = context
         for half in range(2):
             j, i = (j1, i1) if half else (j0, i0)
@@ -47,7 +48,8 @@ def _make_meet(fragments):
             ratio, weight = exp2(state[half] - top), exp2(score - top)
             state[half] = top
             # The sum is shared out to the four threads of a row, which add theirs up at the end.
-            state[2 + half] = ratio * state[2 + half] + (weight if c == 0 else numba.float32(0))
+            share = weight if cuda.threadIdx.x & 3 == 0 else numba.float32(0)
+            state[2 + half] = ratio * state[2 + half] + share
             scale_add(acc, half, ratio, weight, row_address(v, row, v_stride))
 
     return meet
@@ -104,71 +106,63 @@ def _make_attend(fragments, storage, head_dim, columns):
 def make_wheel_forward(storage, head_dim, warps, columns):
     """Kernel for rows of one kind, which begin at multiples of 16 bytes.
 
-    ``kernel[(blocks, heads), 32 * warps](out, lse, q, k, v, plan, bits, wheel, scale)``: addresses, the
+    ``kernel[(blocks, heads), 32 * warps](out, lse, q, k, v, plan, bitmasks, wheel, scale)``: addresses, the
     tables of the launch, the strings, and the scale in units of log2(e), which is positive; ``lse`` may be 0
     for none.
     """
     fragments = make_fragments(storage, head_dim, warps, columns)
     load, store, buffer = fragments.load, fragments.store, fragments.buffer
-    place_queries, keys_of_head = fragments.place_queries, fragments.keys_of_head
-    lane_place, lane_place_transposed = fragments.place, fragments.place_transposed
-    meet = _make_meet(fragments)
-    walk = make_walk_keys(fragments, columns, _make_attend(fragments, storage, head_dim, columns))
+    tile_at, tile_at_transposed = fragments.tile_at, fragments.tile_at_transposed
+    walk_singles = make_walk_single_keys(16 * warps, _make_meet(fragments))
+    walk_tiles = make_walk_key_tiles(fragments, columns, _make_attend(fragments, storage, head_dim, columns))
     copy_words = 4 * buffer // 4 + 4  # two pairs of tiles, and what rounding up may take
     size, numbers, shared_address = fragments.size, head_dim // 2, tensor.shared_address
     _, store_number = scalar_access("float32")
     ln2 = math.log(2)
 
-    def wheel_forward(out, lse, q, k, v, plan, bits, wheel, scale):
-        thread, head = cuda.threadIdx.x, cuda.blockIdx.y
-        warp, lane = thread >> 5, thread & 31
-        g, c = lane >> 2, lane & 3
-        tile = plan[FIELDS.query_tiles] + len(TILE) * cuda.blockIdx.x
-        residue, first = plan[tile + TILE.residue], plan[tile + TILE.first]
-        sequence, batch, q_row, before, last, x0, x1 = place_queries(plan, wheel, 16 * warp + g)
-        i0, i1 = min(max(x0, before), last), min(max(x1, before), last)
-        entry, leading, k, v, k_stride, v_stride = keys_of_head(plan, k, v, sequence, head)
+    def wheel_forward(out, lse, q, k, v, plan, bitmasks, wheel, scale):
+        place, head = find_place(plan, FIELDS.query_tiles, cuda.threadIdx.x >> 5), cuda.blockIdx.y
+        queries, c = find_queries(plan, wheel, place.row), place.c
+        batch, i0, i1 = queries.batch, queries.i0, queries.i1
+        keys = keys_of_head(plan, k, v, queries.sequence, head)
 
         # This thread's two queries; rows that are no query repeat another and are not stored.
         words = cuda.local.array(size, numba.uint32)
         acc = cuda.local.array(numbers, numba.float32)
         state = cuda.local.array(4, numba.float32)  # base and sum of weights: of row g at 0 and 2
-        load(words, 0, address(plan, q, FIELDS.q, batch, head, q_row + i0, 0) + 4 * c)
-        load(words, 1, address(plan, q, FIELDS.q, batch, head, q_row + i1, 0) + 4 * c)
+        load(words, 0, address(plan, q, FIELDS.q, batch, head, queries.row + i0, 0) + 4 * c)
+        load(words, 1, address(plan, q, FIELDS.q, batch, head, queries.row + i1, 0) + 4 * c)
         for i in range(numbers):
             acc[i] = numba.float32(0)
         for half in range(2):
             state[half], state[2 + half] = numba.float32(LOWEST), numba.float32(0)
 
-        latest = min(residue + (first + 16 * warps - 1) * wheel, last)
-        context = (words, acc, state, k + 4 * c, k_stride, v + 4 * c, v_stride, i0, i1, scale)
-        for j in range(min(leading, latest + 1)):
-            meet(context, j if j <= i0 else -1, j if j <= i1 else -1, c)
-        begin = plan[entry + WHEEL_HEAD.begin]
-        for i in range(lower_bound(plan, begin, plan[entry + WHEEL_HEAD.count], latest + 1)):
-            j0, j1 = i0 - plan[begin + i], i1 - plan[begin + i]
-            meet(context, j0 if j0 >= leading else -1, j1 if j1 >= leading else -1, c)
+        context = (
+            words, acc, state, keys.k + 4 * c, keys.k_stride, keys.v + 4 * c, keys.v_stride, i0, i1, scale,
+        )  # fmt: skip
+        walk_singles(context, plan, wheel, place, queries, keys)
 
-        place = shared_address(cuda.shared.array(copy_words, numba.uint32))
-        keys, values = lane_place(place, lane), lane_place_transposed(place + buffer, lane)
-        lag = numba.int32(16 * warp + g - 2 * c)  # of this thread's window
-        context = words, acc, state, scale, keys, values
-        origin, modulus, leading = numba.int32(first * wheel), numba.int32(wheel), numba.int32(leading)
-        rows = k, k_stride, v, v_stride
-        walk(context, place, lag, rows, plan, bits, entry, residue, origin, modulus, leading, last)
+        shared_at = shared_address(cuda.shared.array(copy_words, numba.uint32))
+        keys_at, values_at = (
+            tile_at(shared_at, place.lane),
+            tile_at_transposed(shared_at + buffer, place.lane),
+        )
+        context = words, acc, state, scale, keys_at, values_at
+        lag = numba.int32(place.row - 2 * c)  # of this thread's window
+        walk_tiles(context, shared_at, lag, plan, bitmasks, wheel, place, keys, queries.last)
 
         # Where the queries are is read again, not kept in registers that the loop needs.
-        _, batch, q_row, before, last, x0, x1 = place_queries(plan, wheel, 16 * warp + g)
+        queries = find_queries(plan, wheel, place.row)
         for half in range(2):
-            x = x1 if half else x0
+            x = queries.x1 if half else queries.x0
             total = state[2 + half]
             total += cuda.shfl_xor_sync(WARP, total, 1)
             total += cuda.shfl_xor_sync(WARP, total, 2)
-            if before <= x <= last:
-                at = address(plan, out, FIELDS.out, batch, head, q_row + x, 0) + 4 * c
+            if queries.first <= x <= queries.last:
+                at = address(plan, out, FIELDS.out, queries.batch, head, queries.row + x, 0) + 4 * c
                 store(acc, half, numba.float32(1) / total, at)
                 if lse != 0 and c == 0:
-                    at = address(plan, lse, FIELDS.lse, batch, head, q_row + x, 0)
+                    at = address(plan, lse, FIELDS.lse, queries.batch, head, queries.row + x, 0)
                     store_number(at, state[half] * numba.float32(ln2) + math.log(total))
 
     # Two blocks to a processor, or else as few registers as one and a half would have.

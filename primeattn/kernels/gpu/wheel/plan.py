@@ -11,7 +11,7 @@ from primeattn.kernels.call import SEQUENCE
 from primeattn.kernels.gpu import device
 from primeattn.kernels.gpu.memory import upload
 from primeattn.kernels.gpu.tables import KEPT_PLANS, lay_out
-from primeattn.kernels.gpu.wheel.fragments import WHEEL_HEAD
+from primeattn.kernels.gpu.wheel.place import WHEEL_ROUTE
 from primeattn.wheel import tables
 from primeattn.wheel.cost import HEAD_DIMS, STORAGE, choose_wheel, divide
 
@@ -100,7 +100,7 @@ def _build(patterns, kv_heads, sequences, strides, layout, wheel, with_keys, whe
         entry = [size["offsets"], division.met.size, pattern.global_tokens, 0, 0, 0]
         for side, of_keys in enumerate((False, True)[: 1 + with_keys]):
             steps = tables.steps(has, words, tiling, of_keys)
-            entry[WHEEL_HEAD.steps + side] = size["classes"]
+            entry[WHEEL_ROUTE.steps + side] = size["classes"]
             classes.append(np.stack([steps.begins + size["steps"], steps.counts], axis=1))
             packed.append(steps.packed + size["strings"] * tables.WORD)
             size["classes"] += classes[-1].size
@@ -111,7 +111,7 @@ def _build(patterns, kv_heads, sequences, strides, layout, wheel, with_keys, whe
         size["strings"] += strings[-1].size
         heads_of[pattern] = entry
     heads = np.array([heads_of[pattern] for pattern in patterns])
-    heads[:, WHEEL_HEAD.key_head] = np.arange(len(patterns)) // group
+    heads[:, WHEEL_ROUTE.key_head] = np.arange(len(patterns)) // group
 
     leading = max(pattern.global_tokens for pattern in patterns)
     query_tiles, key_tiles = [], []
@@ -131,7 +131,7 @@ def _build(patterns, kv_heads, sequences, strides, layout, wheel, with_keys, whe
         group,
         {
             "sequences": sequences.view(np.int64),
-            "heads": heads,
+            "routes": heads,
             "query_tiles": query_tiles,
             "key_tiles": key_tiles,
             "offsets": np.concatenate(offsets),
@@ -140,9 +140,9 @@ def _build(patterns, kv_heads, sequences, strides, layout, wheel, with_keys, whe
             "beyond": np.zeros(2, np.int64),  # kernels read steps ahead
         },
     )
-    heads = array[at["heads"] :][: heads.size].reshape(heads.shape)
-    heads[:, WHEEL_HEAD.begin] += at["offsets"]
-    heads[:, WHEEL_HEAD.steps :] += at["classes"]
+    heads = array[at["routes"] :][: heads.size].reshape(heads.shape)
+    heads[:, WHEEL_ROUTE.begin] += at["offsets"]
+    heads[:, WHEEL_ROUTE.steps :] += at["classes"]
     array[at["classes"] :][: size["classes"] : 2] += at["steps"]
     return WheelPlan(
         upload(array),

@@ -1,7 +1,9 @@
-"""How a block of the wheel kernels goes through its tiles: copies of the next beside work on this one.
+"""How a block of the wheel kernels goes through what it meets: singles one by one, then tiles.
 
-What is done with a tile is a device function ``attend(context, mask, here)``: the kernel's own context, the
-bits of the pairs that are attended, and by how many bytes the tile lies behind the first place of its kind.
+What is done with a single is a device function ``meet(context, n, ...)``: the kernel's own context, how many
+singles were met before, and positions for the thread's two rows, -1 where there is none. What is done with a
+tile is ``attend(context, mask, here)``: the bits of the pairs that are attended, and by how many bytes the
+tile lies behind the first place of its kind. The next tile is copied beside work on this one.
 """
 
 from __future__ import annotations
@@ -13,30 +15,86 @@ from primeattn.kernels.gpu.device import device_function
 from primeattn.kernels.gpu.ptx import row_address
 from primeattn.kernels.gpu.tables import lower_bound
 from primeattn.kernels.gpu.wheel import tensor
-from primeattn.kernels.gpu.wheel.fragments import WHEEL_HEAD
+from primeattn.kernels.gpu.wheel.masks import BITS, make_masks
+from primeattn.kernels.gpu.wheel.place import WHEEL_ROUTE
 
-__all__ = ["STATS_BYTES", "make_walk_keys", "make_walk_queries"]
+__all__ = [
+    "LSE_DELTA_BYTES", "make_walk_key_tiles", "make_walk_query_tiles", "make_walk_single_keys",
+    "make_walk_single_queries",
+]  # fmt: skip
 
-STATS_BYTES = 8  # of a query: lse in units of log2(e), delta
+LSE_DELTA_BYTES = 8  # of a query: lse in units of log2(e), delta
 
 
-def make_walk_keys(fragments, columns, attend):
-    """Device function that meets the tiles of keys of a block of queries.
+def make_walk_single_keys(rows, meet):
+    """Device function that meets the keys of a block of ``rows`` queries that are in no tile.
 
-    ``walk(context, place, lag, rows, plan, bits, entry, residue, origin, wheel, leading, last)``: where two
-    pairs of tiles have room in shared memory, where this thread's window begins, (k, stride, v, stride) of
-    the head, its entry in the tables, the block's class, the distance of its first row from the first of the
-    class, how many leading keys have been met, and the last query's position.
+    ``meet(context, n, j0, j1)``. Global tokens come first.
     """
-    fetch, buffer, number_before = fragments.fetch, fragments.buffer, fragments.number_before
-    read_window, window, keep = fragments.read_window, fragments.window, fragments.keep
-    raw_words, mask_words, wait_copies = columns // 32 + 2, columns // 16, tensor.wait_copies
 
     @device_function
-    def walk(context, place, lag, rows, plan, bits, entry, residue, origin, wheel, leading, last):
-        k, k_stride, v, v_stride = rows
-        thread, column = cuda.threadIdx.x, numba.int32(2 * (cuda.threadIdx.x & 3))
-        table = plan[entry + WHEEL_HEAD.steps] + 2 * residue
+    def walk(context, plan, wheel, place, queries, keys):
+        i0, i1 = queries.i0, queries.i1
+        latest = min(place.residue + (place.first + rows - 1) * wheel, queries.last)
+        count = min(keys.global_tokens, latest + 1)
+        for j in range(count):
+            meet(context, j, j if j <= i0 else -1, j if j <= i1 else -1)
+        begin = plan[keys.route + WHEEL_ROUTE.begin]
+        for i in range(lower_bound(plan, begin, plan[keys.route + WHEEL_ROUTE.count], latest + 1)):
+            j0, j1 = i0 - plan[begin + i], i1 - plan[begin + i]
+            meet(
+                context,
+                count + i,
+                j0 if j0 >= keys.global_tokens else -1,
+                j1 if j1 >= keys.global_tokens else -1,
+            )
+
+    return walk
+
+
+def make_walk_single_queries(meet):
+    """Device function that meets the queries of a block of keys that are in no tile.
+
+    ``meet(context, n, nearest, i0, i1)``: ``nearest`` is a query there is.
+    """
+
+    @device_function
+    def walk(context, plan, keys, queries):
+        first, last = queries.first, queries.last
+        nearest = min(max(keys.j0, first), last)
+        begin = plan[queries.route + WHEEL_ROUTE.begin]
+        for i in range(plan[queries.route + WHEEL_ROUTE.count]):
+            i0, i1 = keys.j0 + plan[begin + i], keys.j1 + plan[begin + i]
+            meet(
+                context,
+                i,
+                nearest,
+                i0 if first <= i0 and i0 <= last else -1,
+                i1 if first <= i1 and i1 <= last else -1,
+            )
+
+    return walk
+
+
+def make_walk_key_tiles(fragments, columns, attend):
+    """Device function that meets the tiles of keys of a block of queries.
+
+    ``walk(context, shared_at, lag, plan, bitmasks, wheel, place, keys, last)``: where two pairs of tiles have
+    room in shared memory, where this thread's window begins, the tables, this thread's place, the keys of the
+    head, and the last query's position.
+    """
+    fetch, buffer, wait_copies = fragments.fetch, fragments.buffer, tensor.wait_copies
+    masks = make_masks(columns)
+    read_window, shift_window = masks.read_window, masks.shift_window
+    mask_outside, number_before = masks.mask_outside, masks.number_before
+    raw_words, mask_words = columns // BITS + 2, 2 * columns // BITS
+
+    @device_function
+    def walk(context, shared_at, lag, plan, bitmasks, wheel, place, keys, last):
+        thread, column = cuda.threadIdx.x, numba.int32(2 * place.c)
+        origin, wheel = numba.int32(place.first * wheel), numba.int32(wheel)
+        global_tokens = numba.int32(keys.global_tokens)
+        table = plan[keys.route + WHEEL_ROUTE.steps] + 2 * place.residue
         steps = plan[table]
         # Tiles from row 0 on.
         count = numba.int32(lower_bound(plan, steps, plan[table + 1], (origin + 1) << 32))
@@ -46,20 +104,21 @@ def make_walk_keys(fragments, columns, attend):
         step, following = plan[steps], numba.uint32(steps + 1)
         if count > 0:
             start, bit = numba.int32(origin - (step >> 32)), numba.int32(step + lag)
-            fetch(place, k, k_stride, v, v_stride, start, wheel, 0, last, thread)
+            fetch(shared_at, keys.k, keys.k_stride, keys.v, keys.v_stride, start, wheel, 0, last, thread)
         step = plan[following]  # of the next tile; the table goes on after the last
         for left in range(count, 0, -1):
-            read_window(raw, bits, bit >> 5)
+            read_window(raw, bitmasks, bit >> 5)
             wait_copies()
             cuda.syncthreads()  # this tile has arrived, and all have done with the one before
-            window(mask, raw, lag)
-            if start < leading:  # the first columns are global tokens, which have been met
-                keep(mask, 0, columns + column - number_before(start, wheel, leading))
+            shift_window(mask, raw, lag)
+            if start < global_tokens:  # the first columns are global tokens, which have been met
+                mask_outside(mask, 0, columns + column - number_before(start, wheel, global_tokens))
             stage = numba.int32(2 * buffer - stage)
             if left > 1:
                 bit = numba.int32(step + lag)
                 start = numba.int32(origin - (step >> 32))
-                fetch(place + stage, k, k_stride, v, v_stride, start, wheel, 0, last, thread)
+                at = shared_at + stage
+                fetch(at, keys.k, keys.k_stride, keys.v, keys.v_stride, start, wheel, 0, last, thread)
                 following = numba.uint32(following + 1)
                 step = plan[following]
             attend(context, mask, numba.int32(2 * buffer - stage))
@@ -67,35 +126,38 @@ def make_walk_keys(fragments, columns, attend):
     return walk
 
 
-def make_walk_queries(fragments, columns, attend):
+def make_walk_query_tiles(fragments, columns, attend):
     """Device function that meets the tiles of queries of a block of keys.
 
-    ``walk(context, place, lag, rows, plan, bits, entry, residue, origin, wheel, before, last)``: as for keys,
-    with (q, stride, dout, stride, stats, stride), and the positions of the first and the last query. Behind
-    each pair of tiles are the ``stats`` of its queries.
+    ``walk(context, shared_at, lag, plan, bitmasks, wheel, place, queries)``: as for keys, with the queries of
+    the head. Behind each pair of tiles are lse and delta of its queries.
     """
-    fetch, buffer, number_before = fragments.fetch, fragments.buffer, fragments.number_before
-    read_window, window, keep = fragments.read_window, fragments.window, fragments.keep
-    raw_words, mask_words = columns // 32 + 2, columns // 16
-    wait_copies, copy_pair_async = tensor.wait_copies, tensor.copy_pair_async
-    stage_bytes = 2 * buffer + columns * STATS_BYTES
+    fetch, buffer, wait_copies = fragments.fetch, fragments.buffer, tensor.wait_copies
+    masks, copy_pair_async = make_masks(columns), tensor.copy_pair_async
+    read_window, shift_window = masks.read_window, masks.shift_window
+    mask_outside, number_before = masks.mask_outside, masks.number_before
+    raw_words, mask_words = columns // BITS + 2, 2 * columns // BITS
+    stage_bytes = 2 * buffer + columns * LSE_DELTA_BYTES
 
     @device_function
-    def fetch_all(place, rows, start, wheel, before, last, thread):
-        q, q_stride, dout, dout_stride, stats, stats_stride = rows
-        fetch(place, q, q_stride, dout, dout_stride, start, wheel, before, last, thread)
+    def fetch_all(shared_at, queries, start, wheel, thread):
+        q, q_stride, dout, dout_stride = queries.q, queries.q_stride, queries.dout, queries.dout_stride
+        first, last = queries.first, queries.last
+        fetch(shared_at, q, q_stride, dout, dout_stride, start, wheel, first, last, thread)
         if thread < columns:
-            row = numba.int32(min(max(start + thread * wheel, before), last))
-            at = numba.int32(place + 2 * buffer + thread * STATS_BYTES)
-            copy_pair_async(at, row_address(stats, row, stats_stride))
+            row = numba.int32(min(max(start + thread * wheel, first), last))
+            at = numba.int32(shared_at + 2 * buffer + thread * LSE_DELTA_BYTES)
+            copy_pair_async(at, row_address(queries.lse_delta, row, queries.lse_delta_stride))
 
     @device_function
-    def walk(context, place, lag, rows, plan, bits, entry, residue, origin, wheel, before, last):
-        thread, column = cuda.threadIdx.x, numba.int32(2 * (cuda.threadIdx.x & 3))
-        table = plan[entry + WHEEL_HEAD.key_steps] + 2 * residue
+    def walk(context, shared_at, lag, plan, bitmasks, wheel, place, queries):
+        thread, column = cuda.threadIdx.x, numba.int32(2 * place.c)
+        origin, wheel = numba.int32(place.first * wheel), numba.int32(wheel)
+        first, last = queries.first, queries.last
+        table = plan[queries.route + WHEEL_ROUTE.key_steps] + 2 * place.residue
         steps = plan[table]
         # Tiles that begin at the last query or before, and end at the first or behind.
-        skipped = lower_bound(plan, steps, plan[table + 1], (before - origin - (columns - 1) * wheel) << 32)
+        skipped = lower_bound(plan, steps, plan[table + 1], (first - origin - (columns - 1) * wheel) << 32)
         count = numba.int32(lower_bound(plan, steps, plan[table + 1], (last - origin + 1) << 32) - skipped)
         raw = cuda.local.array(raw_words, numba.uint32)
         mask = cuda.local.array(mask_words, numba.uint32)
@@ -105,22 +167,22 @@ def make_walk_queries(fragments, columns, attend):
         cuda.syncthreads()  # all have done with the tiles of the head before
         if count > 0:
             start, bit = numba.int32(origin + (step >> 32)), numba.int32(step + lag)
-            fetch_all(place, rows, start, wheel, before, last, thread)
+            fetch_all(shared_at, queries, start, wheel, thread)
         for left in range(count, 0, -1):
-            read_window(raw, bits, bit >> 5)
+            read_window(raw, bitmasks, bit >> 5)
             wait_copies()
             cuda.syncthreads()  # this tile has arrived, and all have done with the one before
-            window(mask, raw, lag)
-            if start < before or numba.int32(start + (columns - 1) * wheel) > last:
-                low = number_before(start, wheel, before)
+            shift_window(mask, raw, lag)
+            if start < first or numba.int32(start + (columns - 1) * wheel) > last:
+                low = number_before(start, wheel, first)
                 high = number_before(start, wheel, numba.int32(last + 1))
-                keep(mask, low - column, high - column)
+                mask_outside(mask, low - column, high - column)
             stage = numba.int32(stage_bytes - stage)
             if left > 1:
                 following = numba.uint32(following + 1)
                 step = plan[following]
                 bit, start = numba.int32(step + lag), numba.int32(origin + (step >> 32))
-                fetch_all(numba.int32(place + stage), rows, start, wheel, before, last, thread)
+                fetch_all(numba.int32(shared_at + stage), queries, start, wheel, thread)
             attend(context, mask, numba.int32(stage_bytes - stage))
 
     return walk

@@ -1,32 +1,32 @@
-"""Where the arrays of an attention kernel are while a layer computes: here, or on the GPU."""
+"""Where an attention layer keeps the arrays of its kernel: in host memory or on the GPU."""
 
 from __future__ import annotations
 
 
-class Here:
-    """The layer's own arrays."""
+class HostBuffers:
+    """The layer's own arrays, which the kernel uses in place."""
 
     def __init__(self, memory):
         self.take = memory.take
 
     def copy_of(self, array):
-        """What the kernel reads ``array`` from."""
+        """Return the array from which the kernel reads ``array``."""
         return array
 
     def place_for(self, array):
-        """Where the kernel writes what will be in ``array`` after ``fetch``."""
+        """Return the array that the kernel writes and ``fetch`` copies to ``array``."""
         return array
 
     def views(self, array, split):
-        """The arrays that ``split`` cuts out of one, as the kernel takes them."""
+        """Split an array by ``split``, into arrays that the kernel takes."""
         return split(array)
 
     def fetch(self, array, source):
-        """Bring what the kernel has written."""
+        """Copy what the kernel has written to ``array``; here it is there already."""
 
 
-class OnGpu:
-    """Copies on the GPU, which are kept until the pullback."""
+class DeviceBuffers:
+    """Copies on the GPU, kept until the pullback."""
 
     def __init__(self, memory):
         from primeattn.kernels.gpu import device

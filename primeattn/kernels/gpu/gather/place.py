@@ -1,0 +1,87 @@
+"""Where a thread of the gather kernels stands: its row, its share of the pairs, the rows that it may meet.
+
+A block is ``threads // lanes`` groups. ``splits`` of them share one row (a query of the forward and of dq, a
+key of dk and dv) and take its pairs in turns, a few at a time; their results are joined at the end in a fixed
+order.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from numba import cuda
+
+from primeattn.kernels.gpu.device import device_function
+from primeattn.kernels.gpu.tables import FIELDS, ROUTE, SEQUENCE, Route
+
+__all__ = ["KEYS", "QUERIES", "Place", "make_find_place", "route_of"]
+
+
+class Side(NamedTuple):
+    """Where a sequence's entry in the tables has its queries, or its keys."""
+
+    row: int
+    count: int
+    start: int
+
+
+QUERIES = Side(SEQUENCE.q_row, SEQUENCE.n_q, SEQUENCE.q_start)
+KEYS = Side(SEQUENCE.k_row, SEQUENCE.n_k, SEQUENCE.k_start)
+
+
+class Place(NamedTuple):
+    """Place of a thread; ``first`` to ``here`` and ``begin`` to ``end`` are positions."""
+
+    thread: int  # in the block
+    lane: int  # in the group
+    splits: int
+    split: int  # the group's number among those that share the row
+    writes: bool  # whether the group writes what the row's groups have found
+    batch: int
+    row: int  # of the arrays
+    first: int  # the block's first row
+    last: int  # its last
+    here: int  # this row
+    other_row: int  # where the rows that may be met begin, in their arrays
+    begin: int  # the first of them
+    end: int  # one more than the last
+
+
+@device_function
+def route_of(plan, head):
+    """Route of a query head. Read in one go: kernels have fewer registers to spare later."""
+    at = plan[FIELDS.routes] + len(ROUTE) * head
+    begin, count = plan[at + ROUTE.begin], plan[at + ROUTE.count]
+    return Route(begin, count, plan[at + ROUTE.global_tokens], plan[at + ROUTE.key_head])
+
+
+def make_find_place(lanes, tiles, side, other):
+    """Device function ``find_place(plan)``: rows of one side by a table of tiles, to meet the other side's.
+
+    A tile's entry is its sequence, its first row, the number of its rows and the logarithm of the splits.
+    """
+
+    lane_bits = lanes.bit_length() - 1
+
+    @device_function
+    def find_place(plan):
+        thread = cuda.threadIdx.x
+        lane, group = thread & (lanes - 1), thread >> lane_bits
+        tile = plan[tiles] + 4 * cuda.blockIdx.x
+        sequence = plan[FIELDS.sequences] + len(SEQUENCE) * plan[tile]
+        first_row = plan[tile + 1]
+        last_row = first_row + plan[tile + 2] - 1
+        shift = plan[tile + 3]
+        splits = 1 << shift
+        split, row = group & (splits - 1), first_row + (group >> shift)
+        writes = split == 0 and row <= last_row
+        row = min(row, last_row)  # a group without a row repeats the last one
+        batch, start = plan[sequence + SEQUENCE.batch], plan[sequence + side.start]
+        count, begin = plan[sequence + other.count], plan[sequence + other.start]
+        array_row, other_row = plan[sequence + side.row] + row, plan[sequence + other.row]
+        return Place(
+            thread, lane, splits, split, writes, batch, array_row,
+            start + first_row, start + last_row, start + row, other_row, begin, begin + count,
+        )  # fmt: skip
+
+    return find_place
