@@ -80,7 +80,12 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+SLOW = ("float32", "one lane", "whole warp", "a pattern per head", "packed")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else []) for name in CASES]
+)
 def test_matches_the_reference(name, rng, monkeypatch):
     shape, pattern, options, blocks = CASES[name]
     arrays = inputs(rng, *shape)

@@ -77,11 +77,11 @@ def oracle(q, k, v, dout, pattern, dlse=None, **options):
 
 
 WIDE = ("primes 6, grouped", "a pattern per head", "chunk of a prefill", "packed")
-QUICK = ("natural order", "one token", "chunk of a prefill", "packed")
+SLOW = {*CASES} - {"natural order", "one token", "chunk of a prefill", "packed"}
 
 
 def case(name, one_warp):
-    return pytest.param(name, one_warp, marks=[] if name in QUICK else pytest.mark.slow)
+    return pytest.param(name, one_warp, marks=pytest.mark.slow if name in SLOW else [])
 
 
 @pytest.mark.parametrize(
