@@ -123,7 +123,7 @@ def make_plan(patterns, kv_heads, sequences, head_dim, itemsize, backward=False)
 
 @lru_cache(KEPT_PLANS)
 def _build(patterns, kv_heads, sequences, head_dim, itemsize, backward) -> Plan:
-    sequences = np.frombuffer(sequences, SEQUENCE)
+    sequences = np.frombuffer(sequences, SEQUENCE).copy()  # one type for compiled code: it can be written
     heads, count = len(patterns), len(sequences)
     n_q, n_k = int(sequences["n_q"].max(initial=0)), int(sequences["n_k"].max(initial=0))
     local = max(n_q, n_k) <= LOCAL_ROWS

@@ -173,3 +173,11 @@ def test_one_pass_backward_is_for_dense_patterns_and_several_key_heads():
     assert not fused("primes", 3)
     assert not fused("squares", 4)
     assert not fused("primes", 4, backward=False)
+
+
+def test_tables_of_all_plans_are_of_one_type_for_compiled_code():
+    patterns = (pa.Pattern("primes", global_tokens=2),)
+    for n in (2, 64, 65, 2000):
+        for backward in (False, True):
+            tables = make_plan(patterns, 1, sequences(whole(n, 0)), 16, 4, backward).tables
+            assert all(table.flags.writeable and table.flags.c_contiguous for table in tables)
