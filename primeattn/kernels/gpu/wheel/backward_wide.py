@@ -167,18 +167,18 @@ def make_wide_queries(storage, head_dim, groups, columns):
         )  # fmt: skip
         walk_singles(context, plan, wheel, place, queries, keys)
 
+        lag = numba.int32(place.row - 2 * c)  # of this thread's window
         own_at = numba.int32(tile_at(shared_at, place.lane) + role * buffer)
         transposed_at = numba.int32(tile_at_transposed(shared_at, place.lane) + role * head_dim)
         context = own, acc, found, role, scale, own_at, transposed_at, plane_at
-        lag = numba.int32(place.row - 2 * c)  # of this thread's window
         walk_tiles(context, shared_at, lag, plan, bitmasks, wheel, place, keys, queries.last)
 
         queries = find_queries(plan, wheel, place.row)
         for half in range(2):
             x = queries.x1 if half else queries.x0
             if queries.first <= x <= queries.last:
-                at = address(plan, dq, FIELDS.dq, queries.batch, head, queries.row + x, 0) + 4 * c
-                store(acc, half, scale * numba.float32(ln2), at + role * head_dim)
+                row = address(plan, dq, FIELDS.dq, queries.batch, head, queries.row + x, 0)
+                store(acc, half, scale * numba.float32(ln2), row + 4 * c + role * head_dim)
 
     return compiled(64 * groups, 1)(wide_queries)
 

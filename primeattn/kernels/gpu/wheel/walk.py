@@ -80,8 +80,8 @@ def make_walk_key_tiles(fragments, columns, attend):
     """Device function that meets the tiles of keys of a block of queries.
 
     ``walk(context, shared_at, lag, plan, bitmasks, wheel, place, keys, last)``: where shared memory has room
-    for two pairs of tiles, where the thread's window begins, the tables, the thread's place, the keys of the
-    head, and the last query's position.
+    for two pairs of tiles, where this thread's window begins, the tables, this thread's place, the keys of
+    the head, and the last query's position.
     """
     fetch, buffer, wait_copies = fragments.fetch, fragments.buffer, tensor.wait_copies
     masks = make_masks(columns)
