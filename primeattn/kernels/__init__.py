@@ -29,7 +29,9 @@ slot     the rows that a block meets by one offset, or one global key
 group    eight slots, whose scores lie side by side
 line     64 bytes of a row; a packed row has whole lines
 chunk    up to four lines of a row, which fit the registers
-route    of a query head: its offsets, and the panels that they lead to
+route    of a query head: its offsets, its global tokens, and where the rows are that they lead to
+single   an offset that queries of the wheel kernel meet one by one, in no tile
+bitmask  of two classes of the wheel: a bit for each distance, set where it is attended
 delta    rowsum(dout * out) - dlse, by query
 =======  ==============================================================================================
 """
