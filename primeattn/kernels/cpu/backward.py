@@ -10,12 +10,20 @@ from primeattn.compiled.handover import enter, leave
 from primeattn.compiled.jit import cached_njit, part_njit
 from primeattn.compiled.unowned import unowned
 from primeattn.kernels.cpu.forward import split_scratch
-from primeattn.kernels.cpu.packing import TASKS, draw, open_scratch, pack_keys, pack_queries, wait
+from primeattn.kernels.cpu.packing import (
+    TASKS,
+    draw,
+    open_scratch,
+    pack_keys,
+    pack_queries,
+    packed_keys,
+    packed_queries,
+    wait,
+)
 from primeattn.kernels.cpu.slots import key_tile, query_tile
 from primeattn.kernels.cpu.tiles import (
     RUN,
     ZERO,
-    Packed,
     axpys,
     carry,
     dots,
@@ -32,20 +40,16 @@ from primeattn.kernels.cpu.tiles import (
 def _backward_query_block(one, scale, job, tables, task, slots, spare, scratch):
     """dq of one block of queries: P = exp(s - lse), dS = P * (dP - delta), dq = scale * dS k."""
     sequence, route = tables.sequences[task.sequence], tables.routes[task.sequence, task.head]
-    key_panel, global_panel = tables.key_panels[route.keys], tables.key_panels[route.globals]
-    offsets = tables.offsets[route.begin : route.end]
-    keys, values = Packed(job.keys, job.key_rows), Packed(job.values, job.key_rows)
-    queries, douts = Packed(job.queries, job.query_rows), Packed(job.douts, job.query_rows)
+    keys, values = packed_keys(job)
+    queries, douts = packed_queries(job)
     dq, total, _, _, s, ds = split_scratch(job, scratch)
     n, b, h = task.count, sequence.batch, task.head
     at = tables.query_panels[route.queries].row + task.first
     minus_lse, minus_delta = job.minus_lse + at * job.size, job.minus_delta + at * job.size
     zero_rows(one, job, dq, ZERO, n)
-    t = ZERO
+    t, position = ZERO, sequence.q_start + task.first
     while True:
-        groups, step = query_tile(
-            slots, offsets, t, sequence.q_start + task.first, n, key_panel, global_panel
-        )
+        groups, step = query_tile(slots, tables, route, t, position, n)
         if groups == 0:
             break
         if t > 0 and t % RUN == 0:
@@ -68,8 +72,8 @@ def _backward_query_block(one, scale, job, tables, task, slots, spare, scratch):
 def _backward_key_block(one, job, tables, task, slots, spare, scratch):
     """dk and dv of one block of keys, over all query heads that read it: dv = Pᵀ dout, dk = dSᵀ (scale q)."""
     sequence = tables.sequences[task.sequence]
-    keys, values = Packed(job.keys, job.key_rows), Packed(job.values, job.key_rows)
-    queries, douts = Packed(job.queries, job.query_rows), Packed(job.douts, job.query_rows)
+    keys, values = packed_keys(job)
+    queries, douts = packed_queries(job)
     dk, dv, total_dk, total_dv, s, ds = split_scratch(job, scratch)
     zero = job.minus_delta  # 0 for the rows before the first panel
     zero_rows(one, job, dk, ZERO, task.count)
@@ -77,10 +81,8 @@ def _backward_key_block(one, job, tables, task, slots, spare, scratch):
     begin, tiles = sequence.k_start + task.first, ZERO
     for head in range(task.head * job.heads_per_key, (task.head + 1) * job.heads_per_key):
         route = tables.routes[task.sequence, head]
-        query_panel = tables.query_panels[route.queries]
-        offsets = tables.offsets[route.begin : route.end]
-        for key_panel in (True, False):
-            panel = tables.key_panels[route.keys if key_panel else route.globals]
+        for by_offset in (True, False):
+            panel = tables.key_panels[route.keys if by_offset else route.globals]
             first = max(begin, panel.first)
             n = min(begin + task.count, panel.first + panel.count) - first
             if n <= 0:
@@ -88,7 +90,7 @@ def _backward_key_block(one, job, tables, task, slots, spare, scratch):
             at = panel.row + first - panel.first
             t = ZERO
             while True:
-                groups, step = key_tile(slots, offsets, t, first, n, query_panel, key_panel)
+                groups, step = key_tile(slots, tables, route, t, first, n, by_offset)
                 if groups == 0:
                     break
                 if tiles > 0 and tiles % RUN == 0:

@@ -24,6 +24,7 @@ from primeattn.kernels.cpu.packing import (
     open_scratch,
     pack_keys,
     pack_local,
+    packed_keys,
     wait,
 )
 from primeattn.kernels.cpu.plan import LOCAL_SPACE
@@ -211,7 +212,7 @@ def _backward_key_head(one, scale, job, tables, index, kv_head, slots, shifted, 
     """dk and dv of a sequence and key head, and dq of the query heads that read it."""
     sequence = tables.sequences[index]
     room = _split(job, scratch, sequence.n_q, sequence.n_k)
-    keys, values = Packed(job.keys, job.key_rows), Packed(job.values, job.key_rows)
+    keys, values = packed_keys(job)
     view(room.columns, (GROUP + 1) * room.span, one)[:] = 0
     zero_rows(one, job, room.q, ZERO, room.q.rows)
     zero_rows(one, job, room.dout, ZERO, room.dout.rows)
@@ -220,22 +221,20 @@ def _backward_key_head(one, scale, job, tables, index, kv_head, slots, shifted, 
     b, n_k, terms, carried = sequence.batch, sequence.n_k, ZERO, False
     for head in range(kv_head * job.heads_per_key, (kv_head + 1) * job.heads_per_key):
         route = tables.routes[index, head]
-        key_panel, global_panel = tables.key_panels[route.keys], tables.key_panels[route.globals]
-        offsets = tables.offsets[route.begin : route.end]
         if job.local:
-            keys, values = pack_local(one, job, sequence, key_panel, global_panel, room.panels)
+            keys, values = pack_local(one, job, tables, sequence, route, room.panels)
         for first in range(0, sequence.n_q, room.block):
             n = min(room.block, sequence.n_q - first)
             if terms > TERMS * sequence.n_q:
                 for total, x in ((room.total_dk, room.dk), (room.total_dv, room.dv)):
                     carry(one, job, total, x, room.block + n_k, not carried)
                 terms, carried = ZERO, True
-            terms += n * offsets.size
+            terms += n * (route.end - route.begin)
             _load_block(one, scale, job, sequence, head, first, n, room, slots.start)
             zero_rows(one, job, room.dq, ZERO, n)
             t, position = ZERO, sequence.q_start + first
             while True:
-                groups, step = query_tile(slots, offsets, t, position, n, key_panel, global_panel)
+                groups, step = query_tile(slots, tables, route, t, position, n)
                 if groups == 0:
                     break
                 if t > 0 and t % RUN == 0:
@@ -246,7 +245,7 @@ def _backward_key_head(one, scale, job, tables, index, kv_head, slots, shifted, 
                 mask(one, job, slots, groups, room.s, n, 0.0)
                 mask(one, job, slots, groups, room.ds, n, 0.0)
                 axpys(one, job, room.dq, ZERO, keys, slots, shifted, groups, step, room.ds, n)
-                panel = key_panel if step == 1 else global_panel
+                panel = tables.key_panels[route.keys if step == 1 else route.globals]
                 shift = room.block + panel.first - sequence.k_start - panel.row
                 for g in range(groups):
                     _transpose(one, job, tile_group(job, room.s, g), room, n)

@@ -14,7 +14,15 @@ from primeattn.compiled.handover import enter, leave
 from primeattn.compiled.jit import cached_njit, part_njit
 from primeattn.compiled.simd import GROUP, LINE, view
 from primeattn.compiled.unowned import unowned
-from primeattn.kernels.cpu.packing import TASKS, draw, open_scratch, pack_keys, pack_local, wait
+from primeattn.kernels.cpu.packing import (
+    TASKS,
+    draw,
+    open_scratch,
+    pack_keys,
+    pack_local,
+    packed_keys,
+    wait,
+)
 from primeattn.kernels.cpu.plan import LOCAL_SPACE
 from primeattn.kernels.cpu.slots import SLOT_BYTES, SLOTS, query_tile
 from primeattn.kernels.cpu.tiles import (
@@ -68,9 +76,7 @@ def _gather(one, job, sequence, panel, step, slots, groups, head, n, keys, value
 def _forward_block(one, scale, job, tables, task, slots, spare, scratch):
     """out and lse of one block of queries."""
     sequence, route = tables.sequences[task.sequence], tables.routes[task.sequence, task.head]
-    key_panel, global_panel = tables.key_panels[route.keys], tables.key_panels[route.globals]
-    offsets = tables.offsets[route.begin : route.end]
-    keys, values = Packed(job.keys, job.key_rows), Packed(job.values, job.key_rows)
+    keys, values = packed_keys(job)
     q, out, total, _, s, numbers = split_scratch(job, scratch)
     maxima = view(numbers, 3 * job.block, one)
     sums = view(numbers + 3 * job.block * job.size, 2 * job.block, one)
@@ -79,7 +85,7 @@ def _forward_block(one, scale, job, tables, task, slots, spare, scratch):
         keys = Packed(copies, SLOTS * job.block)
         values = Packed(copies + keys.rows * job.lines * LINE, keys.rows)
     elif job.local:
-        keys, values = pack_local(one, job, sequence, key_panel, global_panel, copies)
+        keys, values = pack_local(one, job, tables, sequence, route, copies)
     n, b, h = task.count, sequence.batch, task.head
     maxima[:n] = maxima[job.block : job.block + n] = np.finfo(maxima.dtype).min
     sums[:n] = 0
@@ -87,17 +93,15 @@ def _forward_block(one, scale, job, tables, task, slots, spare, scratch):
     for r in range(n):
         row = sequence.q_row + task.first + r
         copy_row(one, job, row_address(job.q, b, h, row), q, r, scale)
-    t = ZERO
+    t, position = ZERO, sequence.q_start + task.first
     while True:
-        groups, step = query_tile(
-            slots, offsets, t, sequence.q_start + task.first, n, key_panel, global_panel
-        )
+        groups, step = query_tile(slots, tables, route, t, position, n)
         if groups == 0:
             break
         if t > 0 and t % RUN == 0:
             carry_softmax(one, job, total, out, maxima, sums, n, t == RUN)
         if job.gather:
-            panel = key_panel if step else global_panel
+            panel = tables.key_panels[route.keys if step else route.globals]
             _gather(one, job, sequence, panel, step, slots, groups, h, n, keys, values)
         dots(one, job, q, ZERO, keys, slots, groups, step, s, n, False)
         mask(one, job, slots, groups, s, n, -np.inf)

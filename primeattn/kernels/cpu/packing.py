@@ -21,6 +21,18 @@ PIECES, PACKED, TASKS, WORKERS = (np.int64(i) for i in range(4))
 
 
 @part_njit
+def packed_keys(job):
+    """Keys and values of all panels."""
+    return Packed(job.keys, job.key_rows), Packed(job.values, job.key_rows)
+
+
+@part_njit
+def packed_queries(job):
+    """scale * q and dout of all panels."""
+    return Packed(job.queries, job.query_rows), Packed(job.douts, job.query_rows)
+
+
+@part_njit
 def _copy_keys(one, job, sequence, panel, start, count, keys, values):
     """Pack ``count`` rows of a panel from its row ``start`` on."""
     source = sequence.k_row + panel.first - sequence.k_start + start
@@ -35,7 +47,7 @@ def _copy_keys(one, job, sequence, panel, start, count, keys, values):
 @part_njit
 def _pack_keys(one, job, sequences, panels, piece):
     panel = panels[piece.panel]
-    keys, values = Packed(job.keys, job.key_rows), Packed(job.values, job.key_rows)
+    keys, values = packed_keys(job)
     row = panel.row + piece.start - piece.zeros
     zero_rows(one, job, keys, row, piece.zeros)
     zero_rows(one, job, values, row, piece.zeros)
@@ -43,14 +55,16 @@ def _pack_keys(one, job, sequences, panels, piece):
 
 
 @part_njit
-def pack_local(one, job, sequence, key_panel, global_panel, scratch):
+def pack_local(one, job, tables, sequence, route, scratch):
     """Pack the panels of a short sequence in a worker's scratch; return its packed keys and values."""
     keys = Packed(scratch, LOCAL_SPACE)
     values = Packed(scratch + LOCAL_SPACE * job.lines * LINE, LOCAL_SPACE)
+    key_panel = tables.key_panels[route.keys]
     for side in (keys, values):
         zero_rows(one, job, side, ZERO, key_panel.row)
         zero_rows(one, job, side, key_panel.row + key_panel.count, key_panel.row)
-    for panel in (key_panel, global_panel):
+    for number in (route.keys, route.globals):
+        panel = tables.key_panels[number]
         _copy_keys(one, job, sequence, panel, ZERO, panel.count, keys, values)
     return keys, values
 
@@ -79,7 +93,7 @@ def _pack_queries(one, scale, job, sequences, panels, piece, eight):
     """Pack scale * q and dout, and for each query -lse and dlse - rowsum(dout * out)."""
     panel = panels[piece.panel]
     sequence = sequences[panel.sequence]
-    queries, douts = Packed(job.queries, job.query_rows), Packed(job.douts, job.query_rows)
+    queries, douts = packed_queries(job)
     minus_lse = view(job.minus_lse, job.query_rows, one)
     minus_delta = view(job.minus_delta, job.query_rows, one)
     row = panel.row + piece.start

@@ -83,12 +83,14 @@ def _below(offsets, limit):
 
 
 @part_njit
-def query_tile(slots, offsets, t, position, n, key_panel, global_panel):
+def query_tile(slots, tables, route, t, position, n):
     """Fill the slots of tile t of the n queries from ``position`` on; return (groups, step).
 
     There are 0 groups past the last tile. Tiles of offsets, which move along with the query, come first; then
     those of the globals.
     """
+    offsets = tables.offsets[route.begin : route.end]
+    key_panel, global_panel = tables.key_panels[route.keys], tables.key_panels[route.globals]
     base = position - key_panel.first
     begin = _below(offsets, base - key_panel.count + 1)
     end = _below(offsets, base + n) if key_panel.count > 0 else begin
@@ -104,11 +106,12 @@ def query_tile(slots, offsets, t, position, n, key_panel, global_panel):
 
 
 @part_njit
-def key_tile(slots, offsets, t, position, n, query_panel, by_offset):
+def key_tile(slots, tables, route, t, position, n, by_offset):
     """Fill the slots of tile t of the n keys from ``position`` on with their queries; return (groups, step).
 
     With ``by_offset``, key j is read by the queries j + d; else it is global and read by all from j on.
     """
+    offsets, query_panel = tables.offsets[route.begin : route.end], tables.query_panels[route.queries]
     base = position - query_panel.first
     if by_offset:
         begin = _below(offsets, 1 - base - n) + t * SLOTS
