@@ -9,18 +9,18 @@ and micro-kernels take turns in one process, on one thread.
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import numba
 import numpy as np
 
 from primeattn.bench.report import number, table
 from primeattn.bench.timing import as_seconds, as_sizes, interleave, thread_count, watched
+from primeattn.compiled.caches import cache_sizes
 from primeattn.compiled.simd import GROUP, LINE, VECTOR, exp_times, row_exp, row_max
 from primeattn.kernels import sparse_index_kernel, sparse_index_kernel_backward
 from primeattn.kernels.call import SEQUENCE
 from primeattn.kernels.cpu.plan import make_plan
-from primeattn.kernels.cpu.records import JOB
+from primeattn.kernels.cpu.records import make_job
 from primeattn.kernels.cpu.tiles import ZERO, Packed, axpy_group, dot_group
 from primeattn.patterns import Pattern
 from primeattn.workspace import Workspace
@@ -37,31 +37,39 @@ FORWARD, BACKWARD = "forward", "forward+backward"
 
 @numba.njit
 def _dots(one, jobs, x, y, s, rows):
+    x, y = _packed(x), _packed(y)
     for _ in range(TIMES):
-        dot_group(one, jobs[0], x, ZERO, y, rows, ZERO + 1, s, ZERO, ZERO + ROWS, ZERO)
+        dot_group(one, jobs[0], x, ZERO, y, rows, ZERO + 1, s.ctypes.data, ZERO, ZERO + ROWS, ZERO)
 
 
 @numba.njit
 def _axpys(one, jobs, x, y, s, rows):
+    x, y = _packed(x), _packed(y)
     for _ in range(TIMES):
-        axpy_group(one, jobs[0], x, ZERO, y, rows, ZERO, ZERO + 1, s, ZERO, ZERO + ROWS)
+        axpy_group(one, jobs[0], x, ZERO, y, rows, ZERO, ZERO + 1, s.ctypes.data, ZERO, ZERO + ROWS)
 
 
 @numba.njit
-def _softmax(one, s, stride, numbers, sums):
+def _softmax(one, s, maxima, sums):
     for _ in range(TIMES):
-        row_max(one, s, stride, GROUPS, numbers, ROWS)
-        row_exp(one, s, stride, GROUPS, numbers, sums, ROWS)
+        row_max(one, s.ctypes.data, s.strides[0], GROUPS, maxima.ctypes.data, ROWS)
+        row_exp(one, s.ctypes.data, s.strides[0], GROUPS, maxima.ctypes.data, sums.ctypes.data, ROWS)
 
 
 @numba.njit
-def _exponentials(one, s, ds, numbers, step):
+def _exponentials(one, s, ds, numbers):
     for _ in range(TIMES):
-        exp_times(one, s, ds, numbers, numbers, step, ROWS)
+        at = numbers.ctypes.data
+        exp_times(one, s.ctypes.data, ds.ctypes.data, at, at, numbers.strides[0], ROWS)
+
+
+@numba.njit
+def _packed(rows):
+    return Packed(np.int64(rows.ctypes.data), len(rows))
 
 
 def micro_kernels(head_dim, dtype) -> dict:
-    """Calls of the micro-kernels by name, and the pairs of each; the pairs a call works on are ``pairs``.
+    """Calls of the micro-kernels by name, each with the number of pairs that it works on TIMES times.
 
     Examples
     --------
@@ -71,25 +79,26 @@ def micro_kernels(head_dim, dtype) -> dict:
     """
     one = np.dtype(dtype).type(1)
     size, lines = one.itemsize, -(-head_dim * one.itemsize // LINE)
-    job = np.zeros(1, JOB)
-    for name, value in (("head_dim", head_dim), ("size", size), ("lines", lines), ("block", ROWS)):
-        job[name] = value
-    width = lines * LINE // size
-    memory = np.zeros((2 * (ROWS + GROUP) * width + 2 * (GROUPS + 1) * (ROWS + 2) * GROUP) * 2, one.dtype)
-    at = -(-memory.ctypes.data // LINE) * LINE
-    x, y = Packed(at, ROWS + GROUP), Packed(at + (ROWS + GROUP) * lines * LINE, ROWS + GROUP)
-    s = y.address + (ROWS + GROUP) * lines * LINE
-    stride = ROWS * GROUP * size + LINE
-    ds = s + GROUPS * stride
-    numbers, sums = ds + stride, ds + stride + ROWS * size
+    numbers = {"head_dim": head_dim, "size": size, "lines": lines, "block": ROWS}
+    job = make_job({}, numbers)
+    x, y = (_on_lines((ROWS + GROUP, lines * LINE // size), one.dtype) for _ in range(2))
+    s, ds = (_on_lines((GROUPS, ROWS, GROUP), one.dtype) for _ in range(2))
+    maxima, sums = (_on_lines((ROWS,), one.dtype) for _ in range(2))
     rows = np.arange(GROUP)
-    eight, kept = tuple(rows.tolist()), (memory, rows)
+    eight = tuple(rows.tolist())
     return {
-        "dot": (lambda: (_dots(one, job, x, y, s, eight), kept)[0], ROWS * GROUP),
+        "dot": (lambda: _dots(one, job, x, y, s, eight), ROWS * GROUP),
         "axpy": (lambda: _axpys(one, job, x, y, s, rows), ROWS * GROUP),
-        "softmax": (lambda: _softmax(one, s, stride, numbers, sums), ROWS * GROUP * GROUPS),
-        "exp": (lambda: _exponentials(one, s, ds, numbers, size), ROWS * GROUP),
+        "softmax": (lambda: _softmax(one, s, maxima, sums), ROWS * GROUP * GROUPS),
+        "exp": (lambda: _exponentials(one, s, ds, maxima), ROWS * GROUP),
     }
+
+
+def _on_lines(shape, dtype):
+    """Zeros that begin on a cache line."""
+    size = int(np.prod(shape))
+    memory = np.zeros(size + LINE, dtype)
+    return memory[-memory.ctypes.data % LINE // memory.itemsize :][:size].reshape(shape)
 
 
 def products(which, fused) -> dict:
@@ -135,7 +144,7 @@ def run(*, n=None, heads=None, head_dims=None, sequences=None, budget=None) -> d
             "window": WINDOW, "global_tokens": GLOBAL_TOKENS, "budget_s": budget, "threads": 1,
         },
         "vector_bytes": VECTOR,
-        "cache_bytes": caches(),
+        "cache_bytes": cache_sizes(),
         "rows": rows,
     }  # fmt: skip
 
@@ -173,19 +182,6 @@ def measure(head_dim, heads, n, pattern, which, budget, dtype="float32") -> dict
         "ratio": 1e9 * whole.median / pairs / bound,
         "other_cores": others,
     }
-
-
-def caches() -> dict:
-    """Bytes of the first core's data caches by level; empty where the system does not say."""
-    found = {}
-    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        try:
-            level, kind, size = ((folder / name).read_text().strip() for name in ("level", "type", "size"))
-        except OSError:
-            continue
-        if kind != "Instruction" and size.endswith("K"):
-            found[f"L{level}"] = 1024 * int(size[:-1])
-    return found
 
 
 def text(results) -> str:

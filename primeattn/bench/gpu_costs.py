@@ -32,9 +32,8 @@ def auto():
             case = Case(8, 8, n, n, 64, pattern=pattern)
             q, k, v, _, _ = case.draw("float32")
             out, lse, workspace = np.empty_like(q), np.empty(q.shape[:3], np.float32), Workspace()
-            options = {"pattern": pattern, "scale": None, "q_start": 0, "k_start": 0, "cu_seqlens": None}
             arrays = {"out": out, "q": q, "k": k, "v": v}
-            call = arguments.check_forward(Target(None), arrays, options, workspace)
+            call = arguments.check_forward(Target(None), arrays, {"pattern": pattern}, workspace)
             seconds = {}
             for device in ("cpu", "cuda"):
                 times = []

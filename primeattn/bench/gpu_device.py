@@ -207,9 +207,8 @@ def ceilings(device, turn) -> dict:
 
 def relauncher(arrays, pattern, kernel, workspace, wheel=None, backward=False):
     """Run a call with ``arrays`` by name, checked; return a function that launches it again, unchecked."""
-    options = {"pattern": pattern, "scale": None, "q_start": 0, "k_start": 0, "cu_seqlens": None}
     target, views = dispatch.locate(arrays, None, None, kernel)
     check = arguments.check_backward if backward else arguments.check_forward
-    launch = dispatch.run(check(replace(target, wheel=wheel), views, options, workspace))
+    launch = dispatch.run(check(replace(target, wheel=wheel), views, {"pattern": pattern}, workspace))
     at = {name: view.ctypes.data for name, view in views.items()}
     return lambda: launch.run_again(at, workspace)

@@ -96,7 +96,7 @@ def _check_outputs(arrays, names):
                 raise ValueError(f"{name}: expected memory of its own, got elements shared with {other}")
 
 
-def _check_options(q, k, workspace, pattern, scale, q_start, k_start, cu_seqlens):
+def _check_options(q, k, workspace, pattern, scale=None, q_start=0, k_start=0, cu_seqlens=None):
     """Check the other arguments; return patterns by head, scale, SEQUENCE records."""
     if workspace is not None and not isinstance(workspace, Workspace):
         raise TypeError(f"workspace: expected a Workspace or None, got {type(workspace).__name__}")

@@ -66,6 +66,10 @@ class Call:
     def kv_heads(self) -> int:
         return self.arrays["k"].shape[1]
 
+    @property
+    def heads_per_key(self) -> int:
+        return len(self.patterns) // self.kv_heads
+
 
 def lse_dtype(dtype) -> np.dtype:
     """Return the dtype of lse for rows of ``dtype``: what is computed with."""

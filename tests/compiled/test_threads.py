@@ -41,7 +41,7 @@ def same(a, b):
 @pytest.mark.parametrize("fused", [True, False])
 def test_bitwise_the_same_for_any_number_of_threads_and_repetition(threads, monkeypatch, fused):
     monkeypatch.setattr(plan, "fuses", lambda *_: fused)
-    monkeypatch.setattr(plan, "_build", lru_cache(plan._build.__wrapped__))
+    monkeypatch.setattr(plan, "_make_plans", lru_cache(plan._make_plans.__wrapped__))
     arrays = problem()
     threads(1)
     expected = solve(arrays)

@@ -18,7 +18,7 @@ from primeattn.kernels.cpu import plan
 def passes(request, monkeypatch):
     """Both ways of the backward, whatever would be chosen."""
     monkeypatch.setattr(plan, "fuses", lambda *_: request.param)
-    monkeypatch.setattr(plan, "_build", lru_cache(plan._build.__wrapped__))
+    monkeypatch.setattr(plan, "_make_plans", lru_cache(plan._make_plans.__wrapped__))
 
 
 LATER = [pytest.param(first, marks=pytest.mark.slow) for first in range(48, CONFIGURATIONS, 24)]
@@ -195,7 +195,7 @@ def test_offsets_too_far_apart_for_one_pass_over_the_keys(gap, rng):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan, "fuses", lambda *_: True)
         patch.setattr(plan, "fused_block_rows", lambda _: 64)
-        patch.setattr(plan, "_build", lru_cache(plan._build.__wrapped__))
+        patch.setattr(plan, "_make_plans", lru_cache(plan._make_plans.__wrapped__))
         grads = (np.empty_like(q) for _ in range(3))
         got = pa.sparse_index_kernel_backward(*grads, dout, q, k, v, out, lse, pattern)
     for a, b in zip(got, expected, strict=True):
@@ -294,7 +294,7 @@ def test_few_queries_against_many_keys_copy_only_what_they_read(dtype, rng):
     q = rng.standard_normal((2, 4, 3, 20)).astype(dtype)
     k, v = rng.standard_normal((2, 2, 2, 3000, 20)).astype(dtype)
     options = {"q_start": np.array([2990, 100]), "k_start": np.array([0, 1])}
-    given = {"pattern": pattern, "scale": None, "cu_seqlens": None, **options}
+    given = {"pattern": pattern, **options}
     call = arguments.check_forward(Target(gpu=False), {"q": q, "k": k, "v": v, "out": q.copy()}, given, None)
     table = call.sequences
     assert plan.make_plan(tuple(pattern), 2, table, 20, q.itemsize).gather

@@ -9,7 +9,7 @@ import numpy as np
 from primeattn.compiled import threads
 from primeattn.compiled.simd import LINE
 from primeattn.kernels.cpu import backward, backward_fused, forward, records, scalar
-from primeattn.kernels.cpu.plan import make_plan, parts
+from primeattn.kernels.cpu.plan import make_plans
 
 SERIAL_WORK = 1_000_000  # multiply-adds below which waking a second thread costs more than it saves
 
@@ -20,9 +20,9 @@ def run(call):
         with nullcontext() if call.workspace is None else call.workspace.guard():
             scalar.run(call)
         return
-    for patterns, sequences in parts(call.patterns, call.sequences):  # none where the arrays are empty
-        q = call.arrays["q"]
-        plan = make_plan(patterns, call.kv_heads, sequences, call.head_dim, q.itemsize, call.backward)
+    size = call.arrays["q"].itemsize
+    plans = make_plans(call.patterns, call.kv_heads, call.sequences, call.head_dim, size, call.backward)
+    for plan in plans:  # none where the arrays are empty
         if not call.backward:
             _forward(call, plan)
         elif plan.fused:
@@ -41,7 +41,7 @@ def _forward(call, plan):
 def _backward_in_one_pass(call, plan):
     size, lengths, kv_heads = call.arrays["q"].itemsize, plan.tables.sequences["n_k"], call.kv_heads
     longest, routes = max(int(lengths.max()), 1), plan.tables.routes
-    terms = int((routes["end"] - routes["begin"]).max()) * (len(call.patterns) // kv_heads)
+    terms = int((routes["end"] - routes["begin"]).max()) * call.heads_per_key
     scratch_bytes = backward_fused.scratch_bytes(plan.block, plan.lines, size, longest, plan.local, terms)
     # A worker has room for the longest: so many of them as the rest takes as long as that.
     tasks = min(lengths.size * kv_heads, -(-int(lengths.sum()) * kv_heads // longest))
@@ -67,12 +67,11 @@ def _run(kernel, call, plan, packs, scratch_bytes, tasks, products):
     workers = min(threads.get_num_threads(), tasks) if plan.work * products > SERIAL_WORK else 1
     sizes = {"counters": LINE} | packs | {"scratch": workers * scratch_bytes}
     total = sum(sizes.values()) + LINE
-    job = np.zeros(1, records.JOB)
     numbers = {
         "head_dim": call.head_dim,
         "size": q.itemsize,
         "lines": plan.lines,
-        "heads_per_key": q.shape[1] // call.kv_heads,
+        "heads_per_key": call.heads_per_key,
         "block": plan.block,
         "gather": plan.gather,
         "local": plan.local,
@@ -80,16 +79,13 @@ def _run(kernel, call, plan, packs, scratch_bytes, tasks, products):
         "query_rows": plan.query_rows,
         "scratch_bytes": scratch_bytes,
     }
-    for name, number in numbers.items():
-        job[name] = number
-    for name, array in call.arrays.items():
-        job[name] = (array.ctypes.data, *array.strides[:3])
     with nullcontext() if workspace is None else workspace.guard():
         memory = np.empty(total, np.uint8) if workspace is None else workspace.scratch("kernels", total)
         address = -(-memory.ctypes.data // LINE) * LINE
         memory[address - memory.ctypes.data :][:LINE] = 0  # the counters
         for name, size in sizes.items():
-            job[name] = address
+            numbers[name] = address
             address += size
+        job = records.make_job(call.arrays, numbers)
         one, scale = q.dtype.type(1), q.dtype.type(call.scale)
         threads.run(lambda *way: kernel(one, scale, job, plan.tables, *way), workers)

@@ -13,18 +13,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 
+from primeattn.compiled.caches import cache_sizes
 from primeattn.compiled.simd import GROUP, LINE
 from primeattn.kernels.blocks import cut
 from primeattn.kernels.call import SEQUENCE, reach
 from primeattn.kernels.cpu.records import PANEL, PIECE, ROUTE, TASK, Tables
 from primeattn.patterns import Pattern
 
-__all__ = ["Plan", "make_plan", "parts"]
-
+__all__ = ["Plan", "make_plan", "make_plans", "parts"]
 
 PIECE_ROWS = 1024
 LOCAL_ROWS = 64  # most queries and keys of a short sequence
@@ -47,16 +46,7 @@ class Plan:
     work: float  # upper bound of the multiply-adds of one product over all pairs
 
 
-def _second_level_cache() -> int:
-    """Bytes of a core's second-level cache; 512 KiB if the system does not say."""
-    try:
-        size = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text()
-        return int(size.strip().removesuffix("K")) * 1024
-    except (OSError, ValueError):
-        return 512 * 1024
-
-
-CACHE = _second_level_cache()
+CACHE = cache_sizes().get("L2", 512 * 1024)  # the second-level cache of a core
 
 
 def block_rows(n_q: int, reads: int, rows: int) -> int:
@@ -113,17 +103,25 @@ def parts(patterns, sequences) -> list[tuple]:
     return result
 
 
-def make_plan(patterns, kv_heads, sequences, head_dim, itemsize, backward=False) -> Plan:
-    """Plan for one pattern per query head and a SEQUENCE table; recent plans are cached.
+def make_plans(patterns, kv_heads, sequences, head_dim, itemsize, backward=False) -> tuple[Plan, ...]:
+    """Plans of the ``parts`` of a call; recent ones are cached.
 
     Calls share the tables and must not write to them.
     """
-    return _build(patterns, kv_heads, sequences.tobytes(), head_dim, itemsize, backward)
+    return _make_plans(patterns, kv_heads, sequences.tobytes(), head_dim, itemsize, backward)
 
 
 @lru_cache(KEPT_PLANS)
-def _build(patterns, kv_heads, sequences, head_dim, itemsize, backward) -> Plan:
-    sequences = np.frombuffer(sequences, SEQUENCE).copy()  # one type for compiled code: it can be written
+def _make_plans(patterns, kv_heads, sequences, *row) -> tuple[Plan, ...]:
+    table = np.frombuffer(sequences, SEQUENCE)
+    return tuple(make_plan(kinds, kv_heads, part, *row) for kinds, part in parts(patterns, table))
+
+
+def make_plan(patterns, kv_heads, sequences, head_dim, itemsize, backward=False) -> Plan:
+    """Plan for one pattern per query head and a SEQUENCE table that can be written to.
+
+    Numba takes a read-only table for another type, and compiles once more.
+    """
     heads, count = len(patterns), len(sequences)
     n_q, n_k = int(sequences["n_q"].max(initial=0)), int(sequences["n_k"].max(initial=0))
     local = max(n_q, n_k) <= LOCAL_ROWS

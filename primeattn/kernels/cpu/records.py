@@ -7,13 +7,14 @@ head are, and a *task* is a block of rows that one worker computes.
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 
 from primeattn.kernels.call import ARRAYS
 
-__all__ = ["ARRAY", "JOB", "PANEL", "PIECE", "ROUTE", "TASK", "Tables"]
+__all__ = ["ARRAY", "JOB", "PANEL", "PIECE", "ROUTE", "TASK", "Tables", "make_job"]
 
 
 def _record(*names):
@@ -75,6 +76,7 @@ ARRAY = _record(
 )
 
 # One call as numbers.
+NONE = (0,) * 4  # of an array that was not given
 NUMBERS = (
     "head_dim",  # numbers of a row
     "size",  # bytes of a number
@@ -96,3 +98,10 @@ NUMBERS = (
     "scratch_bytes",  # of each worker's
 )
 JOB = np.dtype([*((name, ARRAY) for name in ARRAYS), *((name, np.int64) for name in NUMBERS)])
+
+
+def make_job(arrays, numbers) -> np.ndarray:
+    """One JOB record of arrays and of NUMBERS by name; those that are not given are 0."""
+    rows = [(a.ctypes.data, *a.strides) if (a := arrays.get(name)) is not None else NONE for name in ARRAYS]
+    flat = [*chain.from_iterable(row[:4] for row in rows), *(numbers.get(name, 0) for name in NUMBERS)]
+    return np.array(flat, np.int64).view(JOB)

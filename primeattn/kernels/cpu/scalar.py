@@ -170,7 +170,7 @@ def _share(blocks, work):
 
 def _heads(call):
     """Return the query heads of all sequences, in lists of those that share a key head."""
-    result, group = [], len(call.patterns) // call.kv_heads
+    result, group = [], call.heads_per_key
     for s, sequence in enumerate(call.sequences.tolist()):
         batch, q_row, n_q, k_row, n_k, q_start, k_start = sequence
         distances = reach(call.sequences[s : s + 1])

@@ -33,7 +33,7 @@ def test_a_mean_of_equal_values_is_that_value(n, spread, rng):
 def test_gradients(pattern, fused, monkeypatch):
     """With dout = 0 and dlse = 1, dS = P: dq is the mean of the keys of a query, dk a sum of queries."""
     monkeypatch.setattr(plan, "fuses", lambda *_: fused)
-    monkeypatch.setattr(plan, "_build", lru_cache(plan._build.__wrapped__))
+    monkeypatch.setattr(plan, "_make_plans", lru_cache(plan._make_plans.__wrapped__))
     n, heads = 8192 if pattern is DENSE else 4096, 2
     q, k = (np.tile(ROW, (1, h, n, 1)) for h in (heads, 1))
     out, lse = pa.attention(q, k, k, pattern, scale=1)
@@ -51,7 +51,7 @@ def test_gradients(pattern, fused, monkeypatch):
 def test_bitwise_the_same_for_any_number_of_threads(fused, monkeypatch, rng):
     """Where sums of all outputs are carried over."""
     monkeypatch.setattr(plan, "fuses", lambda *_: fused)
-    monkeypatch.setattr(plan, "_build", lru_cache(plan._build.__wrapped__))
+    monkeypatch.setattr(plan, "_make_plans", lru_cache(plan._make_plans.__wrapped__))
     q, dout = rng.standard_normal((2, 1, 4, 2500, D), dtype=np.float32)
     k, v = rng.standard_normal((2, 1, 2, 2500, D), dtype=np.float32)
     results, before = [], pa.get_num_threads()

@@ -5,7 +5,15 @@ import pytest
 
 import primeattn as pa
 from primeattn.kernels.cpu import plan
-from primeattn.kernels.cpu.plan import PIECE_ROWS, SEQUENCE, block_rows, fused_block_rows, make_plan, parts
+from primeattn.kernels.cpu.plan import (
+    PIECE_ROWS,
+    SEQUENCE,
+    block_rows,
+    fused_block_rows,
+    make_plan,
+    make_plans,
+    parts,
+)
 
 
 def sequences(*rows):
@@ -132,7 +140,7 @@ def test_offsets_of_equal_patterns_are_kept_once():
 
 def test_plans_are_kept():
     arguments = ((pa.Pattern("primes"),), 1, sequences(whole(50)), 16, 4)
-    assert make_plan(*arguments) is make_plan(*arguments)
+    assert make_plans(*arguments) is make_plans(*arguments)
 
 
 @pytest.mark.parametrize("n", [0, 1, 7, 8, 100, 2048, 2049, 10**6])
@@ -179,5 +187,6 @@ def test_tables_of_all_plans_are_of_one_type_for_compiled_code():
     patterns = (pa.Pattern("primes", global_tokens=2),)
     for n in (2, 64, 65, 2000):
         for backward in (False, True):
-            tables = make_plan(patterns, 1, sequences(whole(n, 0)), 16, 4, backward).tables
+            [plan] = make_plans(patterns, 1, sequences(whole(n, 0)), 16, 4, backward)
+            tables = plan.tables
             assert all(table.flags.writeable and table.flags.c_contiguous for table in tables)

@@ -16,7 +16,7 @@ def test_poison_reaches_exactly_what_depends_on_it(fused, monkeypatch):
     for block in (8, 24, 128):
         monkeypatch.setattr(plan, "fused_block_rows", lambda n, block=block: block)
         monkeypatch.setattr(plan, "block_rows", lambda n, *_, block=block: block)
-        monkeypatch.setattr(plan, "_build", lru_cache(plan._build.__wrapped__))
+        monkeypatch.setattr(plan, "_make_plans", lru_cache(plan._make_plans.__wrapped__))
         for seed in range(100):
             check_poison(1000 * block + seed)
 
