@@ -168,15 +168,40 @@ class Thread:
         return self.receives
 
 
-class Machine:
+class Host:
+    """Twin of what the host calls of ``numba.cuda``."""
+
+    def __init__(self, seed):
+        self.memory, self.random, self.launches = Memory(), random.Random(seed), []
+
+    def external_stream(self, handle):
+        return handle
+
+    def device_array(self, size, dtype):
+        array = self.memory.add(np.full(size, 0xAB, dtype))
+        buffer = Buffer(array)
+        if array.nbytes:  # freed at once, where Numba waits a little
+            weakref.finalize(buffer.owner, self.memory.remove, array.ctypes.data)
+        return buffer
+
+    def stream(self):
+        return SimpleNamespace(synchronize=self.synchronize)
+
+    def to_device(self, array, stream=0):
+        return self.memory.add(array)
+
+    def synchronize(self):
+        pass
+
+
+class Machine(Host):
     """Twin of ``numba.cuda`` in kernels and on the host, one block at a time."""
 
     def __init__(self, seed, skip_barrier=None):
-        self.memory, self.random, self.launches = Memory(), random.Random(seed), []
+        super().__init__(seed)
         self.shared = SimpleNamespace(array=self._shared_array)
         self.local = SimpleNamespace(array=lambda size, number: [math.nan] * size)
         self.skip_barrier = skip_barrier  # (file, line) of one to leave out
-        self.external_stream = lambda handle: handle
         self.tensor = Tensor(self)
 
     # what kernels call
@@ -194,23 +219,6 @@ class Machine:
 
     def _shared_array(self, size, number):
         return self.arrays.setdefault(caller(), [math.nan] * size)
-
-    # what the host calls
-    def device_array(self, size, dtype):
-        array = self.memory.add(np.full(size, 0xAB, dtype))
-        buffer = Buffer(array)
-        if array.nbytes:  # freed at once, where Numba waits a little
-            weakref.finalize(buffer.owner, self.memory.remove, array.ctypes.data)
-        return buffer
-
-    def stream(self):
-        return SimpleNamespace(synchronize=self.synchronize)
-
-    def to_device(self, array, stream=0):
-        return array
-
-    def synchronize(self):
-        pass
 
     def kernel(self, function):
         return Kernel(self, function)
@@ -371,11 +379,11 @@ def kernel_modules():
     return [import_module(name) for name in names if import_module(name) not in (device, ptx)]
 
 
-def forget():
+def forget(kernels=True):
     """Drop all that was made for a real device, or for an emulated one."""
     for module in [*kernel_modules(), cost]:
-        for value in vars(module).values():
-            if hasattr(value, "cache_clear"):
+        for name, value in vars(module).items():
+            if hasattr(value, "cache_clear") and (kernels or not name.startswith("make_")):
                 value.cache_clear()
     launch_cache._known.clear()
     vars(memory._kept).clear()

@@ -74,7 +74,6 @@ def _make_join(lanes_rows, threads):
     def join(row, place):
         thread = place.thread
         shared = cuda.shared.array(size, number)
-        cuda.syncthreads()  # all have read what was there
         for d in range(dims):
             shared[d * threads + thread] = row[d]
         cuda.syncthreads()
@@ -189,6 +188,7 @@ def make_backward_keys(storage, head_dim, aligned, threads, chunk):
 
         if place.splits > 1:
             join(dk_row, place)
+            cuda.syncthreads()  # all have read what was there
             join(dv_row, place)
         if place.writes:
             factor = scale * number(1 / unit)
