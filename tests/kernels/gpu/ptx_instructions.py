@@ -155,7 +155,11 @@ def _shift(left):
     def make(machine, modifiers, target, source, count):
         (kind,) = modifiers
         width = 8 * np.dtype(dtype(kind)).itemsize
-        write, a, by = _writer(machine, target), _reader(machine, source, kind), _reader(machine, count, "u32")
+        write, a, by = (
+            _writer(machine, target),
+            _reader(machine, source, kind),
+            _reader(machine, count, "u32"),
+        )
 
         def shift():
             value, places = a(), np.minimum(by(), width)

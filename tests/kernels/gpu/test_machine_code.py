@@ -194,7 +194,13 @@ def test_nan_stays_in_the_rows_that_attend_it(rng):
 # What must be noticed: each change of the code gives a fault, or a wrong result.
 
 GATHER_KERNELS = "forward", "backward_queries", "backward_keys"
-WHEEL_KERNELS = {"wheel_forward": 64, "wheel_queries": 64, "wheel_keys": 64, "wide_queries": 128, "wide_keys": 128}
+WHEEL_KERNELS = {
+    "wheel_forward": 64,
+    "wheel_queries": 64,
+    "wheel_keys": 64,
+    "wide_queries": 128,
+    "wide_keys": 128,
+}
 BARRIER, WAIT = r"\n\tbar\.sync[^\n]*", r"\n\tcp\.async\.wait_all[^\n]*"
 
 
