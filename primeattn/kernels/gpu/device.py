@@ -6,6 +6,7 @@ for the rest.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from functools import cache
 
@@ -21,6 +22,7 @@ __all__ = [
 
 MIN_CAPABILITY = (8, 0)  # the first with bfloat16 conversions
 NUMBA_CUDA = "0.30.4", "0.31"  # older ones do not import beside Numba 0.66 or later, later ones are untested
+_configuring = threading.RLock()
 
 # numba-cuda up to 0.30.4 looks this name up at the first compilation, and NumPy 2.5 dropped it.
 if toolchain.version("numba-cuda") and not hasattr(np, "row_stack"):
@@ -133,8 +135,9 @@ def describe() -> dict[str, str | None]:
 
 def configured(kernel, grid, threads, stream):
     """Return the kernel for launches of one shape."""
-    with warnings.catch_warnings():
-        # numba-cuda warns that a small grid leaves the GPU idle; Numba has no such class of warnings.
+    # numba-cuda warns that a small grid leaves the GPU idle; Numba has no such class of warnings. Filters are
+    # the process's: of two threads here at once, the one that leaves last would restore those of the other.
+    with _configuring, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return kernel[grid, threads, stream]
 

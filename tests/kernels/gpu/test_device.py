@@ -3,10 +3,13 @@
 import re
 import subprocess
 import sys
+import threading
+import time
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from primeattn.kernels.gpu import device, toolchain
@@ -182,6 +185,48 @@ def test_what_is_not_there_is_described_too(on):
     found = device.describe()
     assert found["target"] == "built into numba 0.68.1"
     assert found["compilers"] is None and found["driver"] is None
+
+
+def test_threads_leave_the_filters_of_warnings_as_they_were():
+    started = threading.Barrier(2)
+
+    class Kernel:
+        def __getitem__(self, shape):
+            time.sleep(0.05)
+
+    def configure(turn):
+        started.wait()
+        time.sleep(turn * 0.02)  # enters and leaves after the other
+        device.configured(Kernel(), 1, 1, 0)
+
+    before = list(warnings.filters)
+    threads = [threading.Thread(target=configure, args=(turn,)) for turn in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert warnings.filters == before
+
+
+def test_a_launch_warns_of_nothing(monkeypatch):
+    """From configuration to machine code by numba-cuda itself; only the driver is not there."""
+    pytest.importorskip("numba_cuda")
+    from numba.cuda import codegen, dispatcher
+
+    from primeattn.kernels.gpu.gather.forward import make_forward
+
+    gpu, launched = SimpleNamespace(compute_capability=(9, 0)), []
+    monkeypatch.setattr(dispatcher, "get_current_device", lambda: gpu)
+    monkeypatch.setattr(codegen.devices, "get_context", lambda: SimpleNamespace(device=gpu))
+    monkeypatch.setattr(dispatcher._Kernel, "bind", lambda kernel: kernel._codelibrary.get_cubin())
+    monkeypatch.setattr(dispatcher._Kernel, "launch", lambda kernel, *arguments: launched.append(kernel))
+    monkeypatch.setattr(device.cuda, "synchronize", lambda: None)
+    kernel = make_forward.__wrapped__("float32", 64, True, 512, 32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        device.configured(kernel, (3, 1), 512, 0)(1, 2, 3, 4, 5, np.zeros(9, np.int64), np.float32(1))
+        assert device._trial() is None
+    assert len(launched) == 2
 
 
 def test_the_simulator_is_no_gpu():
