@@ -29,7 +29,9 @@ if toolchain.version("numba-cuda") and not hasattr(np, "row_stack"):
     setattr(np, "row_stack", np.vstack)  # noqa: B010
 
 try:
-    from numba import config, cuda
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # numba-cuda 0.30.4 does what NumPy 2.5 deprecates
+        from numba import config, cuda
 
     _broken = None
 except Exception as error:  # versions that do not fit each other can raise anything
@@ -46,18 +48,17 @@ def problem() -> str | None:
     driver, package = _driver(), toolchain.version("numba-cuda")
     remedy = toolchain.remedy(driver)
     on_a_gpu = f"{remedy} on a machine with an NVIDIA GPU and its driver"
-    if _broken is None:
-        if config.ENABLE_CUDASIM:
-            return "NUMBA_ENABLE_CUDASIM is set, and the simulator knows no warps"
-        error = cuda.cuda_error()
-        if error is not None:
-            return f"{_sentence(error)}; {on_a_gpu}"
+    if _broken is not None:
+        return f"numba.cuda does not import ({_broken}); {remedy}"
+    if config.ENABLE_CUDASIM:
+        return "NUMBA_ENABLE_CUDASIM is set, and the simulator knows no warps"
+    error = cuda.cuda_error()
+    if error is not None:
+        return f"{_sentence(error)}; {on_a_gpu}"
     low, high = map(toolchain.numbers, NUMBA_CUDA)
     if package is None or not low <= toolchain.numbers(package) < high:
         wanted = f"numba-cuda from {NUMBA_CUDA[0]} to below {NUMBA_CUDA[1]} is needed"
         return f"{wanted}, found {package or 'none'}; {remedy}"
-    if _broken is not None:
-        return f"numba.cuda does not import ({_broken}); {remedy}"
     try:
         if not cuda.is_available():
             reason = "numba.cuda finds no GPU, or not the CUDA libraries it compiles with"

@@ -1,5 +1,6 @@
 """What is said of a machine without a GPU, with an old one, or with packages that do not fit."""
 
+import os
 import re
 import subprocess
 import sys
@@ -138,10 +139,47 @@ def test_numba_and_numba_cuda_that_do_not_fit(on):
     broken = "AttributeError: module 'numba.cuda.types' has no attribute 'NPDatetime'"
     on(None, _broken=broken)
     assert device.problem() == f"numba.cuda does not import ({broken}); install primeattn[cuda]"
-    on(None, VERSIONS | CUDA12 | {"numba-cuda": "0.28.2"}, _broken=broken)
-    assert device.problem() == (
-        "numba-cuda from 0.30.4 to below 0.31 is needed, found 0.28.2; install primeattn[cuda12]"
-    )
+    on(None, VERSIONS | CUDA12, _broken=broken)
+    assert device.problem() == f"numba.cuda does not import ({broken}); install primeattn[cuda12]"
+
+
+@pytest.mark.parametrize(
+    ("at_import", "printed"),
+    [
+        ("warnings.warn('old', DeprecationWarning)", "None"),
+        ("raise AttributeError('no NPDatetime')", "numba.cuda does not import (AttributeError: no NP"),
+    ],
+    ids=["a warning", "an error"],
+)
+def test_numba_cuda_that_does_not_import_in_silence(at_import, printed):
+    """As numba-cuda 0.30.4 beside NumPy 2.5, and an older one beside Numba 0.66, do under ``-W error``."""
+    script = f"""
+import sys, warnings
+import numba, numpy as np, primeattn as pa
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numba.cuda":
+            {at_import}
+
+class Array:
+    __module__ = "library"
+    shape, dtype = (1, 1, 4, 8), np.dtype(np.float32)
+    __cuda_array_interface__ = {{
+        "shape": shape, "typestr": "<f4", "data": (1 << 20, False), "strides": None, "version": 3,
+    }}
+
+sys.meta_path.insert(0, Finder())
+try:
+    pa.attention(Array(), Array(), Array(), pa.Pattern("primes"))
+except RuntimeError as error:
+    assert str(error).startswith("device: no GPU can be used here: ")
+from primeattn.kernels.gpu import device
+print(device._broken and device.problem())
+"""
+    command, environment = [sys.executable, "-W", "error", "-c", script], {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
+    assert done.stdout.startswith(printed), done.stderr
 
 
 @pytest.mark.parametrize("version", [None, "0.24.0", "0.30.3", "0.31.0", "1.0"])
@@ -213,20 +251,23 @@ def test_a_launch_warns_of_nothing(monkeypatch):
     pytest.importorskip("numba_cuda")
     from numba.cuda import codegen, dispatcher
 
-    from primeattn.kernels.gpu.gather.forward import make_forward
-
     gpu, launched = SimpleNamespace(compute_capability=(9, 0)), []
     monkeypatch.setattr(dispatcher, "get_current_device", lambda: gpu)
     monkeypatch.setattr(codegen.devices, "get_context", lambda: SimpleNamespace(device=gpu))
     monkeypatch.setattr(dispatcher._Kernel, "bind", lambda kernel: kernel._codelibrary.get_cubin())
     monkeypatch.setattr(dispatcher._Kernel, "launch", lambda kernel, *arguments: launched.append(kernel))
     monkeypatch.setattr(device.cuda, "synchronize", lambda: None)
-    kernel = make_forward.__wrapped__("float32", 64, True, 512, 32)
+
+    @device.compiled(512, 1)
+    def kernel(address, numbers, scale):
+        numbers[0] = address + int(scale)
+
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        device.configured(kernel, (3, 1), 512, 0)(1, 2, 3, 4, 5, np.zeros(9, np.int64), np.float32(1))
+        for grid in (3, 1), (1, 1), (3, 1):
+            device.configured(kernel, grid, 512, 0)(1 << 40, np.zeros(9, np.int64), np.float32(1))
         assert device._trial() is None
-    assert len(launched) == 2
+    assert len(launched) == 4
 
 
 def test_the_simulator_is_no_gpu():
