@@ -90,7 +90,7 @@ def _nothing():
 
 
 def _driver() -> tuple[int, int] | None:
-    """Version of CUDA that the driver was made for; None without a driver."""
+    """Version of CUDA that the driver supports; None without a driver."""
     try:
         return tuple(cuda.cudadrv.driver.driver.get_version())
     except Exception:  # whatever is wrong is told by what is tried next
