@@ -17,7 +17,9 @@ from primeattn.kernels.call import KERNELS
 
 __all__ = ["collect", "machine", "report", "versions"]
 
-PACKAGES = ("primeattn", "numpy", "numba", "llvmlite", "scipy", "matplotlib", "numba-cuda", "torch")
+PACKAGES = (
+    "primeattn", "numpy", "numba", "llvmlite", "scipy", "matplotlib", "numba-cuda", "cuda-bindings", "torch",
+)  # fmt: skip
 
 
 def collect() -> dict[str, dict]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from primeattn import cli, get_num_threads, info
-from primeattn.kernels.gpu import device
+from primeattn.kernels.gpu import device, toolchain
 
 
 def test_sections():
@@ -19,7 +19,7 @@ def test_sections():
     assert versions["numpy"] == np.__version__ and versions["python"] == sys.version.split()[0]
     for name in ("primeattn", "numba", "llvmlite", "scipy", "matplotlib"):
         assert re.match(r"\d+\.\d+", versions[name])
-    assert {"numba-cuda", "torch"} <= versions.keys()
+    assert {"numba-cuda", "cuda-bindings", "torch"} <= versions.keys()
     assert machine["cores"] >= machine["usable_cores"] >= 1 and machine["cpu"] and machine["system"]
     assert cpu["kernels"] == "tiles, scalar" and cpu["vector_bits"] in (256, 512)
     assert cpu["threads"] == get_num_threads()
@@ -31,6 +31,23 @@ def test_a_package_that_is_not_there_is_none(monkeypatch):
     monkeypatch.setattr(info, "PACKAGES", ("numpy", "no-such-package"))
     assert info.versions()["no-such-package"] is None
     assert re.search(r"no-such-package +-$", info.report({"versions": info.versions()}), re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("packages", "line"),
+    [
+        ({"cuda-bindings": "13.5.0", "nvidia-nvvm": "13.5.37", "nvidia-nvjitlink": "13.0.88"},
+         "nvvm 13.5.37, nvjitlink 13.0.88"),
+        ({"cuda-bindings": "12.9.4", "nvidia-nvjitlink-cu12": "12.8.93"}, "nvjitlink 12.8.93"),
+        ({}, "-"),
+    ],
+    ids=["both", "one", "none"],
+)  # fmt: skip
+def test_compilers_and_driver_of_the_gpu(packages, line, monkeypatch):
+    monkeypatch.setattr(toolchain, "version", packages.get)
+    printed = info.report({"gpu": device.describe()})
+    assert re.search(rf"^  compilers +{line}$", printed, re.MULTILINE)
+    assert re.search(r"^  driver +(CUDA \d+\.\d+|-)$", printed, re.MULTILINE)
 
 
 def test_compiled_code_and_threads_follow_the_environment(tmp_path):

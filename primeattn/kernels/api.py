@@ -206,6 +206,9 @@ def attention(q, k, v, pattern, **options):
     ((1, 1, 50, 8), (1, 1, 50))
     """
     if device_interface(q) is not None:
+        from primeattn.kernels.gpu import device
+
+        device.require()  # before anything else imports CUDA
         from primeattn.kernels.gpu.memory import empty_results
 
         out, lse = empty_results(q, stream_handle(options.get("stream")))

@@ -161,7 +161,8 @@ def test_versions_are_found_where_numba_and_numba_cuda_do_not_fit(monkeypatch):
         found = {f["check"]: f for f in gpu_stages.versions()}
     finally:
         device.problem.cache_clear()
-    assert found["GPU"]["value"] == "none: numba.cuda does not import (AttributeError: NPDatetime)"
+    reason = "numba.cuda does not import (AttributeError: NPDatetime); install primeattn[cuda]"
+    assert found["GPU"]["value"] == f"none: {reason}"
 
 
 def test_a_stage_that_raises_keeps_what_it_found(monkeypatch, capsys):
