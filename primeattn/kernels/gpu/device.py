@@ -12,6 +12,7 @@ from functools import cache
 
 import numpy as np
 
+from primeattn.forks import PerProcess
 from primeattn.kernels.call import GPU_KERNELS
 from primeattn.kernels.gpu import toolchain
 
@@ -22,7 +23,7 @@ __all__ = [
 
 MIN_CAPABILITY = (8, 0)  # the first with bfloat16 conversions
 NUMBA_CUDA = "0.30.4", "0.31"  # older ones do not import beside Numba 0.66 or later, later ones are untested
-_configuring = threading.RLock()
+_configuring = PerProcess(threading.RLock)
 
 # numba-cuda up to 0.30.4 looks this name up at the first compilation, and NumPy 2.5 dropped it.
 if toolchain.version("numba-cuda") and not hasattr(np, "row_stack"):
@@ -138,7 +139,7 @@ def configured(kernel, grid, threads, stream):
     """Return the kernel for launches of one shape."""
     # numba-cuda warns that a small grid leaves the GPU idle; Numba has no such class of warnings. Filters are
     # the process's: of two threads here at once, the one that leaves last would restore those of the other.
-    with _configuring, warnings.catch_warnings():
+    with _configuring(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return kernel[grid, threads, stream]
 

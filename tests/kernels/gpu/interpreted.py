@@ -5,7 +5,6 @@ interprets what comes out (:mod:`ptx_machine`). Nothing of the kernels is replac
 NumPy memory, and all else is what runs on a GPU.
 """
 
-import random
 from contextlib import contextmanager
 from functools import lru_cache
 
@@ -58,8 +57,8 @@ def _bits(argument):
 def interpreted(capability, *, blocks=plan.BLOCKS, wheel=1, seed=0, change=lambda name, ptx: ptx):
     """Interpret kernels for one compute capability.
 
-    Of few rows the gather kernels make ``blocks`` blocks. A tile is said to cost so little that tiny inputs are
-    regrouped by ``wheel``. ``change(name, ptx)`` may alter the code of a kernel.
+    Of few rows the gather kernels make ``blocks`` blocks. A tile is said to cost so little that tiny inputs
+    are regrouped by ``wheel``. ``change(name, ptx)`` may alter the code of a kernel.
     """
     machine = Interpreter(capability, seed, change)
     with pytest.MonkeyPatch.context() as patch:

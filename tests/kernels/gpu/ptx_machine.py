@@ -1,10 +1,10 @@
 """Runs the PTX that the compiler makes of a kernel, instruction by instruction, without a GPU.
 
-Registers are NumPy arrays over *lanes*, the threads of several blocks at once. Each lane has a program counter
-of its own: a branch on which lanes disagree splits their group, and groups that come to the same instruction
-are one again. An instruction that a whole warp executes together waits for all 32 lanes, a barrier for all
-lanes of the block; where they never come, the run ends with a fault. What an instruction does is in
-:mod:`ptx_instructions`; one that is not there stops the run with its text.
+Registers are NumPy arrays over *lanes*, the threads of several blocks at once. Each lane has a program
+counter of its own: a branch on which lanes disagree splits their group, and groups that come to the same
+instruction are one again. An instruction that a whole warp executes together waits for all 32 lanes, a
+barrier for all lanes of the block; where they never come, the run ends with a fault. What an instruction does
+is in :mod:`ptx_instructions`; one that is not there stops the run with its text.
 """
 
 import numpy as np

@@ -52,7 +52,7 @@ def product(kind, a, b, c):
     """D = A B + C, float32 (lanes, 4), of words (lanes, 4), (lanes, 2) and float32 (lanes, 4)."""
     warps = len(a) // WARP
     left, right = np.empty((warps, 16, 16)), np.empty((warps, 16, 8))
-    left[:, *A_AT] = numbers(kind, a).reshape(warps, WARP, 4, 2)
-    right[:, *B_AT] = numbers(kind, b).reshape(warps, WARP, 2, 2)
-    found = np.matmul(left, right)[:, *C_AT].reshape(-1, 4)
+    left[(slice(None), *A_AT)] = numbers(kind, a).reshape(warps, WARP, 4, 2)
+    right[(slice(None), *B_AT)] = numbers(kind, b).reshape(warps, WARP, 2, 2)
+    found = np.matmul(left, right)[(slice(None), *C_AT)].reshape(-1, 4)
     return (found + c).astype(np.float32)

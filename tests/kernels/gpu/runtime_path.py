@@ -1,7 +1,8 @@
 """Compiles kernels as a launch does, for a GPU that is not there.
 
 numba-cuda makes LTO-IR of a kernel, and nvJitLink makes of that the machine code that runs. Asked for PTX, it
-gives what it would have assembled. Needs the extra ``gpu-test``; modules that import this are skipped without.
+gives what it would have assembled. Needs the extra ``gpu-test``; modules that import this are skipped without
+it.
 """
 
 import struct

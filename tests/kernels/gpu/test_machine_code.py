@@ -19,8 +19,8 @@ from primeattn.kernels import reference
 PRIMES = pa.Pattern("primes", window=3, global_tokens=2)
 NARROW = pa.Pattern("primes", window=2, global_tokens=2)
 DENSE = pa.Pattern(np.flatnonzero(np.random.default_rng(5).random(900) < 0.8) + 1, window=1, global_tokens=1)
-# Largest error relative to the largest number. Of 16 bits it is two roundings for out; gradients have two more,
-# as out, of which they are made, was rounded.
+# Largest error relative to the largest number. Of 16 bits it is two roundings for out; gradients have two
+# more, as out, of which they are made, was rounded.
 LIMITS = {"float64": 1e-12, "float32": 3e-6, "float16": 2**-10, "bfloat16": 2**-8}
 targets = pytest.mark.parametrize("capability", CAPABILITIES, ids=CAPABILITIES.get)
 
@@ -240,7 +240,7 @@ def each(rng, kernel, pattern, alter=lambda found: ""):
     return [change_at(m) for m in re.finditer(pattern, seen[0])]
 
 
-# Barriers that another one makes needless in this kernel: wide_keys waits once for each single query, of which
+# Barriers that another one makes needless in this kernel: wide_keys waits once for each single query, and
 # each key has one.
 NEEDLESS = {("wide_keys", 1)}
 

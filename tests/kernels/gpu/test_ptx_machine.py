@@ -199,12 +199,13 @@ def test_products_of_matrices(storage, rng):
     c = np.array([c for _, c in lanes], np.float32).view(np.uint32).astype(np.uint64)
     given = [words[:, i] | words[:, i + 1] << np.uint64(32) for i in (0, 2, 4)]
     for e in range(4):
+        sums = ",".join("%f1" if i == e else "%f2" for i in range(4))
         code = f"""
         ld.global.v4.u32 {{%r10,%r11,%r12,%r13}}, [%rd6]; ld.global.u64 %rd7, [%rd6+16];
         mov.b64 {{%r14,%r15}}, %rd7;
         ld.global.f32 %f1, [%rd6+24]; mov.f32 %f2, 0f00000000;
         mma.sync.aligned.m16n8k16.row.col.f32.{storage}.{storage}.f32
-        {{%f4,%f5,%f6,%f7}}, {{%r10,%r11,%r12,%r13}}, {{%r14,%r15}}, {{{",".join("%f1" if i == e else "%f2" for i in range(4))}}};
+        {{%f4,%f5,%f6,%f7}}, {{%r10,%r11,%r12,%r13}}, {{%r14,%r15}}, {{{sums}}};
         st.global.f32 [%rd4], %f{4 + e};"""
         got = run(code, [*given, c[:, e]]).view(np.float32)[::2]
         wanted = [expected[lane // 4 + 8 * (e // 2), 2 * (lane % 4) + e % 2] for lane in range(32)]
@@ -233,7 +234,7 @@ def test_matrices_of_shared_memory(transposed):
 
 
 SHARED = "mov.u64 %rd7, shared; cvt.u32.u64 %r2, %rd7; shl.b32 %r3, %r1, 2; add.s32 %r4, %r2, %r3;"
-NEIGHBOUR = "xor.b32 %r5, %r3, 4; add.s32 %r6, %r2, %r5;"
+NEIGHBOUR = SHARED + "xor.b32 %r5, %r3, 4; add.s32 %r6, %r2, %r5;"
 COPY = """mov.u64 %rd7, shared; add.s64 %rd7, %rd7, 15; and.b64 %rd7, %rd7, -16; add.s64 %rd7, %rd7, %rd5;
 cvt.u32.u64 %r4, %rd7; cp.async.cg.shared.global [%r4], [%rd6], 16;"""
 FAULTS = {
@@ -241,12 +242,12 @@ FAULTS = {
     "outside of any buffer: ld": "ld.global.u64 %rd30, [%rd4+-8];",
     "4 bytes of global memory that is not aligned": "ld.global.u32 %r9, [%rd4+2];",
     "two threads of a launch write the same memory": "st.global.u64 [%rd1], %rd3;",
-    "reads what another thread of this launch has written": "st.global.u64 [%rd4], %rd3; ld.global.u64 %rd30, [%rd1];",
+    "another thread of this launch has written": "st.global.u64 [%rd4], %rd3; ld.global.u64 %rd30, [%rd1];",
     "reads what this launch has written": "st.global.u64 [%rd4], %rd3; ld.global.nc.u64 %rd30, [%rd4];",
     "outside of shared memory": SHARED + "st.shared.u32 [%r4+4096], %r1;",
     "shared memory that is not aligned": SHARED + "st.shared.u32 [%r4+2], %r1;",
-    "read that another thread wrote": SHARED + NEIGHBOUR + "st.shared.u32 [%r4], %r1; ld.shared.u32 %r9, [%r6];",
-    "written that another thread read": SHARED + NEIGHBOUR + "ld.shared.u32 %r9, [%r6]; st.shared.u32 [%r4], %r1;",
+    "read that another thread wrote": NEIGHBOUR + "st.shared.u32 [%r4], %r1; ld.shared.u32 %r9, [%r6];",
+    "written that another thread read": NEIGHBOUR + "ld.shared.u32 %r9, [%r6]; st.shared.u32 [%r4], %r1;",
     "two threads write the same shared memory": SHARED + "st.shared.u32 [%r2], %r1;",
     "before a copy to it has been waited for": COPY + "bar.sync 0; ld.shared.u32 %r9, [%r4];",
     "written while a copy to it is under way": COPY + "st.shared.u32 [%r4], %r1;",
@@ -270,8 +271,7 @@ def test_faults(message):
 
 def test_what_faults_is_right_with_a_barrier_or_a_wait():
     code = (
-        SHARED
-        + NEIGHBOUR
+        NEIGHBOUR
         + """
     st.shared.u32 [%r4], %r1; bar.sync 0; ld.shared.u32 %r9, [%r6];
     cvt.u64.u32 %rd30, %r9; st.global.u64 [%rd4], %rd30;"""
