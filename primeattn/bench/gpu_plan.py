@@ -23,7 +23,7 @@ __all__ = ["LIMIT", "PYTHON", "STAGES", "Process", "Step", "make_plan", "process
 LIMIT = 540  # seconds in all
 TOGETHER = ("accuracy", "repeats", "long", "streams", "memcheck", "racecheck", "allocation")
 # Seconds for all processes of stages that run side by side, or for each process of another stage. On an H200
-# with 16 cores they took 8, 130, 22, 18 and 170; a cold import of torch alone may take 60.
+# with 16 cores the first four took 8, 130, 22 and 18; a cold import of torch alone may take 60.
 SECONDS = {("versions",): 75, TOGETHER: 210, ("launch",): 30, ("auto",): 40, ("wheels",): 100}
 SECONDS[("benchmark",)] = float("inf")  # what the others leave
 STAGES = tuple(stage for stages in SECONDS for stage in stages)

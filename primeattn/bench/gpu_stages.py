@@ -33,6 +33,15 @@ def versions():
         except importlib.metadata.PackageNotFoundError:
             yield finding(name, None)
     yield finding("python", sys.version.split()[0])
+    yield finding("cuda.implementation", getattr(device.cuda, "implementation", None))
+    try:
+        yield finding("driver", ".".join(map(str, device.cuda.cudadrv.driver.driver.get_version())))
+    except Exception as error:  # absent, or elsewhere in this version
+        yield finding("driver", None, note=str(error).splitlines()[0] if str(error) else "")
+    described, reason = device.describe(), device.problem()
+    yield finding("CUDA target", described["target"])
+    yield finding("GPU", described["device"], ok=reason is None)
+    # From here on it may take minutes, or fail in any way; whether there is a GPU is told already.
     for name, command in {
         "nvidia-smi": ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"],
         "nvcc": ["nvcc", "--version"],
@@ -42,16 +51,10 @@ def versions():
             yield finding(name, done.stdout.strip().splitlines()[-1])
         except (OSError, subprocess.SubprocessError, IndexError):
             yield finding(name, None)
-    yield finding("cuda.implementation", getattr(device.cuda, "implementation", None))
-    try:
-        yield finding("driver", ".".join(map(str, device.cuda.cudadrv.driver.driver.get_version())))
-    except Exception as error:  # absent, or elsewhere in this version
-        yield finding("driver", None, note=str(error).splitlines()[0] if str(error) else "")
-    described, reason = device.describe(), device.problem()
-    yield finding("CUDA target", described["target"])
-    yield finding("GPU", described["device"], ok=reason is None)
-    torch = find_torch()  # last: its import may take a minute, and fail in any way
-    if torch is not None:
+    torch = find_torch()
+    if torch is None:
+        yield finding("torch reaches the GPU", note="it does not import")
+    else:
         yield finding("torch reaches the GPU", torch.cuda.is_available(), note=str(torch.version.cuda))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from primeattn.bench import (
     gpu_cases,
     gpu_check,
     gpu_costs,
+    gpu_device,
     gpu_launches,
     gpu_plan,
     gpu_processes,
@@ -235,14 +237,26 @@ def test_versions_are_found_without_a_gpu():
     json.dumps(list(found.values()))
 
 
-def test_a_torch_that_does_not_import_hides_no_gpu(monkeypatch, capsys):
-    def broken():
-        raise OSError("libcudart.so.12: cannot open shared object file")
+def test_a_torch_that_does_not_import_is_no_fault_of_the_kernels(monkeypatch, tmp_path):
+    (tmp_path / "torch.py").write_text("raise OSError('libcudart.so.12: cannot open shared object file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    *_, torch = gpu_stages.versions()
+    assert torch == gpu_cases.finding("torch reaches the GPU", note="it does not import")
+    assert gpu_device.torch_on_gpu() is None
 
-    monkeypatch.setattr(gpu_stages, "find_torch", broken)
-    assert gpu_stages.main(["versions"]) == 1
-    *_, gpu, torch = gpu_processes.read(capsys.readouterr().out)[0]
-    assert gpu["check"] == "GPU" and torch["check"].startswith("OSError: libcudart.so.12")
+
+def test_whether_there_is_a_gpu_is_told_before_all_that_may_hang(monkeypatch):
+    def hang(*arguments, **options):
+        raise AssertionError("too early")
+
+    monkeypatch.setattr(gpu_stages.subprocess, "run", hang)
+    monkeypatch.setattr(gpu_stages, "find_torch", hang)
+    found = []
+    with pytest.raises(AssertionError, match="too early"):
+        for finding in gpu_stages.versions():
+            found.append(finding)
+    assert found[-1]["check"] == "GPU"
 
 
 def test_versions_are_found_where_numba_and_numba_cuda_do_not_fit(monkeypatch):

@@ -78,6 +78,12 @@ def test_what_has_no_seconds_or_no_tool_is_not_run_in_the_plan_already(monkeypat
     assert list(tmp_path.iterdir()) == []  # nothing is run or written
 
 
+def test_a_limit_for_nothing_runs_nothing(capsys, tmp_path):
+    assert bench.main(["gpu-check", "auto", "--limit", "9", "--out", str(tmp_path)]) == 3
+    out = capsys.readouterr().out
+    assert "versions: not run: no time is left (0 s)" in out and out.endswith("\nnot run: versions, auto\n")
+
+
 def test_options_of_the_plan_are_honoured_or_refused(capsys, tmp_path):
     assert bench.main(["gpu-check", "--plan", "launch"]) == 0
     assert "auto" not in capsys.readouterr().out

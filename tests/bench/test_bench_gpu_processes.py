@@ -75,8 +75,11 @@ def wait_for(path):
         time.sleep(0.01)
 
 
-def test_a_process_that_hangs_is_killed_with_all_that_it_started_and_keeps_what_it_printed(brisk, tmp_path):
+def test_a_process_that_hangs_is_killed_with_all_that_it_started_and_keeps_what_it_printed(
+    brisk, tmp_path, monkeypatch
+):
     """Also what was not flushed."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     path = tmp_path / "child"
     code = f"print({finding(check='early', ok=True)!r}); print('and then'); {parent(grower(path))}"
     start = time.perf_counter()

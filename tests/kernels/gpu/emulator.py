@@ -322,7 +322,7 @@ def emulated(
 
     Of the wheel kernels, ``tiling`` is their own where it is None, rows wider than ``one_warp`` are shared by
     two warps in the backward, and ``step`` is what a tile is said to cost: so little that tiny inputs are
-    regrouped, for one of ``wheels``.
+    regrouped, for one of ``wheels``. ``kind`` is the Machine, or a subclass of it.
     """
     machine = kind(seed, skip_barrier)
     intrinsics = Intrinsics(machine.memory)

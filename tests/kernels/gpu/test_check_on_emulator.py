@@ -70,11 +70,12 @@ SIZES = {
 
 @pytest.fixture
 def machine(monkeypatch):
-    """A GPU for the stages, whose sizes are so small that it can be emulated; no torch."""
+    """A GPU for the stages, whose sizes are so small that it can be emulated; no torch, no CuPy."""
     with emulated(monkeypatch, kind=Gpu) as machine:
         for module in (device, gpu_device, gpu_peers):
             monkeypatch.setattr(module, "cuda", Host(machine))
         give_torch(monkeypatch, None)
+        monkeypatch.setitem(sys.modules, "cupy", None)
         for module, sizes in SIZES.items():
             for name, value in sizes.items():
                 monkeypatch.setattr(module, name, value)
