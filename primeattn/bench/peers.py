@@ -32,7 +32,7 @@ __all__ = [
     "flex_mask",
 ]
 
-NO_TORCH = "torch is not installed (pip install 'primeattn[bench]')"
+NO_TORCH = "torch is not installed, or does not import (pip install 'primeattn[bench]')"
 COMPILE_LIMIT = 120  # seconds
 
 
