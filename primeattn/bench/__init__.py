@@ -81,6 +81,7 @@ def add_arguments(parser):
         command.add_argument("--sequences", help="names of the patterns' sequences", **several)
     for command in (gpu, check):
         command.add_argument("--limit", type=float, metavar="X", help="seconds to spend in all")
+    check.add_argument("--plan", action="store_true", help="only print what would run, and for how long")
     check.add_argument("stages", nargs="*", metavar="STAGE", help="default: all")
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 
 from primeattn.bench.cpu import GLOBAL_TOKENS, SEQUENCES, WINDOW, Peers, Shape
 from primeattn.bench.gpu_device import Device, EventTurn, ceilings
 from primeattn.bench.gpu_peers import FLEX, GPU_PEERS, OURS, SDPA, GpuInputs
-from primeattn.bench.peers import Unavailable
+from primeattn.bench.peers import COMPILE_LIMIT, Unavailable
 from primeattn.bench.timing import as_seconds, as_sizes, interleave
 from primeattn.kernels.arguments import check_choice
 from primeattn.patterns import Pattern
@@ -88,8 +89,8 @@ def run(
     budget : float, optional
         Seconds for a shape, 1 by default; exceeded if the fewest calls need more.
     limit : float, optional
-        Seconds after which no shape is started; those left out are listed. After half this time,
-        FlexAttention is left out, since it takes long to compile.
+        Seconds after which no shape is started; those left out are listed. FlexAttention, which takes long to
+        compile, is left out after half this time, and when less than two minutes are left.
     save : callable, optional
         Called with the results so far, after each shape.
 
@@ -112,8 +113,8 @@ def run(
 
     begun, shapes = clock(), list(grid(lengths, heads, head_dims, dtypes))
 
-    def late(share):
-        return limit is not None and clock() - begun > share * limit
+    def left():
+        return math.inf if limit is None else limit - (clock() - begun)
 
     device = Device()
     results = {
@@ -129,11 +130,11 @@ def run(
         "rows": [],
         "left_out": [],
     }  # fmt: skip
-    peers = GpuPeers(device, budget, lambda: late(0.5))
+    peers = GpuPeers(device, budget, lambda: left() < max((limit or 0) / 2, COMPILE_LIMIT))
     with tqdm(total=len(shapes), desc="gpu", unit="shape", disable=None) as bar:
         for shape in shapes:
             bar.set_postfix_str(f"n = {shape.n}, {shape.heads} heads, {shape.dtype}")
-            if late(1):
+            if left() < 0:
                 results["left_out"].append(vars(shape))
             else:
                 for row in peers.measure(shape, patterns, GPU_PEERS, 1):

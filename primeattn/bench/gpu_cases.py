@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import contextmanager
 
 import numpy as np
 
 from primeattn.bench.gpu_device import numbers, stored
-from primeattn.kernels import reference
+from primeattn.kernels import attention, reference, sparse_index_kernel_backward
 from primeattn.kernels.call import BFLOAT16
 from primeattn.patterns import Pattern
 
 __all__ = [
-    "CASES", "DTYPES", "LIMITS", "PATTERN", "RESULTS", "STORAGE", "STRIDED", "Case", "dense_mask", "errors",
-    "finding", "number_of",
+    "CASES", "DTYPES", "LIMITS", "PATTERN", "RESULTS", "SERVES_ALL", "STORAGE", "STRIDED", "Case", "compute",
+    "dense_mask", "errors", "finding", "guarded", "number_of", "refusals",
 ]  # fmt: skip
 
 PATTERN = Pattern("primes", window=3, global_tokens=2)
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 STORAGE = {np.dtype(name): name for name in DTYPES if name != "bfloat16"} | {BFLOAT16: "bfloat16"}
+SERVES_ALL = "gather"  # the kernel that must accept every call
 RESULTS = ("out", "lse", "dq", "dk", "dv")
 # Relative to the largest number. The 16-bit limits, a few roundings, are for results not compared with torch.
 LIMITS = {"float32": 1e-5, "float64": 1e-12, "float16": 4 * 2**-11, "bfloat16": 4 * 2**-8}
@@ -117,3 +119,35 @@ def finding(check, value=None, limit=None, ok=None, **more) -> dict:
     if limit is not None and ok is None:
         ok = bool(value <= limit)
     return {"check": check, "ok": ok, "value": value, "limit": limit, **more}
+
+
+class Refused(Exception):
+    """A kernel does not support a call, and says so."""
+
+
+@contextmanager
+def refusals(kernel):
+    try:
+        yield
+    except ValueError as error:
+        if kernel == SERVES_ALL or not str(error).startswith("kernel:"):
+            raise
+        raise Refused(str(error)) from error
+
+
+def guarded(check, findings):
+    """Yield the findings of a check, or that the kernel refuses it."""
+    try:
+        yield from findings
+    except Refused as reason:
+        yield finding(check, note=f"refused: {reason}")
+
+
+def compute(kernel, case, q, k, v, dout, dlse, **options):
+    """RESULTS of NumPy arrays, computed on the GPU."""
+    options = {"device": "cuda", "kernel": kernel, **case.options, **options}
+    with refusals(kernel):
+        out, lse = attention(q, k, v, case.pattern, **options)
+        grads = [stored(np.full(a.shape, np.nan), STORAGE[a.dtype]) for a in (q, k, v)]
+        sparse_index_kernel_backward(*grads, dout, q, k, v, out, lse, case.pattern, dlse=dlse, **options)
+    return out, lse, *grads

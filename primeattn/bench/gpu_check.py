@@ -1,64 +1,43 @@
 """Whether the kernels are right and quick to launch on this GPU: ``python -m primeattn.bench gpu-check``.
 
-All checks that need a GPU, in one run of at most ten minutes. Every stage is one or more processes with a
-time limit, since a process cannot use the GPU after a fault of a kernel; findings are written to disk after
-every stage. Processes that measure no time run side by side, as they mostly compile.
+All checks that need a GPU, in one run of at most nine minutes that follows the plan of
+:mod:`primeattn.bench.gpu_plan`. Every stage is one or more processes, since a process cannot use the GPU
+after a fault of a kernel; findings are written to disk after every process.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
-from glob import glob
-from typing import NamedTuple
 
 from primeattn.bench import report
+from primeattn.bench.gpu_cases import finding
+from primeattn.bench.gpu_peers import OURS
+from primeattn.bench.gpu_plan import LIMIT, STAGES, make_plan
+from primeattn.bench.gpu_plan import text as plan_text
+from primeattn.bench.gpu_processes import ended_by_signals, not_run, run_together
 from primeattn.bench.timing import as_seconds
+from primeattn.info import machine
 from primeattn.kernels.call import GPU_KERNELS
 
-__all__ = ["STAGES", "run"]
+__all__ = ["run"]
 
-LIMIT = 570  # seconds in all
-LEAST = 45  # fewest seconds for which the benchmark is started
-SANITIZER = "compute-sanitizer"
-NO_PROBES = "--report-api-errors", "no"  # libraries probe the driver for features it may lack
-STAGES = {  # seconds for each process; those in TOGETHER run side by side
-    "versions": 90, "accuracy": 240, "repeats": 240, "long": 240, "streams": 240, "memcheck": 240,
-    "racecheck": 240, "launch": 90, "allocation": 60, "auto": 90, "wheels": 200, "benchmark": LIMIT,
-}  # fmt: skip
-TOGETHER = "accuracy", "repeats", "long", "streams", "memcheck", "racecheck"
-# Dtypes that each kernel takes; a test shows that the wheel kernel refuses others.
-DTYPES = {"gather": ("float32", "bfloat16", "float16", "float64"), "wheel": ("bfloat16", "float16")}
-SMALL = {64: ("gradient of lse", "packed", "decoding"), 128: ("wide",)}  # cases for compute-sanitizer
 # (sequence, dtype) -> times faster than the fastest SDPA, forward, at n = 65536 with 16 heads of 64. These
 # are goals: missing them fails no check.
 GOALS = {("squares", "bfloat16"): 3, ("mian_chowla", "bfloat16"): 5, ("primes", "float32"): 4}
 
 
-class Process(NamedTuple):
-    """A stage, or a part of it."""
-
-    name: str
-    command: list
-    seconds: float
-
-
-def run(*, stages=(), limit=None, out, command, kernels=GPU_KERNELS) -> int:
-    """Run stages, print their findings, and write them to ``gpu_check.json`` after each.
+def run(*, stages=(), limit=None, plan=False, out, command, kernels=GPU_KERNELS) -> int:
+    """Print the plan, run it, print what it finds, and write that to ``gpu_check.json`` after each process.
 
     Parameters
     ----------
     stages : sequence of str
-        Among STAGES; all if empty.
+        Among STAGES; all if empty. "versions", which finds out whether there is a GPU, always runs.
     limit : float, optional
-        Seconds in all, 570 by default; the benchmark gets what the others leave.
+        Seconds in all, 540 by default; the benchmark gets what the others leave.
+    plan : bool
+        Only print the plan; no GPU is needed.
     out : Path
         Output folder.
     command : str
@@ -81,34 +60,41 @@ def run(*, stages=(), limit=None, out, command, kernels=GPU_KERNELS) -> int:
             raise ValueError(f"stages: expected some of {', '.join(STAGES)}, got {stage!r}")
     limit, begun, since = as_seconds("limit", limit, LIMIT), time.perf_counter(), time.time()
     chosen = [stage for stage in STAGES if stage in stages or not stages or stage == "versions"]
+    steps = make_plan(chosen, limit, kernels, out, machine()["usable_cores"])
+    path = out / "data" / "gpu_check.json"
+    print(plan_text(steps, limit), f"- findings go to {path}", sep="\n", flush=True)
+    if plan:
+        return 0
     found = {}
-    results = {"benchmark": "gpu-check", "limit_s": limit, "stages": found}
+    planned = [{**step._asdict(), "processes": len(step.processes)} for step in steps]
+    results = {"benchmark": "gpu-check", "limit_s": limit, "plan": planned, "stages": found}
 
-    def left():
-        return limit - (time.perf_counter() - begun)
+    def note(process, entry):
+        if process.name == "benchmark" and "skipped" not in entry:
+            entry["findings"] += of_benchmark(out, since)
+        found[process.name] = entry
+        report.write_json(path, results, command)
+        print(text(process.name, entry), flush=True)
 
-    def take(process):
-        entry = execute(process, left())
-        if process.name == "benchmark":
-            entry["findings"] += goals(out, since)
-        return process.name, entry
-
-    def note(name, entry):
-        found[name] = entry
-        report.write_json(out / "data" / "gpu_check.json", results, command)
-        print(text(name, entry), flush=True)
-
-    alone = [[stage] for stage in chosen if stage not in TOGETHER]
-    for group in (*alone[:1], [stage for stage in chosen if stage in TOGETHER], *alone[1:]):
-        waiting = [process for stage in group for process in processes(stage, kernels, out, left)]
-        with ThreadPoolExecutor(min(len(waiting), os.cpu_count() or 1) or 1) as pool:
-            for done in pool.map(take, waiting):
-                note(*done)
-        if group == ["versions"] and not found["versions"]["usable"]:
-            print(found["versions"]["reason"], flush=True)
+    with ended_by_signals():
+        for step in steps:
+            if step.skipped is None:
+                until = begun + step.until
+                run_together(
+                    step.processes, step.at_once, lambda until=until: until - time.perf_counter(), note
+                )
+            else:
+                for process in step.processes:
+                    note(process, not_run(step.skipped))
+            if step.name == "versions" and not is_usable(found["versions"]):
+                break
+    for gpu in found["versions"]["findings"]:
+        if gpu["check"] == "GPU" and gpu["ok"] is False:
+            print(f"gpu-check: no GPU can be used here: {gpu['value'].removeprefix('none: ')}")
             return 2
     failed = [name for name, entry in found.items() if is_failed(entry)]
-    absent = [name for name, entry in found.items() if is_not_run(entry)]
+    absent = [process.name for step in steps for process in step.processes]
+    absent = [name for name in absent if name not in found or is_not_run(found[name])]
     said = [
         f"{what}: {', '.join(names)}"
         for what, names in {"FAILED": failed, "not run": absent}.items()
@@ -118,103 +104,13 @@ def run(*, stages=(), limit=None, out, command, kernels=GPU_KERNELS) -> int:
     return 1 if failed else 3 if absent else 0
 
 
-def processes(stage, kernels, out, left):
-    """The processes of a stage."""
-    seconds, python = STAGES[stage], [sys.executable, "-m", "primeattn.bench.gpu_stages"]
-
-    def process(*arguments):
-        return Process(" ".join([stage, *arguments]), [*python, stage, *arguments], seconds)
-
-    if stage in ("versions", "auto", "wheels"):
-        yield process()
-    elif stage in ("accuracy", "repeats", "long"):
-        for kernel in kernels:
-            for dtype in DTYPES[kernel]:
-                yield process(kernel, dtype)
-    elif stage in ("memcheck", "racecheck"):
-        tool = sanitizer()
-        checked = tool and [tool, "--tool", stage, "--error-exitcode", "9", *NO_PROBES, *python, "small"]
-        for kernel in kernels:
-            for dtype in ("float32", "bfloat16")[kernel == "wheel" :]:
-                for width, names in SMALL.items():
-                    command = checked and [*checked, kernel, dtype, *names]
-                    yield Process(f"{stage} {kernel} {dtype} {width}", command or [], seconds)
-    elif stage == "benchmark":
-        rest = max(left() - 15, 1)
-        options = ["gpu", "--limit", f"{rest:.0f}", "--out", str(out)]
-        command = [sys.executable, "-m", "primeattn.bench", *options] if rest >= LEAST else []
-        yield Process("benchmark", command, rest + 10)
-    else:
-        for kernel in kernels:
-            yield process(kernel)
+def is_usable(versions) -> bool:
+    """Whether that stage has found a GPU that can be used."""
+    return any(found["check"] == "GPU" and found["ok"] for found in versions["findings"])
 
 
-def sanitizer():
-    """Path of compute-sanitizer, from the search path or an installed toolkit; None if not found."""
-    homes = ("/usr/local/cuda*/bin", "/usr/local/cuda*/compute-sanitizer", "/opt/nvidia/compute-sanitizer*")
-    places = [place for home in homes for place in sorted(glob(f"{home}/{SANITIZER}"))]
-    return shutil.which(SANITIZER) or (places[-1] if places else None)
-
-
-def execute(process, left) -> dict:
-    """Run a process within its time; return its findings, exit status and the end of its output."""
-    if not process.command:
-        reason = f"{SANITIZER} is not found" if "check " in process.name else "no time was left"
-        return {"findings": [], "status": None, "seconds": 0.0, "tail": "", "skipped": reason}
-    seconds = min(process.seconds, left)
-    if seconds < 1:
-        return {"findings": [], "status": None, "seconds": 0.0, "tail": "", "skipped": "no time was left"}
-    start = time.perf_counter()
-    with tempfile.TemporaryFile() as file:
-        # A session of its own, so that a tool is killed together with the stage it runs.
-        started = subprocess.Popen(
-            process.command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        try:
-            status = started.wait(seconds)
-        except subprocess.TimeoutExpired:
-            status = None
-        finally:
-            if started.poll() is None:
-                _kill(started)
-                started.wait()
-        file.seek(0)
-        output = file.read()
-    findings, lines = [], []
-    for line in output.decode(errors="replace").splitlines():
-        found = _finding(line)
-        (lines if found is None else findings).append(line if found is None else found)
-    entry = {"findings": findings, "status": status, "seconds": time.perf_counter() - start}
-    entry["tail"] = "\n".join(lines[-40:])
-    if process.name == "versions":
-        gpu = [f for f in findings if f["check"] == "GPU"]
-        entry["usable"] = bool(gpu and gpu[0]["ok"])
-        entry["reason"] = (
-            f"gpu-check: no GPU can be used here: {gpu[0]['value'].removeprefix('none: ')}"
-            if gpu
-            else "gpu-check: the installed packages do not import"
-        )
-    return entry
-
-
-def _kill(started):
-    if hasattr(os, "killpg"):
-        os.killpg(started.pid, signal.SIGKILL)
-    else:  # on Windows
-        started.kill()
-
-
-def _finding(line):
-    if line.startswith('{"check"'):
-        try:
-            return json.loads(line)
-        except ValueError:  # cut off
-            pass
-    return None
-
-
-def goals(out, since) -> list[dict]:
-    """How the benchmark compares with GOALS: the factor for forward, half of it with the backward.
+def of_benchmark(out, since) -> list[dict]:
+    """What the benchmark has written: whether this library's kernels ran, and how they compare with GOALS.
 
     Only files written after ``since``, a time of :func:`time.time`, count.
     """
@@ -222,11 +118,22 @@ def goals(out, since) -> list[dict]:
     for path in (out / "data").glob("gpu_*.json"):
         results = json.loads(path.read_text()) if path.stat().st_mtime >= since else {}
         if results.get("benchmark") == "gpu":
-            found = [*_goals(results)]
+            found = [*_ours(results["rows"]), *goals(results)]
     return found
 
 
-def _goals(results):
+def _ours(rows):
+    """A finding for each reason why a kernel of this library failed, and the number of its times."""
+    rows = [row for row in rows if row["peer"] in OURS]
+    yield finding("times of this library", sum("median_s" in row for row in rows) or None)
+    failed = {(row["peer"], row["dtype"], row["skipped"]): None for row in rows if "skipped" in row}
+    for peer, dtype, reason in failed:
+        if not reason.startswith("ValueError: kernel:"):  # else it refuses the call, and says so
+            yield finding(f"{peer}, {dtype}", ok=False, note=reason)
+
+
+def goals(results):
+    """How the benchmark compares with GOALS: the factor for forward, half of it with the backward."""
     wanted = {"n": 65536, "heads": 16, "head_dim": 64}
     for (sequence, dtype), factor in GOALS.items():
         for which, limit in (("forward", factor), ("forward+backward", factor / 2)):
@@ -237,9 +144,7 @@ def _goals(results):
             ]  # fmt: skip
             note = "not measured" if not rows else "reached" if max(rows) >= limit else "missed"
             check = f"goal: {sequence} {dtype} {which}, times faster than SDPA, at least"
-            yield {
-                "check": check, "ok": None, "value": max(rows, default=None), "limit": limit, "note": note
-            }  # fmt: skip
+            yield {**finding(check, max(rows, default=None), note=note), "limit": limit}
 
 
 def is_failed(entry) -> bool:
@@ -248,8 +153,9 @@ def is_failed(entry) -> bool:
 
 
 def is_not_run(entry) -> bool:
-    """Whether a process did not start, or did not end in time."""
-    return entry["status"] is None
+    """Whether a process did not start, did not end in time, or has checked and measured nothing."""
+    told = any(found["ok"] is not None or found["value"] is not None for found in entry["findings"])
+    return entry["status"] is None or (entry["status"] == 0 and not told)
 
 
 def text(name, entry) -> str:
@@ -258,8 +164,8 @@ def text(name, entry) -> str:
     worst = max(passed, key=lambda found: (found["value"] or 0) / (found["limit"] or 1), default=None)
     state = "FAILED" if is_failed(entry) else "ok"
     if is_not_run(entry):
-        state += f", not run: {entry.get('skipped', 'to its end, it took too long')}"
-        state = state.removeprefix("ok, ")
+        ended = "it checked nothing" if entry["status"] == 0 else "to its end, it took too long"
+        state = f"{state}, not run: {entry.get('skipped', ended)}".removeprefix("ok, ")
     lines = [f"\n{name}: {state} ({entry['seconds']:.0f} s)"]
     if passed:
         lines.append(f"  {len(passed)} within their limits; closest: {_line(worst)}")

@@ -19,6 +19,9 @@ from primeattn.workspace import Workspace
 
 __all__ = ["auto", "fit_rule", "wheels"]
 
+AUTO_LENGTHS = (256, 1024, 4096, 16384)
+HEADS, HEAD_DIMS, LENGTHS = 16, (64, 128), (4096, 16384, 65536)  # of wheels
+
 
 def auto():
     """What AUTO_RULE should be on this machine, and how much time the present one loses."""
@@ -28,7 +31,7 @@ def auto():
     rows = []
     for name in ("primes", "squares", "mian_chowla"):
         pattern = Pattern(name, window=3, global_tokens=2)
-        for n in (256, 1024, 4096, 16384):
+        for n in AUTO_LENGTHS:
             case = Case(8, 8, n, n, 64, pattern=pattern)
             q, k, v, _, _ = case.draw("float32")
             out, lse, workspace = np.empty_like(q), np.empty(q.shape[:3], np.float32), Workspace()
@@ -67,9 +70,9 @@ def wheels():
     """Seconds of "gather", and of "wheel" with each of WHEELS, beside the figures of the cost model."""
     device = Device()
     turn = EventTurn(device)
-    for head_dim, n, name in itertools.product((64, 128), (4096, 16384, 65536), SEQUENCES):
+    for head_dim, n, name in itertools.product(HEAD_DIMS, LENGTHS, SEQUENCES):
         pattern = Pattern(name, window=3, global_tokens=2)
-        inputs = GpuInputs.draw(1, 16, n, head_dim, "bfloat16")
+        inputs = GpuInputs.draw(1, HEADS, n, head_dim, "bfloat16")
         for wheel in (None, *cost.WHEELS):
             kernel = "gather" if wheel is None else "wheel"
             row = {"head_dim": head_dim, "n": n, "sequence": name, "wheel": wheel}

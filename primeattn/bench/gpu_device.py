@@ -14,7 +14,10 @@ from primeattn.kernels.call import BFLOAT16
 from primeattn.kernels.device_arrays import address_view
 from primeattn.kernels.gpu.device import cuda  # None if it cannot be imported
 
-__all__ = ["CHAINS", "TURN", "Array", "Device", "EventTurn", "ceilings", "fma_chains", "numbers", "stored"]
+__all__ = [
+    "CHAINS", "TURN", "Array", "Device", "EventTurn", "ceilings", "fma_chains", "numbers", "stored",
+    "torch_on_gpu",
+]  # fmt: skip
 
 TURN = 0.01  # seconds of GPU work in a turn
 MOST_CALLS = 50  # in a turn; a few hundred launches fill the queue
@@ -195,14 +198,20 @@ def ceilings(device, turn) -> dict:
     blocks, threads, iterations = 32 * device.processors, 256, 2000
     seconds = float(np.median(turn(lambda: device.chains(blocks, threads, iterations))))
     found["float32_gflops"] = 2e-9 * CHAINS * iterations * blocks * threads / seconds
-    torch = find_torch()
+    torch = torch_on_gpu()
     for name in ("float16", "bfloat16"):
         found[f"{name}_matmul_gflops"] = None
-        if torch is not None and torch.cuda.is_available():
+        if torch is not None:
             a, b = torch.randn(2, MATRIX, MATRIX, device="cuda", dtype=getattr(torch, name))
             seconds = float(np.median(turn(lambda a=a, b=b: torch.matmul(a, b))))
             found[f"{name}_matmul_gflops"] = 2e-9 * MATRIX**3 / seconds
     return found
+
+
+def torch_on_gpu():
+    """Return the module torch, or None unless it is installed and finds a GPU."""
+    torch = find_torch()
+    return torch if torch is not None and torch.cuda.is_available() else None
 
 
 def relauncher(arrays, pattern, kernel, workspace, wheel=None, backward=False):
@@ -211,4 +220,9 @@ def relauncher(arrays, pattern, kernel, workspace, wheel=None, backward=False):
     check = arguments.check_backward if backward else arguments.check_forward
     launch = dispatch.run(check(replace(target, wheel=wheel), views, {"pattern": pattern}, workspace))
     at = {name: view.ctypes.data for name, view in views.items()}
-    return lambda: launch.run_again(at, workspace)
+
+    def again():
+        launch.run_again(at, workspace)
+
+    again.arrays = arrays  # whose memory it uses
+    return again

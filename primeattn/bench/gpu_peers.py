@@ -23,6 +23,7 @@ from primeattn.bench.peers import (
 )
 from primeattn.kernels import sparse_index_kernel, sparse_index_kernel_backward
 from primeattn.kernels.call import GPU_KERNELS
+from primeattn.kernels.gpu.device import cuda
 from primeattn.workspace import Workspace
 
 __all__ = ["FLEX", "GPU_PEERS", "OURS", "SDPA", "GpuInputs", "flex_blocks"]
@@ -175,8 +176,6 @@ def _tried(call):
 
 
 def _synchronize():
-    from numba import cuda
-
     cuda.synchronize()
 
 

@@ -32,7 +32,7 @@ __all__ = [
     "flex_mask",
 ]
 
-NO_TORCH = "torch is not installed (pip install 'primeattn[bench]')"
+NO_TORCH = "torch is not installed, or does not import (pip install 'primeattn[bench]')"
 COMPILE_LIMIT = 120  # seconds
 
 
@@ -73,10 +73,10 @@ class Inputs:
 
 
 def find_torch():
-    """Return the module torch, or None if it is not installed."""
+    """Return the module torch, or None if it does not import."""
     try:
         import torch
-    except ImportError:
+    except Exception:  # not installed, or libraries that it needs are not
         return None
     return torch
 

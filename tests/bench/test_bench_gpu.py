@@ -239,8 +239,8 @@ def test_no_peer_is_too_long_for_a_gpu(fake):
 
 @pytest.mark.slow
 def test_time_is_kept(fake):
-    now = iter(range(1000))
-    results = gpu.run(n=[64, 128], heads=[1], head_dims=[64], limit=30, clock=lambda: next(now))
+    now = iter(range(0, 10000, 20))
+    results = gpu.run(n=[64, 128], heads=[1], head_dims=[64], limit=600, clock=lambda: next(now))
     done = {(row["n"], row["dtype"], row["pass"]) for row in results["rows"]}
     assert 1 <= len(done) < 12 and len(done) + len(results["left_out"]) == 12
     assert results["left_out"][-1] == {
@@ -248,6 +248,13 @@ def test_time_is_kept(fake):
     }  # fmt: skip
     flex = [row.get("skipped") for row in results["rows"] if row["peer"] == FLEX]
     assert flex[0] is None and flex[-1] == "left out: it takes long to compile, and little time was left"
+
+
+@pytest.mark.parametrize(("limit", "compiles"), [(None, True), (240, True), (119, False)])
+def test_no_long_compilation_is_started_that_would_not_end_in_time(fake, limit, compiles):
+    sizes = {"n": [64], "heads": [1], "head_dims": [64], "dtypes": ["float16"]}
+    flex = [row for row in gpu.run(**sizes, limit=limit)["rows"] if row["peer"] == FLEX]
+    assert all(("median_s" in row) is compiles for row in flex) and flex
 
 
 @pytest.mark.slow

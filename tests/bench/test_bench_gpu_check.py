@@ -1,6 +1,7 @@
 """The program of all checks on a GPU, as far as it can be told without one."""
 
 import json
+import os
 import sys
 import time
 from types import SimpleNamespace
@@ -9,81 +10,72 @@ import numpy as np
 import pytest
 
 from primeattn import bench, cli
-from primeattn.bench import gpu_cases, gpu_check, gpu_costs, gpu_stages
-from primeattn.bench.gpu_check import Process, execute, is_failed, is_not_run, processes, text
+from primeattn.bench import (
+    gpu_cases,
+    gpu_check,
+    gpu_costs,
+    gpu_device,
+    gpu_launches,
+    gpu_plan,
+    gpu_processes,
+    gpu_stages,
+)
+from primeattn.bench.gpu_check import is_failed, is_not_run, text
+from primeattn.bench.gpu_plan import PYTHON, Process
+from primeattn.bench.gpu_processes import run_together
 from primeattn.kernels.gpu import device
 
 
-def script(code, name="a stage", seconds=20):
-    return Process(name, [sys.executable, "-c", code], seconds)
+def script(code, name="a stage"):
+    return Process(name, lambda seconds: [*PYTHON, "-S", "-c", code])
 
 
 def line(**found):
     found = {"check": "c", "ok": None, "value": None, "limit": None} | found
-    return f"print({json.dumps(found)!r}, flush=True)"
+    return f"print({json.dumps(found)!r})"
 
 
-def test_findings_are_read_from_what_a_stage_prints():
-    code = "; ".join(
-        [line(check="a", ok=True, value=1e-7, limit=1e-5), "print('a warning')", line(check="b")]
-    )
-    entry = execute(script(code), 30)
-    assert [found["check"] for found in entry["findings"]] == ["a", "b"] and entry["status"] == 0
-    assert entry["tail"] == "a warning" and not is_failed(entry)
-    shown = text("accuracy", entry).splitlines()
-    assert shown[1].startswith("accuracy: ok (") and shown[2] == (
-        "  1 within their limits; closest: a = 1e-07 (limit 1e-05)"
-    )
-    assert shown[3:] == ["  b"]
+def entry(*findings, status=0, **more):
+    findings = [gpu_cases.finding(**found) for found in findings]
+    return {"findings": findings, "status": status, "seconds": 0.0, "tail": ""} | more
+
+
+def test_text_of_a_stage():
+    found = entry({"check": "a", "value": 1e-7, "limit": 1e-5}, {"check": "b"}, tail="a warning")
+    shown = text("accuracy", found).splitlines()
+    assert shown[1:] == [
+        "accuracy: ok (0 s)", "  1 within their limits; closest: a = 1e-07 (limit 1e-05)", "  b"
+    ]  # fmt: skip
+    assert "  | a warning" in text("accuracy", found | {"status": 1})
 
 
 def test_a_finding_or_a_process_that_fails_fails_the_stage():
-    for code in (line(ok=False, value=2.0, limit=1.0), "raise SystemExit(9)"):
-        entry = execute(script(code), 30)
-        assert is_failed(entry) and "FAILED" in text("stage", entry)
-    assert "  FAILED c = 2 (limit 1)" in text(
-        "stage", execute(script(line(ok=False, value=2.0, limit=1.0)), 9)
+    wrong = entry({"check": "c", "value": 2.0, "limit": 1.0})
+    for found in (wrong, entry({"check": "c", "ok": True}, status=9)):
+        assert is_failed(found) and not is_not_run(found) and "FAILED" in text("stage", found)
+    assert "  FAILED c = 2 (limit 1)" in text("stage", wrong)
+
+
+def test_a_process_that_did_not_end_in_time_is_neither_failed_nor_passed():
+    late = entry({"check": "early", "ok": True}, status=None)
+    assert is_not_run(late) and not is_failed(late)
+    assert "stage: not run: to its end, it took too long (" in text("stage", late)
+    late["findings"].append(gpu_cases.finding("c", ok=False))
+    assert is_not_run(late) and is_failed(late)
+    assert "stage: FAILED, not run: to its end, it took too long (" in text("stage", late)
+
+
+def test_a_stage_that_has_checked_and_measured_nothing_has_not_passed():
+    """Such as without torch, or where a kernel refuses every call."""
+    nothing = entry({"check": "torch", "note": "it is not installed, or finds no GPU"})
+    assert is_not_run(nothing) and not is_failed(nothing)
+    assert text("streams", nothing).splitlines()[1:] == [
+        "streams: not run: it checked nothing (0 s)", "  torch: it is not installed, or finds no GPU"
+    ]  # fmt: skip
+    assert is_not_run(entry())
+    assert not is_not_run(entry({"check": "a", "ok": True})) and not is_not_run(
+        entry({"check": "a", "value": 1})
     )
-    assert "  | boom" in text("stage", execute(script("print('boom'); raise SystemExit(1)"), 30))
-
-
-@pytest.mark.slow
-def test_a_stage_that_hangs_is_ended_with_all_that_it_started_and_keeps_what_it_found():
-    child = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
-    start = time.perf_counter()
-    entry = execute(
-        script("; ".join([line(check="early", ok=True), child, "import time; time.sleep(60)"]), seconds=2), 30
-    )
-    assert time.perf_counter() - start < 20 and entry["status"] is None and is_not_run(entry)
-    assert not is_failed(entry)
-    assert [found["check"] for found in entry["findings"]] == ["early"]
-    assert "stage: not run: to its end, it took too long" in text("stage", entry)
-    assert execute(script("print(1)"), 0.5)["skipped"] == "no time was left"
-
-
-def test_processes(monkeypatch, tmp_path):
-    monkeypatch.setattr(gpu_check, "sanitizer", lambda: "/bin/compute-sanitizer")
-
-    def names(stage, left=300):
-        return {p.name: p for p in processes(stage, ("gather", "wheel"), tmp_path, lambda: left)}
-
-    assert list(names("accuracy"))[3:5] == ["accuracy gather float64", "accuracy wheel bfloat16"]
-    assert len(names("accuracy")) == 6 and list(names("auto")) == ["auto"]
-    check = names("racecheck")["racecheck wheel bfloat16 128"].command
-    assert check[:5] == ["/bin/compute-sanitizer", "--tool", "racecheck", "--error-exitcode", "9"]
-    assert check[-4:] == ["small", "wheel", "bfloat16", "wide"]
-    assert names("benchmark")["benchmark"].command[-3:] == ["285", "--out", str(tmp_path)]
-    assert execute(names("benchmark", 20)["benchmark"], 20)["skipped"] == "no time was left"
-    monkeypatch.setattr(gpu_check, "sanitizer", lambda: None)
-    entry = execute(names("memcheck")["memcheck gather float32 64"], 300)
-    assert entry["skipped"] == "compute-sanitizer is not found" and is_not_run(entry)
-    assert "memcheck: not run: compute-sanitizer is not found" in text("memcheck", entry)
-    for stage in gpu_check.STAGES:
-        assert all(p.seconds > 0 for p in names(stage).values())
-        for process in names(stage).values():
-            if "primeattn.bench.gpu_stages" in process.command:
-                at = process.command.index("primeattn.bench.gpu_stages")
-                assert process.command[at + 1] in gpu_stages.STAGES
 
 
 @pytest.fixture
@@ -91,11 +83,18 @@ def checked(monkeypatch):
     """Stages that only print what is put in the dict."""
     code = {"versions": line(check="GPU", ok=True, value="a GPU")}
 
-    def fake(stage, kernels, out, left):
+    def fake(stage, kernels, out):
         yield script(code.get(stage, line(ok=True)), stage)
 
-    monkeypatch.setattr(gpu_check, "processes", fake)
+    monkeypatch.setattr(gpu_plan, "processes", fake)
+    monkeypatch.setattr(gpu_plan, "sanitizer", lambda: "/bin/compute-sanitizer")
+    monkeypatch.setattr(gpu_plan, "SHORTEST", 0.06)
+    monkeypatch.setattr(gpu_processes, "ENDING", 0.06)
+    monkeypatch.setattr(gpu_processes, "POLL", 0.01)
     return code
+
+
+HANG = "import time; time.sleep(60)"
 
 
 @pytest.mark.parametrize(
@@ -105,13 +104,15 @@ def checked(monkeypatch):
         pytest.param(lambda argv: cli.main(["bench", *argv]), id="cli", marks=pytest.mark.slow),
     ],
 )
-def test_exit_status(main, checked, tmp_path, capsys):
+def test_exit_status(main, checked, tmp_path, capsys, monkeypatch):
     stages = ["accuracy", "auto"]
     assert main(["gpu-check", *stages, "--out", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.endswith("\nall checks passed\n")
-    checked["accuracy"] = "import time; time.sleep(60)"
+    out = capsys.readouterr().out
+    assert out.startswith("plan ") and out.endswith("\nall checks passed\n")
+    checked["accuracy"] = HANG
+    monkeypatch.setitem(gpu_plan.SECONDS, ("versions",), 1)
     assert main(["gpu-check", *stages, "--limit", "2", "--out", str(tmp_path)]) == 3
-    assert "not run: accuracy" in capsys.readouterr().out.splitlines()[-1]
+    assert capsys.readouterr().out.endswith("\nnot run: accuracy, auto\n")
     del checked["accuracy"]
     checked["auto"] = line(ok=False)
     assert main(["gpu-check", *stages, "--out", str(tmp_path)]) == 1
@@ -119,6 +120,9 @@ def test_exit_status(main, checked, tmp_path, capsys):
     written = json.loads((tmp_path / "data" / "gpu_check.json").read_text())
     assert list(written["stages"]) == ["versions", "accuracy", "auto"] and written["versions"]
     assert written["command"].endswith(f"gpu-check --out {tmp_path} accuracy auto")
+    assert [(step["name"], step["until"]) for step in written["plan"]] == [
+        ("versions", 1), ("accuracy", 211), ("auto", 251),
+    ]  # fmt: skip
     checked["versions"] = line(check="GPU", ok=False, value="none: no driver")
     assert main(["gpu-check", "--out", str(tmp_path)]) == 2
     assert capsys.readouterr().out.endswith("gpu-check: no GPU can be used here: no driver\n")
@@ -126,23 +130,103 @@ def test_exit_status(main, checked, tmp_path, capsys):
     assert "stages: expected some of versions, accuracy," in capsys.readouterr().err
 
 
-def test_goals(checked, tmp_path):
-    (tmp_path / "data").mkdir()
-    wanted = {"n": 65536, "heads": 16, "head_dim": 64, "dtype": "bfloat16", "pass": "forward"}
-    rows = [
-        {**wanted, "sequence": "squares", "speedup": 2.0},
-        {**wanted, "sequence": "squares", "speedup": 3.5},  # by another kernel
-        {**wanted, "sequence": "mian_chowla", "speedup": 4.0},
-        {**wanted, "sequence": "mian_chowla", "speedup": 9.0, "n": 16384},
-        {**wanted, "sequence": "squares", "pass": "forward+backward"},
-    ]
-    path = tmp_path / "data" / "gpu_some.json"
+@pytest.mark.parametrize(
+    ("code", "status", "said"),
+    [
+        (HANG, 3, "not run: versions, accuracy"),
+        ("import os; os.abort()", 1, "FAILED: versions; not run: accuracy"),
+        (line(check="GPU", ok=True, value="a GPU") + "\n" + HANG, 3, "not run: versions"),
+    ],
+    ids=["too long", "crash", "too long, but a GPU"],
+)
+def test_versions_that_take_too_long_or_crash_say_nothing_of_the_gpu(
+    code, status, said, checked, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setitem(gpu_plan.SECONDS, ("versions",), 0.5)
+    checked["versions"] = code
+    assert bench.main(["gpu-check", "accuracy", "--out", str(tmp_path)]) == status
+    assert capsys.readouterr().out.endswith(f"\n{said}\n")
+
+
+def test_the_plan_is_kept_where_every_stage_hangs(checked, tmp_path, capsys, monkeypatch):
+    """At a four-hundredth of its seconds; two cores, and more processes than these run at once."""
+    plan, ended = [], {}
+    for stages, seconds in gpu_plan.SECONDS.items():
+        monkeypatch.setitem(gpu_plan.SECONDS, stages, 0.5 if "versions" in stages else seconds / 400)
+    monkeypatch.setattr(gpu_plan, "SHORTEST_BENCHMARK", 0.06)
+    monkeypatch.setattr(gpu_check, "machine", lambda: {"usable_cores": 2})
+    monkeypatch.setattr(gpu_check, "run_together", lambda *a: run_together(*a) or note(a[0]))
+    make_plan = gpu_plan.make_plan
+    monkeypatch.setattr(gpu_check, "make_plan", lambda *a: plan.extend(make_plan(*a)) or plan)
+    checked.update(dict.fromkeys(gpu_plan.STAGES[1:], f"print('here'); {HANG}"))
+
+    def note(processes):
+        ended[processes[-1].name] = time.perf_counter() - start
+
+    start = time.perf_counter()
+    assert bench.main(["gpu-check", "--limit", "1.65", "--out", str(tmp_path)]) == 3
+    assert time.perf_counter() - start < 1.65 + 1
+    assert [step.name for step in plan if step.skipped] == [] and len(ended) == len(plan)
+    for step in plan:
+        assert ended[step.processes[-1].name] < step.until + 0.5, step.name
+    written = json.loads((tmp_path / "data" / "gpu_check.json").read_text())["stages"]
+    assert [name for name, entry in written.items() if entry["status"] is not None] == ["versions"]
+    assert written["memcheck"]["skipped"] == "no time was left" and written["repeats"]["tail"] == "here"
+    assert "not run: accuracy, repeats, long," in capsys.readouterr().out.splitlines()[-1]
+
+
+def write_benchmark(folder, rows):
+    (folder / "data").mkdir(exist_ok=True)
+    path = folder / "data" / "gpu_some.json"
     path.write_text(json.dumps({"benchmark": "gpu", "rows": rows}))
-    (tmp_path / "data" / "gpu_check.json").write_text(json.dumps({"benchmark": "gpu-check"}))
-    found = [(f["value"], f["limit"], f["note"]) for f in gpu_check.goals(tmp_path, 0)]
+    (folder / "data" / "gpu_check.json").write_text(json.dumps({"benchmark": "gpu-check"}))
+
+
+WANTED = {"n": 65536, "heads": 16, "head_dim": 64, "dtype": "bfloat16", "pass": "forward"}
+WANTED |= {"peer": "primeattn gather", "sequence": "squares", "median_s": 1.0}
+
+
+def test_goals(tmp_path):
+    rows = [
+        {**WANTED, "speedup": 2.0},
+        {**WANTED, "peer": "primeattn wheel", "speedup": 3.5},
+        {**WANTED, "sequence": "mian_chowla", "speedup": 4.0},
+        {**WANTED, "sequence": "mian_chowla", "speedup": 9.0, "n": 16384},
+        {**WANTED, "pass": "forward+backward"},
+        {**WANTED, "peer": "SDPA flash"},
+    ]
+    write_benchmark(tmp_path, rows)
+    times, *goals = gpu_check.of_benchmark(tmp_path, 0)
+    assert times["value"] == 5
+    found = [(f["value"], f["limit"], f["note"]) for f in goals]
     assert found[:3] == [(3.5, 3, "reached"), (None, 1.5, "not measured"), (4.0, 5, "missed")]
-    assert all(f["ok"] is None for f in gpu_check.goals(tmp_path, 0)) and len(found) == 6
-    assert gpu_check.goals(tmp_path, time.time() + 60) == []  # what an earlier run has left
+    assert all(f["ok"] is None for f in goals) and len(found) == 6
+    assert gpu_check.of_benchmark(tmp_path, time.time() + 60) == []  # what an earlier run has left
+
+
+def test_a_benchmark_without_times_of_this_library_has_not_passed(tmp_path, checked, capsys):
+    checked["benchmark"] = "pass"
+    run = ["gpu-check", "benchmark", "--out", str(tmp_path)]
+    write_benchmark(tmp_path, [WANTED])
+    os.utime(tmp_path / "data" / "gpu_some.json", (0, 0))
+    assert bench.main(run) == 3  # only a file of an earlier run
+    path = tmp_path / "data" / "gpu_some.json"
+
+    def benchmark(*rows):
+        text = json.dumps({"benchmark": "gpu", "rows": rows})
+        checked["benchmark"] = f"open({str(path)!r}, 'w').write({text!r})"
+        return bench.main(run)
+
+    skipped = {name: value for name, value in WANTED.items() if name != "median_s"}
+    assert benchmark(WANTED) == 0
+    refused = {**skipped, "peer": "primeattn wheel", "skipped": "ValueError: kernel: 'wheel' serves float16"}
+    assert benchmark(WANTED, refused) == 0
+    assert benchmark(refused, {**WANTED, "peer": "SDPA flash"}) == 3
+    capsys.readouterr()
+    broken = {**skipped, "skipped": "RuntimeError: CUDA_ERROR_ILLEGAL_ADDRESS"}
+    assert benchmark({**WANTED, "n": 4096}, broken) == 1
+    shown = capsys.readouterr().out
+    assert "  FAILED primeattn gather, bfloat16: RuntimeError: CUDA_ERROR_ILLEGAL_ADDRESS" in shown
 
 
 def test_versions_are_found_without_a_gpu():
@@ -151,6 +235,28 @@ def test_versions_are_found_without_a_gpu():
     assert found.keys() >= {"numba-cuda", "llvmlite", "driver", "nvidia-smi", "cuda.implementation", "GPU"}
     assert found["GPU"]["ok"] is (device.problem() is None)
     json.dumps(list(found.values()))
+
+
+def test_a_torch_that_does_not_import_is_no_fault_of_the_kernels(monkeypatch, tmp_path):
+    (tmp_path / "torch.py").write_text("raise OSError('libcudart.so.12: cannot open shared object file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    *_, torch = gpu_stages.versions()
+    assert torch == gpu_cases.finding("torch reaches the GPU", note="it does not import")
+    assert gpu_device.torch_on_gpu() is None
+
+
+def test_whether_there_is_a_gpu_is_told_before_all_that_may_hang(monkeypatch):
+    def hang(*arguments, **options):
+        raise AssertionError("too early")
+
+    monkeypatch.setattr(gpu_stages.subprocess, "run", hang)
+    monkeypatch.setattr(gpu_stages, "find_torch", hang)
+    found = []
+    with pytest.raises(AssertionError, match="too early"):
+        for finding in gpu_stages.versions():
+            found.append(finding)
+    assert found[-1]["check"] == "GPU"
 
 
 def test_versions_are_found_where_numba_and_numba_cuda_do_not_fit(monkeypatch):
@@ -177,6 +283,14 @@ def test_a_stage_that_raises_keeps_what_it_found(monkeypatch, capsys):
     assert (last["check"], last["ok"]) == ("RuntimeError: CUDA_ERROR_ILLEGAL_ADDRESS", False)
 
 
+def test_a_check_that_fails_fails_the_process_even_if_its_line_is_lost(monkeypatch, capsys):
+    found = [gpu_stages.finding("a", ok=False), gpu_stages.finding("b", ok=True), gpu_stages.finding("c")]
+    monkeypatch.setitem(gpu_stages.STAGES, "fake", lambda: found)
+    assert gpu_stages.main(["fake"]) == 1
+    found.pop(0)
+    assert gpu_stages.main(["fake"]) == 0
+
+
 def test_rule_of_auto_is_found_again():
     """A CPU of 1e11 multiply-adds a second; a GPU that takes 1 ms for a call and 0.2 ns for a byte."""
     rows = [
@@ -188,10 +302,10 @@ def test_rule_of_auto_is_found_again():
 
 def test_host_seconds_count_no_waiting(monkeypatch):
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(gpu_stages.time, "perf_counter", lambda: clock.now)
+    monkeypatch.setattr(gpu_launches.time, "perf_counter", lambda: clock.now)
     wait = SimpleNamespace(synchronize=lambda: setattr(clock, "now", clock.now + 7))
     monkeypatch.setattr(device, "cuda", wait)
-    assert gpu_stages._host_seconds(lambda: setattr(clock, "now", clock.now + 2)) == pytest.approx(2)
+    assert gpu_launches._host_seconds(lambda: setattr(clock, "now", clock.now + 2)) == pytest.approx(2)
 
 
 def test_masks_of_cases_are_those_of_the_reference():

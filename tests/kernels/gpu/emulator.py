@@ -324,15 +324,15 @@ class DeviceArray:
 @contextmanager
 def emulated(
     monkeypatch, *, wide=64, narrow=64, chunk=32, blocks=4, tiling=(32, 32), one_warp=tables.ONE_WARP,
-    step=20, wheels=(1,), seed=0, skip_barrier=None,
+    step=20, wheels=(1,), seed=0, skip_barrier=None, kind=Machine,
 ):  # fmt: skip
     """Emulate a GPU with blocks so small that tiny inputs span several.
 
     Of the wheel kernels, ``tiling`` is their own where it is None, rows wider than ``one_warp`` are shared by
     two warps in the backward, and ``step`` is what a tile is said to cost: so little that tiny inputs are
-    regrouped, for one of ``wheels``.
+    regrouped, for one of ``wheels``. ``kind`` is the Machine, or a subclass of it.
     """
-    machine = Machine(seed, skip_barrier)
+    machine = kind(seed, skip_barrier)
     intrinsics = Intrinsics(machine.memory)
     twins = {
         "cuda": machine,
