@@ -96,6 +96,33 @@ def compiled(make, shape, signature, capability, tmp_path, monkeypatch):
     return ptx, done.stdout + done.stderr
 
 
+def modules_compiled(monkeypatch):
+    """List to which the text of every LLVM module goes that the compiler is given from now on."""
+    from numba.cuda.cudadrv import nvvm
+
+    modules, compile_ir = [], nvvm.compile_ir
+    monkeypatch.setattr(
+        nvvm, "compile_ir", lambda texts, **options: modules.extend(texts) or compile_ir(texts, **options)
+    )
+    return modules
+
+
+def convergent_assembly(module):
+    """Number of instructions of whole warps in an LLVM module; no threads may be left out of one.
+
+    Without the word on the call, and on the function that has it, the compiler may move or copy it into a
+    branch that only some of the threads take.
+    """
+    count = 0
+    for line in module.splitlines():
+        if line.startswith("define"):
+            function = line
+        elif " asm " in line and ".sync." in line:
+            assert line.endswith(") convergent") and function.endswith(") convergent"), line
+            count += 1
+    return count
+
+
 @pytest.mark.parametrize("capability", [(8, 0), (9, 0)], ids="sm_{0[0]}{0[1]}".format)
 @pytest.mark.parametrize(
     "layout",
@@ -154,6 +181,7 @@ def test_wheel_kernels(name, storage, head_dim, capability, tmp_path, monkeypatc
     rows, columns = tiling(head_dim, backward=name != "forward")
     shape = storage, head_dim, rows // 16, columns
     signature = (int64,) * before + (TABLES, BITMASKS) + (int64,) * after + (float32,)
+    modules = modules_compiled(monkeypatch)
     ptx, report = compiled(make, shape, signature, capability, tmp_path, monkeypatch)
     assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in report
     assert int(re.search(r"Used (\d+) registers", report)[1]) <= registers
@@ -162,6 +190,7 @@ def test_wheel_kernels(name, storage, head_dim, capability, tmp_path, monkeypatc
     kind = {"bfloat16": "bf16", "float16": "f16"}[storage]
     assert ptx.count(f"mma.sync.aligned.m16n8k16.row.col.f32.{kind}.{kind}.f32") == products
     assert ptx.count("ldmatrix.sync.aligned.m8n8.x4") == loads
+    assert sum(convergent_assembly(module) for module in modules) > 0 and ".func" not in ptx
     threads = 2 * rows * (2 if make in (make_wide_queries, make_wide_keys) else 1)
     copied_at_once = threads // (head_dim // 8)  # rows, each in pieces of 16 bytes
     assert ptx.count("cp.async.cg.shared.global") == 4 * -(-columns // copied_at_once)
