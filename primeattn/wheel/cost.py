@@ -72,15 +72,26 @@ def gather_cost(pattern, n, head_dim=64) -> float:
     return float(pattern.num_pairs(n)) * PAIR * head_dim / 64
 
 
+def _rows_for_each(queries, wheel, head_dim) -> float:
+    """Rows of the blocks that hold ``queries``, for each of these: blocks are computed as a whole."""
+    rows = wheel * tables.tiling(head_dim).rows
+    return -(-queries // rows) * rows / queries
+
+
 @lru_cache(maxsize=256)
-def choose_wheel(patterns, n, head_dim, forced=False) -> int | None:
-    """Return the wheel of least cost for heads with ``patterns``, or None where gathering costs less."""
+def choose_wheel(patterns, n, head_dim, queries=None, forced=False) -> int | None:
+    """Return the wheel of least cost for heads with ``patterns``, or None where gathering costs less.
+
+    Only the last ``queries`` of ``n`` positions are computed, by default all.
+    """
     best, least = None, np.inf if forced else sum(gather_cost(pattern, n, head_dim) for pattern in patterns)
     for wheel in WHEELS:
         divisions = [divide(pattern, n, wheel, head_dim) for pattern in set(patterns)]
         cost = sum(
             division.cost * patterns.count(p) for division, p in zip(divisions, set(patterns), strict=True)
         )
+        if queries is not None:
+            cost *= _rows_for_each(queries, wheel, head_dim) / _rows_for_each(n, wheel, head_dim)
         if cost < least and (forced or any(division.tiles for division in divisions)):
             best, least = wheel, cost
     return best

@@ -36,6 +36,7 @@ NUMPY = {
     "float16": "<f2",
     "bfloat16": "<u2",
     "word": "<u4",
+    "entry": "<i8",
     "bytes": "u1",
 }
 SIZES = {storage: np.dtype(name).itemsize for storage, name in NUMPY.items()}
@@ -106,6 +107,9 @@ class Intrinsics:
     def exp2(self, x):
         return 2.0**x if x < 128 else math.inf if x == x else x
 
+    def entry(self, table, i):
+        return int(self.memory.words(table + ptx.ENTRY_BYTES * i, "entry", 1)[0])
+
     def row_address(self, base, row, stride):
         return base + row * stride
 
@@ -172,7 +176,7 @@ class Machine:
     """Twin of ``numba.cuda`` in kernels and on the host, one block at a time."""
 
     def __init__(self, seed, skip_barrier=None):
-        self.memory, self.random, self.launches = Memory(), random.Random(seed), []
+        self.memory, self.random, self.launches, self.uploads = Memory(), random.Random(seed), [], []
         self.shared = SimpleNamespace(array=self._shared_array)
         self.local = SimpleNamespace(array=lambda size, number: [math.nan] * size)
         self.skip_barrier = skip_barrier  # (file, line) of one to leave out
@@ -207,7 +211,10 @@ class Machine:
         return SimpleNamespace(synchronize=self.synchronize)
 
     def to_device(self, array, stream=0):
-        return array
+        buffer = self.device_array(array.nbytes, np.uint8)
+        buffer.copy_to_device(array.reshape(-1).view(np.uint8))
+        self.uploads.append(array.nbytes)
+        return buffer
 
     def synchronize(self):
         pass
@@ -333,6 +340,7 @@ def emulated(
         "tensor": machine.tensor,
         "exp2": intrinsics.exp2,
         "row_address": intrinsics.row_address,
+        "entry": intrinsics.entry,
         "scalar_access": intrinsics.scalar_access,
         "device_function": lambda function: function,
         "compiled": lambda threads, blocks: machine.kernel,

@@ -267,10 +267,11 @@ def test_the_cheaper_kernel_is_chosen(rng, monkeypatch):
 
 def test_plans_are_kept_and_lse_may_be_none(rng, monkeypatch):
     q, k, v, _ = inputs(rng, 1, 1, 20, 20, 32)
-    with emulated(monkeypatch):
+    with emulated(monkeypatch) as machine:
         pa.sparse_index_kernel(np.empty_like(q), None, q, k, v, PRIMES, device="cuda", kernel="wheel")
-        built = []
+        built, before = [], len(machine.uploads)
         monkeypatch.setattr(tables, "steps", lambda *a, f=tables.steps, **k: built.append(1) or f(*a, **k))
         for _ in range(2):
             pa.attention(q, k, v, PRIMES, device="cuda", kernel="wheel")
-    assert len(built) == 1  # the first had no lse, and so another layout
+    assert len(machine.uploads) == before + 1  # the first had no lse, and so another layout
+    assert not built  # but the same lists
