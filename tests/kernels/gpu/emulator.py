@@ -360,8 +360,12 @@ def emulated(
             patch.setattr(tables, "tiling", lambda head_dim, backward=False: tables.Tiling(*tiling))
         patch.setattr(launch, "ONE_WARP", one_warp)
         for name, value in (
-            ("WHEELS", wheels), ("HEAD_DIMS", (32, 64, 128)), ("STEP", dict.fromkeys((32, 64, 128), step)),
-            ("SETUP", dict.fromkeys((32, 64, 128), 500)), ("MEET", 275), ("PAIR", 16),
+            ("WHEELS", wheels), ("HEAD_DIMS", (32, 64, 128)),
+            ("COSTS", {
+                (width, backward): cost.Costs(step, 17 * width / 64, 500)
+                for width in (32, 64, 128) for backward in (False, True)
+            }),
+            ("PAIR", {False: 16, True: 16}),
         ):  # fmt: skip
             patch.setattr(cost, name, value)
         patch.setattr(wheel_plan, "HEAD_DIMS", cost.HEAD_DIMS)

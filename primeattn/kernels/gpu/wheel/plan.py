@@ -68,7 +68,8 @@ def choose(call, layout) -> int | None:
     n_q = call.sequences["n_q"][call.sequences["n_q"] > 0]
     n, queries = (max(round(float(lengths @ part) / float(lengths.sum())), 1) for part in (lengths, n_q))
     n, queries = rounded(call.patterns, n), None if queries >= n else queries
-    return choose_wheel(call.patterns, n, layout.head_dim, queries, forced=call.target.kernel == "wheel")
+    forced = call.target.kernel == "wheel"
+    return choose_wheel(call.patterns, n, layout.head_dim, call.backward, queries, forced)
 
 
 def _refusal(layout, call) -> str | None:
@@ -111,7 +112,7 @@ def make_wheel_lists(patterns, reach, head_dim, wheel, with_keys, where) -> Whee
     size = {"offsets": 0, "bitmasks": 0, "steps": 0, "classes": 0}
     routes = {}
     for pattern in patterns:
-        division = divide(pattern, reach, wheel, head_dim)
+        division = divide(pattern, reach, wheel, head_dim, backward=with_keys)
         has = tables.attended(division.regrouped, reach, wheel)
         route = [size["offsets"], division.singles.size, pattern.global_tokens, 0, 0, 0]
         for side, of_keys in enumerate((False, True)[: 1 + with_keys]):
