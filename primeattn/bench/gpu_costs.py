@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 import time
 
 import numpy as np
+from scipy.optimize import nnls
 
 from primeattn.bench.cpu import SEQUENCES
 from primeattn.bench.gpu_cases import Case, finding
@@ -17,7 +19,10 @@ from primeattn.patterns import Pattern
 from primeattn.wheel import cost
 from primeattn.workspace import Workspace
 
-__all__ = ["auto", "fit_rule", "wheels"]
+__all__ = ["HEADS", "auto", "fit_costs", "fit_rule", "wheels"]
+
+HEADS = 16  # of the calls that compare wheels
+PASSES = {"forward": False, "backward": True}
 
 AUTO_LENGTHS = (256, 1024, 4096, 16384)
 HEADS, HEAD_DIMS, LENGTHS = 16, (64, 128), (4096, 16384, 65536)  # of wheels
@@ -67,8 +72,8 @@ def fit_rule(rows):
 
 
 def wheels():
-    """Seconds of "gather", and of "wheel" with each of WHEELS, beside the figures of the cost model."""
-    device = Device()
+    """Seconds of "gather" and of "wheel" with each of WHEELS, and the constants of the cost model by them."""
+    device, rows = Device(), []
     turn = EventTurn(device)
     for head_dim, n, name in itertools.product(HEAD_DIMS, LENGTHS, SEQUENCES):
         pattern = Pattern(name, window=3, global_tokens=2)
@@ -76,15 +81,56 @@ def wheels():
         for wheel in (None, *cost.WHEELS):
             kernel = "gather" if wheel is None else "wheel"
             row = {"head_dim": head_dim, "n": n, "sequence": name, "wheel": wheel}
-            if wheel is not None:
-                division = cost.divide(pattern, n, wheel, head_dim)
-                met = (n - division.singles).sum() + 2 * n
-                row |= {"tiles": division.tiles, "met": int(met), "cost": division.cost}
+            if wheel is None:
+                row["pairs"] = pattern.num_pairs(n)
             else:
-                row |= {"pairs": pattern.num_pairs(n), "cost": cost.gather_cost(pattern, n, head_dim)}
+                for name_of, backward in PASSES.items():
+                    found = cost.divide(pattern, n, wheel, head_dim, backward)
+                    row[name_of] = {"tiles": found.tiles, "met": found.met, "warps": found.warps}
             for name_of, backward in (("forward_s", False), ("both_s", True)):
                 row[name_of] = float(np.median(turn(_calls(inputs, pattern, kernel, wheel, backward))))
+            rows.append(row)
             yield finding("wheel", row["forward_s"], row=row)
+    for name, value in fit_costs(rows).items():
+        yield finding(f"{name} measured here", str(value))
+        yield finding(f"{name} in use", str(getattr(cost, name)))
+
+
+def fit_costs(rows) -> dict:
+    """COSTS and PAIR by which the rows of the stage ``wheels`` take about as long as they did.
+
+    A row counts the more, the nearer it is to the fastest of its shape: only those are ever chosen.
+    """
+    fastest = {}
+    for row, backward in itertools.product(rows, PASSES.values()):
+        shape = row["head_dim"], row["n"], row["sequence"], backward
+        fastest[shape] = min(fastest.get(shape, math.inf), _seconds(row, backward))
+
+    def solve(of_rows, backward, counts):
+        """What each of the ``counts`` of a row costs, in nanoseconds."""
+        sides, weights = [], []
+        for row in of_rows:
+            seconds = _seconds(row, backward)
+            weights.append((fastest[row["head_dim"], row["n"], row["sequence"], backward] / seconds) ** 3)
+            sides.append(weights[-1] * HEADS * np.array(counts(row)) / (1e9 * seconds))
+        return [float(f"{x:.3g}") for x in nnls(np.array(sides), np.array(weights))[0]]
+
+    found = {"COSTS": {}, "PAIR": {}}
+    for (name, backward), head_dim in itertools.product(PASSES.items(), cost.HEAD_DIMS):
+        of_rows = [row for row in rows if row["head_dim"] == head_dim and row["wheel"] is not None]
+        counts = operator.itemgetter("tiles", "met", "warps")
+        costs = solve(of_rows, backward, lambda row, name=name, counts=counts: counts(row[name]))
+        found["COSTS"][head_dim, backward] = cost.Costs(*costs)
+    for backward in PASSES.values():
+        of_rows = [row for row in rows if row["wheel"] is None]
+        (found["PAIR"][backward],) = solve(
+            of_rows, backward, lambda row: [row["pairs"] * row["head_dim"] / 64]
+        )
+    return found
+
+
+def _seconds(row, backward) -> float:
+    return row["both_s"] - row["forward_s"] if backward else row["forward_s"]
 
 
 def _calls(inputs, pattern, kernel, wheel, backward):

@@ -11,22 +11,26 @@ PRIMES = pa.Pattern("primes", window=5, global_tokens=2)
 
 
 @pytest.mark.parametrize(
-    ("pattern", "n", "head_dim", "kernel", "best"),
+    ("pattern", "n", "head_dim", "backward", "kernel", "best"),
     [
-        (PRIMES, 4096, 64, "wheel", 2),
-        (PRIMES, 65536, 64, "wheel", 30),
-        (PRIMES, 65536, 128, "wheel", 30),
-        (pa.Pattern("squares", window=3), 65536, 64, "gather", None),
-        (pa.Pattern("mian_chowla", window=3), 65536, 64, "gather", None),
-        (pa.Pattern(None, window=3), 4096, 64, "gather", None),
-        (PRIMES, 1, 64, "gather", None),
+        (PRIMES, 4096, 64, False, "wheel", 6),
+        (PRIMES, 4096, 64, True, "wheel", 2),
+        (PRIMES, 65536, 64, False, "wheel", 30),
+        (PRIMES, 65536, 128, True, "wheel", 30),
+        (pa.Pattern("squares", window=3), 16384, 64, False, "wheel", 16),
+        (pa.Pattern("squares", window=3), 16384, 64, True, "gather", None),
+        (pa.Pattern("squares", window=3), 65536, 64, False, "gather", None),
+        (pa.Pattern("mian_chowla", window=3), 65536, 64, False, "gather", None),
+        (pa.Pattern(None, window=3), 4096, 64, False, "gather", None),
+        (PRIMES, 1, 64, False, "gather", None),
     ],
 )
-def test_predicted_choices(pattern, n, head_dim, kernel, best):
-    explained = pa.kernels.explain_kernel(pattern, n, head_dim)
+def test_predicted_choices(pattern, n, head_dim, backward, kernel, best):
+    explained = pa.kernels.explain_kernel(pattern, n, head_dim, backward=backward)
     assert (explained.kernel, explained.wheel) == (kernel, best)
-    assert cost.choose_wheel((pattern,), n, head_dim) == best
-    costs = {(row["kernel"], row["wheel"]): row["instructions"] for row in explained.table}
+    assert explained.reason.endswith("in the backward" if backward else "in the forward")
+    assert cost.choose_wheel((pattern,), n, head_dim, backward) == best
+    costs = {(row["kernel"], row["wheel"]): row["milliseconds"] for row in explained.table}
     assert costs[kernel, best] == min(costs.values())
     assert str(explained).startswith(kernel) and json.dumps(explained.table)
 

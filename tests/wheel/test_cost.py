@@ -1,10 +1,14 @@
 """How offsets are divided, what that costs, and which wheel is chosen."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
 import primeattn as pa
+from primeattn.bench import gpu_costs
 from primeattn.wheel import cost, tables
 from primeattn.wheel.cost import divide
 
@@ -24,9 +28,11 @@ def test_a_division_is_of_all_offsets_by_residue(n, modulus, name):
 
 
 def test_tiles_are_counted_as_the_kernel_meets_them():
-    for name, n, modulus in (("primes", 5000, 6), ("squares", 9000, 16)):
-        division = divide(pa.Pattern(name, window=3), n, modulus)
-        tiling = tables.tiling(64)
+    for name, n, modulus, backward in (
+        ("primes", 5000, 6, False), ("squares", 9000, 16, False), ("primes", 5000, 6, True),
+    ):  # fmt: skip
+        division = divide(pa.Pattern(name, window=3), n, modulus, 128, backward)
+        tiling = tables.tiling(128, backward)
         has = tables.attended(division.regrouped, n, modulus)
         steps = tables.steps(has, tables.bitmask_words(n, modulus, tiling), tiling)
         blocks = tables.tiles(0, n, modulus, tiling.rows)
@@ -53,3 +59,34 @@ def test_tiles_are_about_those_of_the_analysis():
         least = pa.analysis.wheel_fraction(regrouped, n, modulus, block=64)
         area = division.tiles * 16 * tables.tiling(64).columns / (n * (n + 1) / 2)
         assert least <= share and least * 0.98 < area < least * 1.45
+
+
+def measured():
+    """Rows of the comparison on an H200: by shape, a row for each kernel and wheel."""
+    path = Path(__file__).parents[2] / "figures" / "data" / "gpu_wheels_nvidia_h200.json"
+    rows, shapes = json.loads(path.read_text())["rows"], {}
+    for row in rows:
+        shapes.setdefault((row["head_dim"], row["n"], row["sequence"]), {})[row["wheel"]] = row
+    return rows, shapes
+
+
+def test_the_fastest_is_mostly_chosen():
+    _, shapes = measured()
+    assert len(shapes) == 18
+    for backward, least in ((False, 15), (True, 17)):
+        lost = []
+        for (head_dim, n, name), rows in shapes.items():
+            seconds = {
+                wheel: row["both_s"] - row["forward_s"] if backward else row["forward_s"]
+                for wheel, row in rows.items()
+            }
+            pattern = pa.Pattern(name, window=3, global_tokens=2)
+            chosen = cost.choose_wheel((pattern,), n, head_dim, backward)
+            lost.append(seconds[chosen] / min(seconds.values()))
+        assert np.count_nonzero(np.array(lost) == 1) >= least and max(lost) < 1.16
+
+
+def test_costs_are_fitted_to_what_was_measured():
+    rows, _ = measured()
+    found = gpu_costs.fit_costs(rows)
+    assert found == {"COSTS": cost.COSTS, "PAIR": cost.PAIR}

@@ -40,6 +40,7 @@ class Launch(NamedTuple):
     """The kernels of a call, for arrays of one layout wherever they lie."""
 
     kernels: tuple  # (configured kernel, names of the arrays whose addresses it takes, the rest), in order
+    plans: tuple  # whose tables the kernels read; kept as long as they may be launched
     scratch: int  # bytes of memory for lse_delta
     where: tuple  # device, handle of the stream
 
@@ -70,15 +71,15 @@ def _forward(call):
         if wheel is None:
             plan = planning.make_plan(*shape)
             kernel = make_forward(*layout, plan.threads, planning.CHUNK)
-            threads, rest = plan.threads, (plan.tables, scale)
+            threads, rest = plan.threads, (*plan.addresses, plan.later, scale)
         else:
             plan = make_wheel_plan(*shape, wheel)
             kernel = make_wheel_forward(layout.storage, layout.head_dim, plan.groups, plan.columns)
-            threads, rest = 32 * plan.groups, (plan.tables, plan.bitmasks, wheel, scale)
+            threads, rest = 32 * plan.groups, (*plan.addresses, wheel, scale)
         if plan.query_tiles:
             kernel = device.configured(kernel, (plan.query_tiles, len(call.patterns)), threads, stream)
             kernels.append((kernel, FORWARD, rest))
-        launch = Launch(tuple(kernels), 0, _where(call))
+        launch = Launch(tuple(kernels), (plan,), 0, _where(call))
         launch.run(at)
     return launch
 
@@ -100,23 +101,23 @@ def _backward(call):
 
         heads, kv_heads = len(call.patterns), call.kv_heads
         if wheel is None:
-            plan = planning.make_plan(*shape, keys="all")
+            plan = key_plan = planning.make_plan(*shape, keys="all")
             kernel = make_backward_queries(*layout, plan.threads, planning.CHUNK)
-            add(kernel, plan.query_tiles, heads, plan.threads, BACKWARD_QUERIES, plan.tables)
+            add(kernel, plan.query_tiles, heads, plan.threads, BACKWARD_QUERIES, *plan.addresses)
         else:
             plan = make_wheel_plan(*shape, wheel, with_keys=True)
             rows, threads = (layout.storage, layout.head_dim, plan.groups, plan.columns), 32 * plan.groups
-            rest = plan.tables, plan.bitmasks, wheel
+            rest = *plan.addresses, wheel
             global_tokens = max(pattern.global_tokens for pattern in call.patterns)
             make_queries, make_keys = make_wheel_queries, make_wheel_keys
             if layout.head_dim > ONE_WARP:
                 make_queries, make_keys, threads = make_wide_queries, make_wide_keys, 2 * threads
             add(make_queries(*rows), plan.query_tiles, heads, threads, BACKWARD_QUERIES, *rest)
             add(make_keys(*rows), plan.key_tiles, kv_heads, threads, BACKWARD_KEYS, *rest, global_tokens)
-            plan = planning.make_plan(*shape, keys="global_tokens")  # which all queries meet
-        kernel = make_backward_keys(*layout, plan.threads, planning.CHUNK)
-        add(kernel, plan.key_tiles, kv_heads, plan.threads, BACKWARD_KEYS, plan.tables)
-        launch = Launch(tuple(kernels), scratch, _where(call))
+            key_plan = planning.make_plan(*shape, keys="global_tokens")  # which all queries meet
+        kernel = make_backward_keys(*layout, key_plan.threads, planning.CHUNK)
+        add(kernel, key_plan.key_tiles, kv_heads, key_plan.threads, BACKWARD_KEYS, *key_plan.addresses)
+        launch = Launch(tuple(kernels), (plan, key_plan), scratch, _where(call))
         launch.run(at)
     return launch
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 import threading
 from contextlib import nullcontext
+from typing import NamedTuple
 
 import numpy as np
 from numba import cuda
 
 from primeattn.kernels.device_arrays import address_view
 
-__all__ = ["DeviceArray", "empty_results", "scratch", "seen", "upload"]
+__all__ = ["DeviceArray", "Table", "empty_results", "scratch", "seen", "upload"]
 
 
 class DeviceArray:
@@ -66,12 +67,19 @@ def _on_stream(library, stream):
     return library.cuda.stream(external) if library.__name__ == "torch" else external  # CuPy's is a context
 
 
-def upload(host):
+class Table(NamedTuple):
+    """Numbers that kernels read."""
+
+    memory: object  # keeps it
+    address: int
+
+
+def upload(host) -> Table:
     """Return a copy of a NumPy array in the memory of the GPU that is complete: any stream may read it."""
     stream = cuda.stream()
     copy = cuda.to_device(host, stream=stream)
     stream.synchronize()
-    return copy
+    return Table(copy, copy.device_ctypes_pointer.value)
 
 
 _kept = threading.local()  # scratch by (device, stream): work of one stream follows in order

@@ -17,10 +17,12 @@ except ImportError:
     from numba.extending import intrinsic
 
 __all__ = [
-    "VECTOR_BYTES", "WARP", "exp2", "intrinsic", "read", "row_address", "scalar_access", "vector_access",
+    "ENTRY_BYTES", "VECTOR_BYTES", "WARP", "entry", "exp2", "intrinsic", "read", "row_address",
+    "scalar_access", "vector_access",
 ]  # fmt: skip
 
 VECTOR_BYTES = 16
+ENTRY_BYTES = 8  # of a table: int64
 WARP = 0xFFFFFFFF  # mask of all its threads
 GLOBAL = 1  # address space
 
@@ -53,6 +55,18 @@ def row_address(typingctx, base, row, stride):
         )
 
     return types.int64(types.int64, types.int32, types.int32), codegen
+
+
+@intrinsic
+def entry(typingctx, table, i):
+    """Return entry i of a table of int64 at an address; read anew where memory is said to have changed."""
+
+    def codegen(context, builder, signature, arguments):
+        table, i = arguments
+        offset = builder.mul(i, ir.Constant(_I64, ENTRY_BYTES))
+        return builder.load(_pointer(builder, builder.add(table, offset), _I64), align=ENTRY_BYTES)
+
+    return types.int64(types.int64, types.int64), codegen
 
 
 def _pointer(builder, address, kind):

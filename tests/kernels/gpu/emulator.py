@@ -36,6 +36,7 @@ NUMPY = {
     "float16": "<f2",
     "bfloat16": "<u2",
     "word": "<u4",
+    "entry": "<i8",
     "bytes": "u1",
 }
 SIZES = {storage: np.dtype(name).itemsize for storage, name in NUMPY.items()}
@@ -106,6 +107,9 @@ class Intrinsics:
     def exp2(self, x):
         return 2.0**x if x < 128 else math.inf if x == x else x
 
+    def entry(self, table, i):
+        return int(self.memory.words(table + ptx.ENTRY_BYTES * i, "entry", 1)[0])
+
     def row_address(self, base, row, stride):
         return base + row * stride
 
@@ -172,7 +176,7 @@ class Host:
     """Twin of what the host calls of ``numba.cuda``."""
 
     def __init__(self, seed):
-        self.memory, self.random, self.launches = Memory(), random.Random(seed), []
+        self.memory, self.random, self.launches, self.uploads = Memory(), random.Random(seed), [], []
 
     def external_stream(self, handle):
         return handle
@@ -188,7 +192,10 @@ class Host:
         return SimpleNamespace(synchronize=self.synchronize)
 
     def to_device(self, array, stream=0):
-        return self.memory.add(array)
+        buffer = self.device_array(array.nbytes, np.uint8)
+        buffer.copy_to_device(array.reshape(-1).view(np.uint8))
+        self.uploads.append(array.nbytes)
+        return buffer
 
     def synchronize(self):
         pass
@@ -341,6 +348,7 @@ def emulated(
         "tensor": machine.tensor,
         "exp2": intrinsics.exp2,
         "row_address": intrinsics.row_address,
+        "entry": intrinsics.entry,
         "scalar_access": intrinsics.scalar_access,
         "device_function": lambda function: function,
         "compiled": lambda threads, blocks: machine.kernel,
@@ -360,8 +368,12 @@ def emulated(
             patch.setattr(tables, "tiling", lambda head_dim, backward=False: tables.Tiling(*tiling))
         patch.setattr(launch, "ONE_WARP", one_warp)
         for name, value in (
-            ("WHEELS", wheels), ("HEAD_DIMS", (32, 64, 128)), ("STEP", dict.fromkeys((32, 64, 128), step)),
-            ("SETUP", dict.fromkeys((32, 64, 128), 500)), ("MEET", 275), ("PAIR", 16),
+            ("WHEELS", wheels), ("HEAD_DIMS", (32, 64, 128)),
+            ("COSTS", {
+                (width, backward): cost.Costs(step, 17 * width / 64, 500)
+                for width in (32, 64, 128) for backward in (False, True)
+            }),
+            ("PAIR", {False: 16, True: 16}),
         ):  # fmt: skip
             patch.setattr(cost, name, value)
         patch.setattr(wheel_plan, "HEAD_DIMS", cost.HEAD_DIMS)

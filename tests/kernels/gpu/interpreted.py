@@ -67,7 +67,8 @@ def interpreted(capability, *, blocks=plan.BLOCKS, wheel=1, seed=0, change=lambd
         patch.setattr(device, "configured", machine.configured)
         patch.setattr(plan, "BLOCKS", blocks)
         patch.setattr(cost, "WHEELS", (wheel,))
-        patch.setattr(cost, "STEP", dict.fromkeys(cost.HEAD_DIMS, 20))
+        cheap = {kind: costs._replace(step=20) for kind, costs in cost.COSTS.items()}
+        patch.setattr(cost, "COSTS", cheap)
         patch.setattr(device, "problem", lambda: None)
         patch.setattr(device, "current_device", lambda: 0)
         forget(kernels=False)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("numba_cuda")
-from numba import cuda, float32, float64, int64, uint32
+from numba import cuda, float32, float64, int64
 from numba import types as numba_types
 from sass import main_loop
 
@@ -29,22 +29,23 @@ from primeattn.kernels.gpu.wheel.forward import make_wheel_forward
 from primeattn.wheel.tables import tiling
 
 KERNELS = {
-    "forward": (make_forward, 5),
-    "queries": (make_backward_queries, 9),
-    "keys": (make_backward_keys, 7),
+    # maker, integers: addresses of arrays and tables, and of the forward how much later the queries are
+    "forward": (make_forward, 8),
+    "queries": (make_backward_queries, 11),
+    "keys": (make_backward_keys, 9),
 }
 WHEEL_KERNELS = {
-    # Name, head_dim: maker, integers before and after the tables; products and loads of matrices, and, at
-    # most, registers and instructions of the loop over tiles (sm_90), both branches of two warps that share
-    # rows together. The loops of keys of 128 go over 16 columns.
-    ("forward", 64): (make_wheel_forward, 5, 1, 64, 32, 128, 505),
-    ("forward", 128): (make_wheel_forward, 5, 1, 64, 32, 168, 415),
-    ("queries", 64): (make_wheel_queries, 9, 1, 96, 48, 168, 495),
-    ("queries", 128): (make_wide_queries, 9, 1, 48, 24, 168, 350),
-    ("keys", 64): (make_wheel_keys, 7, 2, 128, 64, 168, 680),
-    ("keys", 128): (make_wide_keys, 7, 2, 32, 16, 168, 200),
+    # Name, head_dim: maker, integers: addresses of arrays and tables, the wheel, global tokens;
+    # products and loads of matrices, and, at most, registers and instructions of the loop over tiles
+    # (sm_90), both branches of two warps that share rows together. The loops of keys of 128 go over 16
+    # columns.
+    ("forward", 64): (make_wheel_forward, 9, 64, 32, 128, 494),
+    ("forward", 128): (make_wheel_forward, 9, 64, 32, 168, 400),
+    ("queries", 64): (make_wheel_queries, 13, 96, 48, 168, 485),
+    ("queries", 128): (make_wide_queries, 13, 48, 24, 168, 315),
+    ("keys", 64): (make_wheel_keys, 12, 128, 64, 168, 678),
+    ("keys", 128): (make_wide_keys, 12, 32, 16, 168, 194),
 }
-TABLES, BITMASKS = numba_types.Array(int64, 1, "C"), numba_types.Array(uint32, 1, "C")
 
 
 def find_ptxas():
@@ -62,10 +63,10 @@ if PTXAS is None:
 
 def compile_kernel(name, layout, capability, tmp_path, monkeypatch):
     """PTX of a gather kernel, and what ptxas says of it."""
-    make, addresses = KERNELS[name]
+    make, integers = KERNELS[name]
     threads = plan.threads_of(plan.Layout(*layout))
     number = float64 if layout[0] == "float64" else float32
-    signature = (int64,) * addresses + (TABLES, number)
+    signature = (int64,) * integers + (number,)
     ptx, report = compiled(make, (*layout, threads, plan.CHUNK), signature, capability, tmp_path, monkeypatch)
     return ptx, report, threads
 
@@ -94,6 +95,33 @@ def compiled(make, shape, signature, capability, tmp_path, monkeypatch):
     done = subprocess.run([os.fspath(part) for part in command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return ptx, done.stdout + done.stderr
+
+
+def modules_compiled(monkeypatch):
+    """List to which the text of every LLVM module goes that the compiler is given from now on."""
+    from numba.cuda.cudadrv import nvvm
+
+    modules, compile_ir = [], nvvm.compile_ir
+    monkeypatch.setattr(
+        nvvm, "compile_ir", lambda texts, **options: modules.extend(texts) or compile_ir(texts, **options)
+    )
+    return modules
+
+
+def convergent_assembly(module):
+    """Number of instructions of whole warps in an LLVM module; no threads may be left out of one.
+
+    Without the word on the call, and on the function that has it, the compiler may move or copy it into a
+    branch that only some of the threads take.
+    """
+    count = 0
+    for line in module.splitlines():
+        if line.startswith("define"):
+            function = line
+        elif " asm " in line and ".sync." in line:
+            assert line.endswith(") convergent") and function.endswith(") convergent"), line
+            count += 1
+    return count
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (9, 0)], ids="sm_{0[0]}{0[1]}".format)
@@ -150,10 +178,11 @@ def test_chains_of_the_benchmark_are_multiply_adds(tmp_path):
 )
 @pytest.mark.parametrize("name", ["forward", "queries", "keys"])
 def test_wheel_kernels(name, storage, head_dim, capability, tmp_path, monkeypatch):
-    make, before, after, products, loads, registers, instructions = WHEEL_KERNELS[name, head_dim]
+    make, integers, products, loads, registers, instructions = WHEEL_KERNELS[name, head_dim]
     rows, columns = tiling(head_dim, backward=name != "forward")
     shape = storage, head_dim, rows // 16, columns
-    signature = (int64,) * before + (TABLES, BITMASKS) + (int64,) * after + (float32,)
+    signature = (int64,) * integers + (float32,)
+    modules = modules_compiled(monkeypatch)
     ptx, report = compiled(make, shape, signature, capability, tmp_path, monkeypatch)
     assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in report
     assert int(re.search(r"Used (\d+) registers", report)[1]) <= registers
@@ -162,6 +191,7 @@ def test_wheel_kernels(name, storage, head_dim, capability, tmp_path, monkeypatc
     kind = {"bfloat16": "bf16", "float16": "f16"}[storage]
     assert ptx.count(f"mma.sync.aligned.m16n8k16.row.col.f32.{kind}.{kind}.f32") == products
     assert ptx.count("ldmatrix.sync.aligned.m8n8.x4") == loads
+    assert sum(convergent_assembly(module) for module in modules) > 0 and ".func" not in ptx
     threads = 2 * rows * (2 if make in (make_wide_queries, make_wide_keys) else 1)
     copied_at_once = threads // (head_dim // 8)  # rows, each in pieces of 16 bytes
     assert ptx.count("cp.async.cg.shared.global") == 4 * -(-columns // copied_at_once)

@@ -265,12 +265,26 @@ def test_the_cheaper_kernel_is_chosen(rng, monkeypatch):
         assert [launch[0] for launch in machine.launches] == ["forward"]
 
 
+def test_each_pass_has_its_own_choice(rng, monkeypatch):
+    arrays = inputs(rng, 1, 1, 70, 70, 32)
+    with emulated(monkeypatch, step=0) as machine:
+        monkeypatch.setitem(cost.COSTS, (32, True), cost.Costs(10**9, 17, 500))
+        out, lse = pa.attention(*arrays[:3], PRIMES, device="cuda")
+        got = [np.full_like(a, np.nan) for a in arrays[:3]]
+        pa.sparse_index_kernel_backward(*got, arrays[3], *arrays[:3], out, lse, PRIMES, device="cuda")
+        launched = [launch[0] for launch in machine.launches]
+    assert launched == ["wheel_forward", "backward_queries", "backward_keys"]
+    for a, b in zip(got, oracle(*arrays, PRIMES)[2:], strict=True):
+        assert relative(a, b) < 2**-10
+
+
 def test_plans_are_kept_and_lse_may_be_none(rng, monkeypatch):
     q, k, v, _ = inputs(rng, 1, 1, 20, 20, 32)
-    with emulated(monkeypatch):
+    with emulated(monkeypatch) as machine:
         pa.sparse_index_kernel(np.empty_like(q), None, q, k, v, PRIMES, device="cuda", kernel="wheel")
-        built = []
+        built, before = [], len(machine.uploads)
         monkeypatch.setattr(tables, "steps", lambda *a, f=tables.steps, **k: built.append(1) or f(*a, **k))
         for _ in range(2):
             pa.attention(q, k, v, PRIMES, device="cuda", kernel="wheel")
-    assert len(built) == 1  # the first had no lse, and so another layout
+    assert len(machine.uploads) == before + 1  # the first had no lse, and so another layout
+    assert not built  # but the same lists

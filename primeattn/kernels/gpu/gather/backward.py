@@ -14,7 +14,7 @@ from primeattn.kernels.gpu.device import compiled, device_function
 from primeattn.kernels.gpu.gather.place import KEYS, QUERIES, make_find_place, route_of
 from primeattn.kernels.gpu.gather.rows import make_load_rows, make_rows
 from primeattn.kernels.gpu.gather.walk import KEYS_UNROLL, UNROLL, make_walk
-from primeattn.kernels.gpu.ptx import row_address
+from primeattn.kernels.gpu.ptx import entry, row_address
 from primeattn.kernels.gpu.tables import FIELDS, address, rows_from
 
 __all__ = ["make_backward_keys", "make_backward_queries"]
@@ -88,7 +88,7 @@ def _make_join(lanes_rows, threads):
 def make_backward_queries(storage, head_dim, aligned, threads, chunk):
     """Kernel of dq; it also writes lse and delta of each query for the kernel of dk and dv.
 
-    ``kernel[(tiles, heads), threads](dq, lse_delta, dout, q, k, v, out, lse, dlse, plan, scale)``;
+    ``kernel[(tiles, heads), threads](dq, lse_delta, dout, q, k, v, out, lse, dlse, plan, lists, scale)``;
     ``lse_delta`` has two numbers per query, lse in units of ``rows.unit`` and delta; ``dlse`` may be 0 for
     none.
     """
@@ -102,8 +102,8 @@ def make_backward_queries(storage, head_dim, aligned, threads, chunk):
     join = _make_join(lanes_rows, threads)
     unit, number_bytes = lanes_rows.unit, number.bitwidth // 8
 
-    def backward_queries(dq, lse_delta, dout, q, k, v, out, lse, dlse, plan, scale):
-        place, head = find_place(plan), cuda.blockIdx.y
+    def backward_queries(dq, lse_delta, dout, q, k, v, out, lse, dlse, plan, lists, scale):
+        place, head = find_place(plan, 0), cuda.blockIdx.y
         batch, row, lane = place.batch, place.row, place.lane
         route = route_of(plan, head)
 
@@ -126,7 +126,7 @@ def make_backward_queries(storage, head_dim, aligned, threads, chunk):
             v, v_stride = rows_from(plan, v, FIELDS.v, batch, route.key_head, place.other_row, lane)
             context = (query, dout_row, acc, lse_row, delta, k, k_stride, v, v_stride)
             walk_global_tokens(context, place, route.global_tokens)
-            walk(context, plan, place, route, max(place.begin, route.global_tokens), False)
+            walk(context, lists, place, route, max(place.begin, route.global_tokens), False)
 
         if place.splits > 1:
             join(acc, place)
@@ -145,8 +145,8 @@ def make_backward_queries(storage, head_dim, aligned, threads, chunk):
 def make_backward_keys(storage, head_dim, aligned, threads, chunk):
     """Kernel of dk and dv, which sums over the query heads that share a key head.
 
-    ``kernel[(tiles, key heads), threads](dk, dv, lse_delta, dout, q, k, v, plan, scale)``. A tile with a key
-    that is a global token for one of the heads has no other key.
+    ``kernel[(tiles, key heads), threads](dk, dv, lse_delta, dout, q, k, v, plan, lists, scale)``. A tile with
+    a key that is a global token for one of the heads has no other key.
     """
     lanes_rows = make_rows(storage, head_dim, aligned)
     lanes, dims, number = lanes_rows.lanes, lanes_rows.dims, lanes_rows.number
@@ -157,8 +157,8 @@ def make_backward_keys(storage, head_dim, aligned, threads, chunk):
     join = _make_join(lanes_rows, threads)
     unit = lanes_rows.unit
 
-    def backward_keys(dk, dv, lse_delta, dout, q, k, v, plan, scale):
-        place, key_head = find_place(plan), cuda.blockIdx.y
+    def backward_keys(dk, dv, lse_delta, dout, q, k, v, plan, lists, scale):
+        place, key_head = find_place(plan, 0), cuda.blockIdx.y
         batch, row, q_row, lane = place.batch, place.row, place.other_row, place.lane
 
         key = cuda.local.array(dims, number)
@@ -172,7 +172,8 @@ def make_backward_keys(storage, head_dim, aligned, threads, chunk):
             dk_row[d], dv_row[d] = number(0), number(0)
 
         if place.end > place.begin:
-            for head in range(key_head * plan[FIELDS.group], (key_head + 1) * plan[FIELDS.group]):
+            group = entry(plan, FIELDS.group)
+            for head in range(key_head * group, (key_head + 1) * group):
                 route = route_of(plan, head)
                 q_head, q_stride = rows_from(plan, q, FIELDS.q, batch, head, q_row, lane)
                 dout_head, dout_stride = rows_from(plan, dout, FIELDS.dout, batch, head, q_row, lane)
@@ -184,7 +185,7 @@ def make_backward_keys(storage, head_dim, aligned, threads, chunk):
                     q_head, q_stride, dout_head, dout_stride, lse_delta_head, lse_delta_stride,
                 )  # fmt: skip
                 is_global = place.first < route.global_tokens
-                walk(context, plan, place, route, place.begin, is_global)
+                walk(context, lists, place, route, place.begin, is_global)
 
         if place.splits > 1:
             join(dk_row, place)

@@ -56,8 +56,9 @@ def _make_fold(lanes_rows, masked):
 def make_forward(storage, head_dim, aligned, threads, chunk):
     """Kernel for rows of one kind; see :mod:`primeattn.kernels.gpu.gather.walk` for its shape.
 
-    ``kernel[(tiles, heads), threads](out, lse, q, k, v, plan, scale)`` takes addresses, the tables of the
-    launch and the scale in units of ``rows.unit``; ``lse`` may be 0 for none.
+    ``kernel[(tiles, heads), threads](out, lse, q, k, v, plan, lists, later, scale)`` takes addresses of the
+    arrays and of the tables, how much later than in the plan the queries are, and the scale in units of
+    ``rows.unit``; ``lse`` may be 0 for none.
     """
     lanes_rows = make_rows(storage, head_dim, aligned)
     lanes, dims, number, exp = lanes_rows.lanes, lanes_rows.dims, lanes_rows.number, lanes_rows.exp
@@ -68,8 +69,8 @@ def make_forward(storage, head_dim, aligned, threads, chunk):
     natural = 1 / lanes_rows.unit
     shared_size = (dims + 2) * threads
 
-    def forward(out, lse, q, k, v, plan, scale):
-        place, head = find_place(plan), cuda.blockIdx.y
+    def forward(out, lse, q, k, v, plan, lists, later, scale):
+        place, head = find_place(plan, later), cuda.blockIdx.y
         batch, row, lane = place.batch, place.row, place.lane
         route = route_of(plan, head)
 
@@ -88,7 +89,7 @@ def make_forward(storage, head_dim, aligned, threads, chunk):
             v, v_stride = rows_from(plan, v, FIELDS.v, batch, route.key_head, place.other_row, lane)
             context = (query, acc, state, k, k_stride, v, v_stride)
             walk_global_tokens(context, place, route.global_tokens)
-            walk(context, plan, place, route, max(place.begin, route.global_tokens), False)
+            walk(context, lists, place, route, max(place.begin, route.global_tokens), False)
 
         if place.splits > 1:
             thread = place.thread

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from numba import cuda
 
 from primeattn.kernels.gpu.device import device_function
+from primeattn.kernels.gpu.ptx import entry
 from primeattn.kernels.gpu.tables import FIELDS, ROUTE, SEQUENCE, Route
 
 __all__ = ["KEYS", "QUERIES", "Place", "make_find_place", "route_of"]
@@ -50,35 +51,38 @@ class Place(NamedTuple):
 @device_function
 def route_of(plan, head):
     """Route of a query head, read at once: fewer registers are free later."""
-    at = plan[FIELDS.routes] + len(ROUTE) * head
-    begin, count = plan[at + ROUTE.begin], plan[at + ROUTE.count]
-    return Route(begin, count, plan[at + ROUTE.global_tokens], plan[at + ROUTE.key_head])
+    at = entry(plan, FIELDS.routes) + len(ROUTE) * head
+    begin, count = entry(plan, at + ROUTE.begin), entry(plan, at + ROUTE.count)
+    return Route(begin, count, entry(plan, at + ROUTE.global_tokens), entry(plan, at + ROUTE.key_head))
 
 
 def make_find_place(lanes, tiles, side, other):
-    """Device function ``find_place(plan)``: rows of one side by a table of tiles, to meet the other side's.
+    """Device function ``find_place(plan, later)``: rows of one side by a table of tiles, to meet the other's.
 
-    A tile's entry is its sequence, its first row, the number of its rows and the logarithm of the splits.
+    Queries are ``later`` positions behind those of the plan. A tile's entry is its sequence, its first row,
+    the number of its rows and the logarithm of the splits.
     """
 
     lane_bits = lanes.bit_length() - 1
 
     @device_function
-    def find_place(plan):
+    def find_place(plan, later):
         thread = cuda.threadIdx.x
         lane, group = thread & (lanes - 1), thread >> lane_bits
-        tile = plan[tiles] + 4 * cuda.blockIdx.x
-        sequence = plan[FIELDS.sequences] + len(SEQUENCE) * plan[tile]
-        first_row = plan[tile + 1]
-        last_row = first_row + plan[tile + 2] - 1
-        shift = plan[tile + 3]
+        tile = entry(plan, tiles) + 4 * cuda.blockIdx.x
+        sequence = entry(plan, FIELDS.sequences) + len(SEQUENCE) * entry(plan, tile)
+        first_row = entry(plan, tile + 1)
+        last_row = first_row + entry(plan, tile + 2) - 1
+        shift = entry(plan, tile + 3)
         splits = 1 << shift
         split, row = group & (splits - 1), first_row + (group >> shift)
         writes = split == 0 and row <= last_row
         row = min(row, last_row)  # a group without a row repeats the last one
-        batch, start = plan[sequence + SEQUENCE.batch], plan[sequence + side.start]
-        count, begin = plan[sequence + other.count], plan[sequence + other.start]
-        array_row, other_row = plan[sequence + side.row] + row, plan[sequence + other.row]
+        batch, start = entry(plan, sequence + SEQUENCE.batch), entry(plan, sequence + side.start)
+        if side.start == SEQUENCE.q_start:
+            start += later
+        count, begin = entry(plan, sequence + other.count), entry(plan, sequence + other.start)
+        array_row, other_row = entry(plan, sequence + side.row) + row, entry(plan, sequence + other.row)
         return Place(
             thread, lane, splits, split, writes, batch, array_row,
             start + first_row, start + last_row, start + row, other_row, begin, begin + count,

@@ -1,6 +1,9 @@
-"""Plans of GPU launches: the tables the kernels read, in one array on the device, and the shape of the grid.
+"""Plans of GPU launches: the tables the kernels read, on the device, and the shape of the grid.
 
 A plan depends on patterns, lengths and layouts only; these are its key, and calls with the same key share it.
+So do forwards that differ in their positions alone, as when decoding: kernels are told how much later than in
+the plan their queries are. Offsets are kept apart, and somewhat further than a call needs
+(:func:`primeattn.kernels.gpu.tables.roomy`).
 """
 
 from __future__ import annotations
@@ -15,8 +18,16 @@ from primeattn.kernels.blocks import cut
 from primeattn.kernels.gpu import device
 from primeattn.kernels.gpu.gather.rows import make_rows
 from primeattn.kernels.gpu.gather.walk import KEYS_UNROLL, UNROLL
-from primeattn.kernels.gpu.memory import upload
-from primeattn.kernels.gpu.tables import KEPT_PLANS, MAX_HEAD_DIM, ROUTE, Layout, lay_out
+from primeattn.kernels.gpu.memory import Table, upload
+from primeattn.kernels.gpu.tables import (
+    KEPT_PLANS,
+    MAX_HEAD_DIM,
+    MAX_POSITION,
+    ROUTE,
+    Layout,
+    lay_out,
+    roomy,
+)
 
 __all__ = ["Plan", "make_plan", "threads_of"]
 
@@ -28,11 +39,17 @@ BLOCKS = 264  # two for every multiprocessor of a large GPU; constant, so that a
 class Plan(NamedTuple):
     """Tables on the device and launch shapes; ``key_tiles`` is 0 for a forward."""
 
-    tables: object
+    tables: Table
+    lists: Table  # offsets
+    later: int  # positions from the queries of the tables to those of the call
     layout: Layout
     threads: int
     query_tiles: int
     key_tiles: int
+
+    @property
+    def addresses(self):
+        return self.tables.address, self.lists.address
 
 
 def make_plan(patterns, kv_heads, sequences, strides, layout, keys=None) -> Plan:
@@ -40,20 +57,45 @@ def make_plan(patterns, kv_heads, sequences, strides, layout, keys=None) -> Plan
 
     ``keys``: whether "all" or only "global_tokens" are to get gradients, or None for a forward.
     """
-    where = device.current_device()
-    return _build(patterns, kv_heads, sequences.tobytes(), tuple(strides.items()), layout, keys, where)
+    where, span = device.current_device(), roomy(patterns, *call.reach(sequences))
+    sequences, later = (sequences, 0) if keys else _from_origin(sequences)
+    shape = patterns, kv_heads, sequences.tobytes(), tuple(strides.items())
+    return _build(*shape, layout, keys, span, where)._replace(later=later)
+
+
+def _from_origin(sequences):
+    """Sequences with queries from position 0 on, and how many positions to add.
+
+    Keys after the last query are met by none, so that their number does not matter.
+    """
+    sequences, used = sequences.copy(), sequences["n_q"] > 0
+    k_end = sequences["k_start"] + sequences["n_k"]
+    reached = sequences["q_start"] + sequences["n_q"] <= k_end
+    sequences["n_k"][reached] = MAX_POSITION - sequences["k_start"][reached]
+    sequences[~used] = 0
+    later = int(sequences["q_start"][used].min()) if used.any() else 0
+    sequences["q_start"][used] -= later
+    return sequences, later
 
 
 @lru_cache(KEPT_PLANS)
-def _build(patterns, kv_heads, sequences, strides, layout, keys, where) -> Plan:
+def make_lists(patterns, span, where):
+    """Offsets of ``patterns`` in a span: on the device, and of each pattern where they begin and how many."""
+    runs = [pattern.offsets_between(*span) for pattern in patterns]
+    sizes = [run.size for run in runs]
+    begins = np.cumsum([0, *sizes])[:-1].tolist()
+    return upload(np.concatenate(runs)), dict(zip(patterns, zip(begins, sizes, strict=True), strict=True))
+
+
+@lru_cache(KEPT_PLANS)
+def _build(patterns, kv_heads, sequences, strides, layout, keys, span, where) -> Plan:
     sequences, strides = np.frombuffer(sequences, call.SEQUENCE), dict(strides)
     rows = make_rows(*layout)
     threads = threads_of(layout)
     groups, heads = threads // rows.lanes, len(patterns)
 
-    distinct = list(dict.fromkeys(patterns))
-    runs = [pattern.offsets_between(*call.reach(sequences)) for pattern in distinct]
-    reads = max(run.size + pattern.global_tokens for run, pattern in zip(runs, distinct, strict=True))
+    lists, runs = make_lists(tuple(dict.fromkeys(patterns)), span, where)
+    reads = max(count + pattern.global_tokens for pattern, (_, count) in runs.items())
 
     shift = _splits(sequences["n_q"], heads, groups, reads, UNROLL)
     query_tiles = _tiles(sequences["n_q"], groups >> shift, shift)[::-1]  # late queries have most keys
@@ -69,14 +111,11 @@ def _build(patterns, kv_heads, sequences, strides, layout, keys, where) -> Plan:
         others[:, 1] += global_tokens[others[:, 0]]
         key_tiles = np.concatenate([_tiles(global_tokens, 1, most), others])
 
-    sizes = [run.size for run in runs]
-    begins = np.cumsum([0, *sizes])
     routes = np.zeros((heads, len(ROUTE)), np.int64)
     for route, pattern in zip(routes, patterns, strict=True):
-        which = distinct.index(pattern)
-        route[: ROUTE.key_head] = begins[which], sizes[which], pattern.global_tokens
+        route[: ROUTE.key_head] = *runs[pattern], pattern.global_tokens
     routes[:, ROUTE.key_head] = np.arange(heads) * kv_heads // heads
-    tables, at = lay_out(
+    tables = lay_out(
         strides,
         heads // kv_heads,
         {
@@ -84,11 +123,9 @@ def _build(patterns, kv_heads, sequences, strides, layout, keys, where) -> Plan:
             "routes": routes,
             "query_tiles": query_tiles,
             "key_tiles": key_tiles,
-            "offsets": np.concatenate(runs),
         },
     )
-    tables[at["routes"] :][: routes.size : len(ROUTE)] += at["offsets"]
-    return Plan(upload(tables), layout, threads, len(query_tiles), len(key_tiles))
+    return Plan(upload(tables), lists, 0, layout, threads, len(query_tiles), len(key_tiles))
 
 
 def threads_of(layout) -> int:

@@ -10,6 +10,7 @@ import numba
 from numba import cuda
 
 from primeattn.kernels.gpu.device import device_function
+from primeattn.kernels.gpu.ptx import entry
 from primeattn.kernels.gpu.tables import lower_bound
 
 __all__ = ["KEYS_UNROLL", "UNROLL", "make_walk"]
@@ -29,7 +30,7 @@ def make_walk(threads, chunk, unroll, fold, fold_masked, sign):
     """
 
     @device_function
-    def stage(staged, plan, begin, at, count, is_global):
+    def stage(staged, lists, begin, at, count, is_global):
         cuda.syncthreads()  # all have read what was there
         for i in range(cuda.threadIdx.x, chunk, threads):
             if at + i >= count:
@@ -37,11 +38,11 @@ def make_walk(threads, chunk, unroll, fold, fold_masked, sign):
             elif is_global:
                 staged[i] = numba.int32(at + i)
             else:
-                staged[i] = numba.int32(plan[begin + at + i])
+                staged[i] = numba.int32(entry(lists, begin + at + i))
         cuda.syncthreads()
 
     @device_function
-    def walk(context, plan, place, route, low, is_global):
+    def walk(context, lists, place, route, low, is_global):
         """Meet the rows from position ``low`` on by the offsets of a route.
 
         A key that ``is_global`` is met by all offsets.
@@ -57,11 +58,11 @@ def make_walk(threads, chunk, unroll, fold, fold_masked, sign):
         at = max(first - end + 1, 0)
         if is_global:
             count = last - low + 1
-        else:
-            at = lower_bound(plan, begin, count, at)
+        elif at > 0:
+            at = lower_bound(lists, begin, count, at)
         going = True
         while going and at < count:
-            stage(staged, plan, begin, at, count, is_global)
+            stage(staged, lists, begin, at, count, is_global)
             for step in range(0, chunk, unroll * place.splits):
                 round_ = numba.uint32(step)
                 going = staged[round_] <= stop

@@ -16,7 +16,7 @@ import numba
 from numba import cuda
 
 from primeattn.kernels.gpu.device import compiled, device_function
-from primeattn.kernels.gpu.ptx import exp2, row_address, scalar_access
+from primeattn.kernels.gpu.ptx import entry, exp2, row_address, scalar_access
 from primeattn.kernels.gpu.tables import FIELDS, SEQUENCE, address
 from primeattn.kernels.gpu.wheel import tensor
 from primeattn.kernels.gpu.wheel.fragments import make_fragments
@@ -108,8 +108,8 @@ def make_find_lse_delta():
 def make_wheel_queries(storage, head_dim, warps, columns):
     """Kernel of dq; it also writes lse and delta of each query for the kernel of dk and dv.
 
-    ``kernel[(blocks, heads), 32 * warps](dq, lse_delta, dout, q, k, v, out, lse, dlse, plan, bitmasks, wheel,
-    scale)``: as in the forward; ``lse_delta`` has two numbers per query, ``dlse`` may be 0 for none.
+    ``kernel[(blocks, heads), 32 * warps](dq, lse_delta, dout, q, k, v, out, lse, dlse, plan, lists, bitmasks,
+    wheel, scale)``: as in the forward; ``lse_delta`` has two numbers per query, ``dlse`` may be 0 for none.
     """
     fragments = make_fragments(storage, head_dim, warps, columns)
     load, store, dot, buffer = fragments.load, fragments.store, fragments.dot, fragments.buffer
@@ -121,7 +121,7 @@ def make_wheel_queries(storage, head_dim, warps, columns):
     size, numbers, shared_address = fragments.size, head_dim // 2, tensor.shared_address
     ln2 = math.log(2)
 
-    def wheel_queries(dq, lse_delta, dout, q, k, v, out, lse, dlse, plan, bitmasks, wheel, scale):
+    def wheel_queries(dq, lse_delta, dout, q, k, v, out, lse, dlse, plan, lists, bitmasks, wheel, scale):
         place, head = find_place(plan, FIELDS.query_tiles, cuda.threadIdx.x >> 5), cuda.blockIdx.y
         queries, c = find_queries(plan, wheel, place.row), place.c
         batch, i0, i1 = queries.batch, queries.i0, queries.i1
@@ -146,13 +146,13 @@ def make_wheel_queries(storage, head_dim, warps, columns):
             words, douts, acc, found, keys.k + 4 * c, keys.k_stride, keys.v + 4 * c, keys.v_stride, i0, i1,
             scale,
         )  # fmt: skip
-        walk_singles(context, plan, wheel, place, queries, keys)
+        walk_singles(context, plan, lists, wheel, place, queries, keys)
 
         shared_at = shared_address(cuda.shared.array(copy_words, numba.uint32))
         keys_at, transposed_at = tile_at(shared_at, place.lane), tile_at_transposed(shared_at, place.lane)
         context = words, douts, acc, found, scale, keys_at, transposed_at, numba.int32(keys_at + buffer)
         lag = numba.int32(place.row - 2 * c)  # of this thread's window
-        walk_tiles(context, shared_at, lag, plan, bitmasks, wheel, place, keys, queries.last)
+        walk_tiles(context, shared_at, lag, plan, lists, bitmasks, wheel, place, keys, queries.last)
 
         queries = find_queries(plan, wheel, place.row)
         for half in range(2):
@@ -226,7 +226,7 @@ def _make_attend_queries(fragments, storage, columns):
 def make_wheel_keys(storage, head_dim, warps, columns):
     """Kernel of dk and dv, which sums over the query heads that share a key head.
 
-    ``kernel[(blocks, key heads), 32 * warps](dk, dv, lse_delta, dout, q, k, v, plan, bitmasks, wheel,
+    ``kernel[(blocks, key heads), 32 * warps](dk, dv, lse_delta, dout, q, k, v, plan, lists, bitmasks, wheel,
     global_tokens, scale)``. Keys before position ``global_tokens`` are not written.
     """
     fragments = make_fragments(storage, head_dim, warps, columns)
@@ -238,7 +238,7 @@ def make_wheel_keys(storage, head_dim, warps, columns):
     size, numbers, shared_address = fragments.size, head_dim // 2, tensor.shared_address
     ln2 = math.log(2)
 
-    def wheel_keys(dk, dv, lse_delta, dout, q, k, v, plan, bitmasks, wheel, global_tokens, scale):
+    def wheel_keys(dk, dv, lse_delta, dout, q, k, v, plan, lists, bitmasks, wheel, global_tokens, scale):
         place, key_head = find_place(plan, FIELDS.key_tiles, cuda.threadIdx.x >> 5), cuda.blockIdx.y
         keys, c = find_keys(plan, wheel, place.row), place.c
 
@@ -255,7 +255,7 @@ def make_wheel_keys(storage, head_dim, warps, columns):
 
         shared_at = shared_address(cuda.shared.array(copy_words, numba.uint32))
         queries_at, transposed_at = tile_at(shared_at, place.lane), tile_at_transposed(shared_at, place.lane)
-        for head in range(key_head * plan[FIELDS.group], (key_head + 1) * plan[FIELDS.group]):
+        for head in range(key_head * entry(plan, FIELDS.group), (key_head + 1) * entry(plan, FIELDS.group)):
             # Read again for each head: the tiles need the registers.
             keys = find_keys(plan, wheel, place.row)
             queries = queries_of_head(plan, q, dout, lse_delta, keys.sequence, keys.batch, head)
@@ -263,14 +263,14 @@ def make_wheel_keys(storage, head_dim, warps, columns):
                 words, values, dk_acc, dv_acc, queries.q + 4 * c, queries.q_stride, queries.dout + 4 * c,
                 queries.dout_stride, queries.lse_delta, queries.lse_delta_stride, scale,
             )  # fmt: skip
-            walk_singles(context, plan, keys, queries)
+            walk_singles(context, plan, lists, keys, queries)
             lse_delta_at = numba.int32(shared_at + 2 * buffer + 2 * c * LSE_DELTA_BYTES)
             context = words, values, dk_acc, dv_acc, scale, queries_at, transposed_at, lse_delta_at
             lag = numba.int32(23 - place.row + 2 * c)  # of this thread's window
-            walk_tiles(context, shared_at, lag, plan, bitmasks, wheel, place, queries)
+            walk_tiles(context, shared_at, lag, plan, lists, bitmasks, wheel, place, queries)
 
         keys = find_keys(plan, wheel, place.row)
-        low = global_tokens - plan[keys.sequence + SEQUENCE.k_start]
+        low = global_tokens - entry(plan, keys.sequence + SEQUENCE.k_start)
         for half in range(2):
             x = keys.x1 if half else keys.x0
             if low <= x < keys.end:

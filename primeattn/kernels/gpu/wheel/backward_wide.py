@@ -18,7 +18,7 @@ import numba
 from numba import cuda
 
 from primeattn.kernels.gpu.device import compiled, device_function
-from primeattn.kernels.gpu.ptx import exp2, row_address, scalar_access
+from primeattn.kernels.gpu.ptx import entry, exp2, row_address, scalar_access
 from primeattn.kernels.gpu.tables import FIELDS, SEQUENCE, address
 from primeattn.kernels.gpu.wheel import tensor
 from primeattn.kernels.gpu.wheel.backward import make_find_lse_delta
@@ -134,7 +134,7 @@ def make_wide_queries(storage, head_dim, groups, columns):
     size, numbers, shared_address = fragments.size, head_dim // 4, tensor.shared_address
     ln2 = math.log(2)
 
-    def wide_queries(dq, lse_delta, dout, q, k, v, out, lse, dlse, plan, bitmasks, wheel, scale):
+    def wide_queries(dq, lse_delta, dout, q, k, v, out, lse, dlse, plan, lists, bitmasks, wheel, scale):
         role = 1 if cuda.threadIdx.x >= 32 * groups else 0
         warp, head = (cuda.threadIdx.x >> 5) - groups * role, cuda.blockIdx.y
         place = find_place(plan, FIELDS.query_tiles, warp)
@@ -165,13 +165,13 @@ def make_wide_queries(storage, head_dim, groups, columns):
             own, acc, found, role, plane_at, near, near_stride,
             keys.k + 4 * c + role * head_dim, keys.k_stride, i0, i1, scale,
         )  # fmt: skip
-        walk_singles(context, plan, wheel, place, queries, keys)
+        walk_singles(context, plan, lists, wheel, place, queries, keys)
 
         lag = numba.int32(place.row - 2 * c)  # of this thread's window
         own_at = numba.int32(tile_at(shared_at, place.lane) + role * buffer)
         transposed_at = numba.int32(tile_at_transposed(shared_at, place.lane) + role * head_dim)
         context = own, acc, found, role, scale, own_at, transposed_at, plane_at
-        walk_tiles(context, shared_at, lag, plan, bitmasks, wheel, place, keys, queries.last)
+        walk_tiles(context, shared_at, lag, plan, lists, bitmasks, wheel, place, keys, queries.last)
 
         queries = find_queries(plan, wheel, place.row)
         for half in range(2):
@@ -274,7 +274,7 @@ def make_wide_keys(storage, head_dim, groups, columns):
     size, numbers, shared_address = fragments.size, head_dim // 2, tensor.shared_address
     ln2 = math.log(2)
 
-    def wide_keys(dk, dv, lse_delta, dout, q, k, v, plan, bitmasks, wheel, global_tokens, scale):
+    def wide_keys(dk, dv, lse_delta, dout, q, k, v, plan, lists, bitmasks, wheel, global_tokens, scale):
         role = 1 if cuda.threadIdx.x >= 32 * groups else 0
         warp, key_head = (cuda.threadIdx.x >> 5) - groups * role, cuda.blockIdx.y
         place = find_place(plan, FIELDS.key_tiles, warp)
@@ -293,7 +293,7 @@ def make_wide_keys(storage, head_dim, groups, columns):
         transposed_at = numba.int32(tile_at_transposed(shared_at, place.lane) + (1 - role) * buffer)
         lse_delta_at = numba.int32(shared_at + 2 * buffer + 2 * c * LSE_DELTA_BYTES)
         plane_at = numba.int32(shared_at + tiles_bytes + (32 * warp + place.lane) * 16)
-        for head in range(key_head * plan[FIELDS.group], (key_head + 1) * plan[FIELDS.group]):
+        for head in range(key_head * entry(plan, FIELDS.group), (key_head + 1) * entry(plan, FIELDS.group)):
             # Read again for each head: the tiles need the registers.
             keys = find_keys(plan, wheel, place.row)
             queries = queries_of_head(plan, q, dout, lse_delta, keys.sequence, keys.batch, head)
@@ -304,13 +304,13 @@ def make_wide_keys(storage, head_dim, groups, columns):
                 query if role else gradient, queries.q_stride if role else queries.dout_stride,
                 queries.lse_delta, queries.lse_delta_stride, scale,
             )  # fmt: skip
-            walk_singles(context, plan, keys, queries)
+            walk_singles(context, plan, lists, keys, queries)
             context = own, acc, role, scale, own_at, transposed_at, lse_delta_at, plane_at
             lag = numba.int32(23 - place.row + 2 * c)  # of this thread's window
-            walk_tiles(context, shared_at, lag, plan, bitmasks, wheel, place, queries)
+            walk_tiles(context, shared_at, lag, plan, lists, bitmasks, wheel, place, queries)
 
         keys = find_keys(plan, wheel, place.row)
-        low = global_tokens - plan[keys.sequence + SEQUENCE.k_start]
+        low = global_tokens - entry(plan, keys.sequence + SEQUENCE.k_start)
         base, field = (dk, FIELDS.dk) if role else (dv, FIELDS.dv)
         factor = scale * numba.float32(ln2) if role else numba.float32(1)
         for half in range(2):

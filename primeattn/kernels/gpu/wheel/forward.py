@@ -107,9 +107,8 @@ def _make_attend(fragments, storage, head_dim, columns):
 def make_wheel_forward(storage, head_dim, warps, columns):
     """Kernel for rows of one kind, which begin at multiples of 16 bytes.
 
-    ``kernel[(blocks, heads), 32 * warps](out, lse, q, k, v, plan, bitmasks, wheel, scale)``: addresses, the
-    tables of the launch, the bitmasks, and the scale in units of log2(e), which is positive; ``lse`` may be 0
-    for none.
+    ``kernel[(blocks, heads), 32 * warps](out, lse, q, k, v, plan, lists, bitmasks, wheel, scale)``: addresses
+    of arrays and tables, and the scale in units of log2(e), which is positive; ``lse`` may be 0 for none.
     """
     fragments = make_fragments(storage, head_dim, warps, columns)
     load, store, buffer = fragments.load, fragments.store, fragments.buffer
@@ -121,7 +120,7 @@ def make_wheel_forward(storage, head_dim, warps, columns):
     _, store_number = scalar_access("float32")
     ln2 = math.log(2)
 
-    def wheel_forward(out, lse, q, k, v, plan, bitmasks, wheel, scale):
+    def wheel_forward(out, lse, q, k, v, plan, lists, bitmasks, wheel, scale):
         place, head = find_place(plan, FIELDS.query_tiles, cuda.threadIdx.x >> 5), cuda.blockIdx.y
         queries, c = find_queries(plan, wheel, place.row), place.c
         batch, i0, i1 = queries.batch, queries.i0, queries.i1
@@ -141,7 +140,7 @@ def make_wheel_forward(storage, head_dim, warps, columns):
         context = (
             words, acc, state, keys.k + 4 * c, keys.k_stride, keys.v + 4 * c, keys.v_stride, i0, i1, scale,
         )  # fmt: skip
-        walk_singles(context, plan, wheel, place, queries, keys)
+        walk_singles(context, plan, lists, wheel, place, queries, keys)
 
         shared_at = shared_address(cuda.shared.array(copy_words, numba.uint32))
         keys_at, values_at = (
@@ -150,7 +149,7 @@ def make_wheel_forward(storage, head_dim, warps, columns):
         )
         context = words, acc, state, scale, keys_at, values_at
         lag = numba.int32(place.row - 2 * c)  # of this thread's window
-        walk_tiles(context, shared_at, lag, plan, bitmasks, wheel, place, keys, queries.last)
+        walk_tiles(context, shared_at, lag, plan, lists, bitmasks, wheel, place, keys, queries.last)
 
         # Read again: the loop needs the registers.
         queries = find_queries(plan, wheel, place.row)

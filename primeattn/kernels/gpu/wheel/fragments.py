@@ -105,7 +105,7 @@ def make_fragments(storage, head_dim, warps, columns, summed=None) -> Fragments:
         """Begin to copy rows start, start + wheel, ... of two arrays; rows outside of low to high are never
         attended, and others are copied for them."""
         row, chunk = thread >> chunk_bits, (thread & (chunks - 1)) * 16
-        shared_at += row * pitch + chunk
+        shared_at = numba.int32(shared_at + row * pitch + chunk)
         start = numba.int32(start + row * wheel)
         step = numba.int32(at_once * wheel)
         for i in range(-(-columns // at_once)):

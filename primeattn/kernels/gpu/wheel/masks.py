@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numba
 
 from primeattn.kernels.gpu.device import device_function
+from primeattn.kernels.gpu.ptx import row_address
 from primeattn.kernels.gpu.wheel import tensor
 
 __all__ = ["BITS", "Masks", "make_masks"]
@@ -30,12 +31,13 @@ class Masks(NamedTuple):
 def make_masks(columns) -> Masks:
     """Masks of tiles of ``columns`` rows."""
     parts, halvings = columns // BITS, columns.bit_length()
-    funnel = tensor.funnel
+    funnel, load_word = tensor.funnel, tensor.load_word
 
     @device_function
     def read_window(raw, bitmasks, at):
+        first = row_address(bitmasks, at, BITS // 8)
         for i in range(parts + 2):
-            raw[i] = bitmasks[numba.uint64(at + i)]
+            raw[i] = load_word(first + BITS // 8 * i)
 
     @device_function
     def shift_window(mask, raw, shift):

@@ -13,6 +13,7 @@ import numba
 from numba import cuda
 
 from primeattn.kernels.gpu.device import device_function
+from primeattn.kernels.gpu.ptx import entry
 from primeattn.kernels.gpu.tables import FIELDS, ROUTE, SEQUENCE, rows_from
 
 __all__ = [
@@ -92,33 +93,34 @@ class QueriesOfHead(NamedTuple):
 def find_place(plan, tiles, warp):
     """Place of this thread, by a table of tiles; ``warp`` is which 16 rows of the block it holds part of."""
     lane = cuda.threadIdx.x & 31
-    tile = plan[tiles] + len(TILE) * cuda.blockIdx.x
+    tile = entry(plan, tiles) + len(TILE) * cuda.blockIdx.x
     row, c = 16 * warp + (lane >> 2), lane & 3
-    return Place(lane, c, row, plan[tile + TILE.residue], plan[tile + TILE.first])
+    return Place(lane, c, row, entry(plan, tile + TILE.residue), entry(plan, tile + TILE.first))
 
 
 @device_function
 def find_queries(plan, wheel, row):
     """Queries of the thread with a row of the block and the eighth after it."""
-    tile = plan[FIELDS.query_tiles] + len(TILE) * cuda.blockIdx.x
-    sequence = plan[FIELDS.sequences] + len(SEQUENCE) * plan[tile + TILE.sequence]
+    tile = entry(plan, FIELDS.query_tiles) + len(TILE) * cuda.blockIdx.x
+    sequence = entry(plan, FIELDS.sequences) + len(SEQUENCE) * entry(plan, tile + TILE.sequence)
     first, last = span_of_queries(plan, sequence)
-    x = plan[tile + TILE.residue] + (plan[tile + TILE.first] + row) * wheel
+    x = entry(plan, tile + TILE.residue) + (entry(plan, tile + TILE.first) + row) * wheel
     x0, x1 = numba.int32(x), numba.int32(x + 8 * wheel)
     return Queries(
-        sequence, plan[sequence + SEQUENCE.batch], plan[sequence + SEQUENCE.q_row] - first, first, last,
-        x0, x1, min(max(x0, first), last), min(max(x1, first), last),
+        sequence, entry(plan, sequence + SEQUENCE.batch), entry(plan, sequence + SEQUENCE.q_row) - first,
+        first, last, x0, x1, min(max(x0, first), last), min(max(x1, first), last),
     )  # fmt: skip
 
 
 @device_function
 def find_keys(plan, wheel, row):
     """Keys of the thread with a row of the block and the eighth after it."""
-    tile = plan[FIELDS.key_tiles] + len(TILE) * cuda.blockIdx.x
-    sequence = plan[FIELDS.sequences] + len(SEQUENCE) * plan[tile + TILE.sequence]
-    x = plan[tile + TILE.residue] + (plan[tile + TILE.first] + row) * wheel
-    batch, row_0 = numba.int32(plan[sequence + SEQUENCE.batch]), numba.int32(plan[sequence + SEQUENCE.k_row])
-    end = numba.int32(plan[sequence + SEQUENCE.n_k])
+    tile = entry(plan, FIELDS.key_tiles) + len(TILE) * cuda.blockIdx.x
+    sequence = entry(plan, FIELDS.sequences) + len(SEQUENCE) * entry(plan, tile + TILE.sequence)
+    x = entry(plan, tile + TILE.residue) + (entry(plan, tile + TILE.first) + row) * wheel
+    batch = numba.int32(entry(plan, sequence + SEQUENCE.batch))
+    row_0 = numba.int32(entry(plan, sequence + SEQUENCE.k_row))
+    end = numba.int32(entry(plan, sequence + SEQUENCE.n_k))
     x0, x1 = numba.int32(x), numba.int32(x + 8 * wheel)
     j0, j1 = min(x0, numba.int32(end - 1)), min(x1, numba.int32(end - 1))
     return Keys(sequence, batch, row_0, end, x0, x1, j0, j1)
@@ -127,17 +129,18 @@ def find_keys(plan, wheel, row):
 @device_function
 def span_of_queries(plan, sequence):
     """Positions of the first and the last query of a sequence."""
-    first = numba.int32(plan[sequence + SEQUENCE.q_start] - plan[sequence + SEQUENCE.k_start])
-    return first, numba.int32(first + plan[sequence + SEQUENCE.n_q] - 1)
+    first = numba.int32(entry(plan, sequence + SEQUENCE.q_start) - entry(plan, sequence + SEQUENCE.k_start))
+    return first, numba.int32(first + entry(plan, sequence + SEQUENCE.n_q) - 1)
 
 
 @device_function
 def keys_of_head(plan, k, v, sequence, head):
     """Keys of a sequence that a query head meets; ``k`` and ``v`` are addresses of the arrays."""
-    route, batch = plan[FIELDS.routes] + len(WHEEL_ROUTE) * head, plan[sequence + SEQUENCE.batch]
-    k_start, k_row = plan[sequence + SEQUENCE.k_start], plan[sequence + SEQUENCE.k_row]
-    global_tokens = max(plan[route + WHEEL_ROUTE.global_tokens] - k_start, 0)
-    key_head = plan[route + WHEEL_ROUTE.key_head]
+    route = entry(plan, FIELDS.routes) + len(WHEEL_ROUTE) * head
+    batch = entry(plan, sequence + SEQUENCE.batch)
+    k_start, k_row = entry(plan, sequence + SEQUENCE.k_start), entry(plan, sequence + SEQUENCE.k_row)
+    global_tokens = numba.int32(max(entry(plan, route + WHEEL_ROUTE.global_tokens) - k_start, 0))
+    key_head = entry(plan, route + WHEEL_ROUTE.key_head)
     k, k_stride = rows_from(plan, k, FIELDS.k, batch, key_head, k_row, 0)
     v, v_stride = rows_from(plan, v, FIELDS.v, batch, key_head, k_row, 0)
     return KeysOfHead(route, global_tokens, k, k_stride, v, v_stride)
@@ -147,11 +150,11 @@ def keys_of_head(plan, k, v, sequence, head):
 def queries_of_head(plan, q, dout, lse_delta, sequence, batch, head):
     """Queries of a sequence and head; ``q``, ``dout`` and ``lse_delta`` are addresses of the arrays."""
     first, last = span_of_queries(plan, sequence)
-    row = plan[sequence + SEQUENCE.q_row] - first
+    row = entry(plan, sequence + SEQUENCE.q_row) - first
     q, q_stride = rows_from(plan, q, FIELDS.q, batch, head, row, 0)
     dout, dout_stride = rows_from(plan, dout, FIELDS.dout, batch, head, row, 0)
     lse_delta, lse_delta_stride = rows_from(plan, lse_delta, FIELDS.lse_delta, batch, head, row, 0)
-    route = plan[FIELDS.routes] + len(WHEEL_ROUTE) * head
+    route = entry(plan, FIELDS.routes) + len(WHEEL_ROUTE) * head
     return QueriesOfHead(
         route, first, last, q, q_stride, dout, dout_stride, lse_delta, lse_delta_stride
     )  # fmt: skip

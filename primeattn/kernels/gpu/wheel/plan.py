@@ -1,4 +1,8 @@
-"""Plans of wheel launches: which calls the wheel kernels serve, and the tables that they read."""
+"""Plans of wheel launches: which calls the wheel kernels serve, and the tables that they read.
+
+What depends on the patterns is kept apart and serves calls of about the same length; sequences and tiles are
+a few numbers of each call.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,8 @@ import numpy as np
 
 from primeattn.kernels.call import SEQUENCE
 from primeattn.kernels.gpu import device
-from primeattn.kernels.gpu.memory import upload
-from primeattn.kernels.gpu.tables import KEPT_PLANS, lay_out
+from primeattn.kernels.gpu.memory import Table, upload
+from primeattn.kernels.gpu.tables import KEPT_PLANS, lay_out, roomy, rounded
 from primeattn.kernels.gpu.wheel.place import WHEEL_ROUTE
 from primeattn.wheel import tables
 from primeattn.wheel.cost import HEAD_DIMS, STORAGE, choose_wheel, divide
@@ -24,13 +28,25 @@ class WheelPlan(NamedTuple):
     ``groups`` are of the 16 rows that a warp holds, in a block.
     """
 
-    tables: object
-    bitmasks: object
+    tables: Table
+    lists: WheelLists
     wheel: int
     groups: int
     columns: int
     query_tiles: int
     key_tiles: int
+
+    @property
+    def addresses(self):
+        return self.tables.address, self.lists.lists.address, self.lists.bitmasks.address
+
+
+class WheelLists(NamedTuple):
+    """What depends on the patterns alone: singles, classes and steps in one array, and bitmasks."""
+
+    lists: Table
+    bitmasks: Table
+    routes: dict  # of each pattern, a WHEEL_ROUTE whose key head is still open
 
 
 def choose(call, layout) -> int | None:
@@ -47,9 +63,13 @@ def choose(call, layout) -> int | None:
         return None
     if call.target.wheel is not None:
         return call.target.wheel
-    # One length stands for all: the mean, weighted by length, as most work is in the long ones.
-    typical = round(float(lengths @ lengths) / float(lengths.sum()))
-    return choose_wheel(call.patterns, typical, layout.head_dim, forced=call.target.kernel == "wheel")
+    # One length stands for all: the mean, weighted by length, as most work is in the long ones. Calls that
+    # differ in their position alone need not be judged each.
+    n_q = call.sequences["n_q"][call.sequences["n_q"] > 0]
+    n, queries = (max(round(float(lengths @ part) / float(lengths.sum())), 1) for part in (lengths, n_q))
+    n, queries = rounded(call.patterns, n), None if queries >= n else queries
+    forced = call.target.kernel == "wheel"
+    return choose_wheel(call.patterns, n, layout.head_dim, call.backward, queries, forced)
 
 
 def _refusal(layout, call) -> str | None:
@@ -78,24 +98,21 @@ def _reaches(sequences):
 def make_wheel_plan(patterns, kv_heads, sequences, strides, layout, wheel, with_keys=False) -> WheelPlan:
     """Plan for one pattern per query head, a SEQUENCE table and each array's (batch, head, row) strides."""
     where = device.current_device()
+    _, reach = roomy(patterns, 0, int(_reaches(sequences).max()))
     shape = patterns, kv_heads, sequences.tobytes(), tuple(strides.items())
-    return _build(*shape, layout, wheel, with_keys, where)
+    return _build(*shape, layout, wheel, with_keys, reach, where)
 
 
 @lru_cache(KEPT_PLANS)
-def _build(patterns, kv_heads, sequences, strides, layout, wheel, with_keys, where) -> WheelPlan:
-    sequences, strides = np.frombuffer(sequences, SEQUENCE), dict(strides)
-    tiling = tables.tiling(layout.head_dim, backward=with_keys)
-    reach = int(_reaches(sequences).max())
+def make_wheel_lists(patterns, reach, head_dim, wheel, with_keys, where) -> WheelLists:
+    """Lists for distances below ``reach``."""
+    tiling = tables.tiling(head_dim, backward=with_keys)
     words = tables.bitmask_words(reach, wheel, tiling)
-    group, distinct = len(patterns) // kv_heads, list(dict.fromkeys(patterns))
-
-    # Of each distinct pattern: singles, bitmasks, steps of queries and of keys.
     offsets, bitmasks, packed, classes = [], [], [], []
     size = {"offsets": 0, "bitmasks": 0, "steps": 0, "classes": 0}
-    route_of = {}
-    for pattern in distinct:
-        division = divide(pattern, reach, wheel, layout.head_dim)
+    routes = {}
+    for pattern in patterns:
+        division = divide(pattern, reach, wheel, head_dim, backward=with_keys)
         has = tables.attended(division.regrouped, reach, wheel)
         route = [size["offsets"], division.singles.size, pattern.global_tokens, 0, 0, 0]
         for side, of_keys in enumerate((False, True)[: 1 + with_keys]):
@@ -109,8 +126,25 @@ def _build(patterns, kv_heads, sequences, strides, layout, wheel, with_keys, whe
         bitmasks.append(tables.bitmasks(has, words).reshape(-1))
         size["offsets"] += division.singles.size
         size["bitmasks"] += bitmasks[-1].size
-        route_of[pattern] = route
-    routes = np.array([route_of[pattern] for pattern in patterns])
+        routes[pattern] = route
+
+    # One array: singles, classes, steps, and two entries more, as kernels read steps ahead.
+    classes = np.concatenate(classes)
+    classes[:, 0] += size["offsets"] + classes.size
+    for route in routes.values():
+        for side in range(WHEEL_ROUTE.steps, len(WHEEL_ROUTE)):
+            route[side] += size["offsets"]
+    parts = *offsets, classes.reshape(-1), *packed, np.zeros(2, np.int64)
+    return WheelLists(upload(np.concatenate(parts)), upload(np.concatenate(bitmasks)), routes)
+
+
+@lru_cache(KEPT_PLANS)
+def _build(patterns, kv_heads, sequences, strides, layout, wheel, with_keys, reach, where) -> WheelPlan:
+    sequences, strides = np.frombuffer(sequences, SEQUENCE), dict(strides)
+    tiling = tables.tiling(layout.head_dim, backward=with_keys)
+    group = len(patterns) // kv_heads
+    lists = make_wheel_lists(tuple(dict.fromkeys(patterns)), reach, layout.head_dim, wheel, with_keys, where)
+    routes = np.array([lists.routes[pattern] for pattern in patterns])
     routes[:, WHEEL_ROUTE.key_head] = np.arange(len(patterns)) // group
 
     global_tokens = max(pattern.global_tokens for pattern in patterns)
@@ -126,7 +160,7 @@ def _build(patterns, kv_heads, sequences, strides, layout, wheel, with_keys, whe
     query_tiles = _by_work(query_tiles, late_first=True)
     key_tiles = _by_work(key_tiles, late_first=False)
 
-    array, at = lay_out(
+    array = lay_out(
         strides,
         group,
         {
@@ -134,19 +168,11 @@ def _build(patterns, kv_heads, sequences, strides, layout, wheel, with_keys, whe
             "routes": routes,
             "query_tiles": query_tiles,
             "key_tiles": key_tiles,
-            "offsets": np.concatenate(offsets),
-            "classes": np.concatenate(classes),
-            "steps": np.concatenate(packed),
-            "beyond": np.zeros(2, np.int64),  # kernels read steps ahead
         },
     )
-    routes = array[at["routes"] :][: routes.size].reshape(routes.shape)
-    routes[:, WHEEL_ROUTE.begin] += at["offsets"]
-    routes[:, WHEEL_ROUTE.steps :] += at["classes"]
-    array[at["classes"] :][: size["classes"] : 2] += at["steps"]
     return WheelPlan(
         tables=upload(array),
-        bitmasks=upload(np.concatenate(bitmasks)),
+        lists=lists,
         wheel=wheel,
         groups=tiling.rows // 16,
         columns=tiling.columns,

@@ -41,8 +41,11 @@ _I32, _I64, _F32, _VOID = ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.Voi
 
 
 def _asm(builder, result, kinds, text, constraints, arguments, effect=False):
-    kind = ir.FunctionType(result, kinds)
-    return builder.call(ir.InlineAsm(kind, text, constraints, side_effect=effect), arguments)
+    kind, together = ir.FunctionType(result, kinds), ".sync." in text
+    if together:  # by all threads of a warp: not to be moved or copied to where some of them are
+        builder.function.attributes.add("convergent")
+    code = ir.InlineAsm(kind, text, constraints, side_effect=effect)
+    return builder.call(code, arguments, attrs=["convergent"] if together else [])
 
 
 @intrinsic

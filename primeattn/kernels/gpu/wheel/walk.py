@@ -12,7 +12,7 @@ import numba
 from numba import cuda
 
 from primeattn.kernels.gpu.device import device_function
-from primeattn.kernels.gpu.ptx import row_address
+from primeattn.kernels.gpu.ptx import entry, row_address
 from primeattn.kernels.gpu.tables import lower_bound
 from primeattn.kernels.gpu.wheel import tensor
 from primeattn.kernels.gpu.wheel.masks import BITS, make_masks
@@ -33,18 +33,19 @@ def make_walk_single_keys(rows, meet):
     """
 
     @device_function
-    def walk(context, plan, wheel, place, queries, keys):
+    def walk(context, plan, lists, wheel, place, queries, keys):
         i0, i1 = queries.i0, queries.i1
-        latest = min(place.residue + (place.first + rows - 1) * wheel, queries.last)
-        count = min(keys.global_tokens, latest + 1)
+        latest = min(numba.int32(place.residue + (place.first + rows - 1) * wheel), queries.last)
+        count = min(keys.global_tokens, numba.int32(latest + 1))
         for j in range(count):
             meet(context, j, j if j <= i0 else -1, j if j <= i1 else -1)
-        begin = plan[keys.route + WHEEL_ROUTE.begin]
-        for i in range(lower_bound(plan, begin, plan[keys.route + WHEEL_ROUTE.count], latest + 1)):
-            j0, j1 = i0 - plan[begin + i], i1 - plan[begin + i]
+        begin = entry(plan, keys.route + WHEEL_ROUTE.begin)
+        for i in range(lower_bound(lists, begin, entry(plan, keys.route + WHEEL_ROUTE.count), latest + 1)):
+            offset = numba.int32(entry(lists, begin + i))
+            j0, j1 = numba.int32(i0 - offset), numba.int32(i1 - offset)
             meet(
                 context,
-                count + i,
+                numba.int32(count + i),
                 j0 if j0 >= keys.global_tokens else -1,
                 j1 if j1 >= keys.global_tokens else -1,
             )
@@ -59,12 +60,12 @@ def make_walk_single_queries(meet):
     """
 
     @device_function
-    def walk(context, plan, keys, queries):
+    def walk(context, plan, lists, keys, queries):
         first, last = queries.first, queries.last
         nearest = min(max(keys.j0, first), last)
-        begin = plan[queries.route + WHEEL_ROUTE.begin]
-        for i in range(plan[queries.route + WHEEL_ROUTE.count]):
-            i0, i1 = keys.j0 + plan[begin + i], keys.j1 + plan[begin + i]
+        begin = entry(plan, queries.route + WHEEL_ROUTE.begin)
+        for i in range(entry(plan, queries.route + WHEEL_ROUTE.count)):
+            i0, i1 = keys.j0 + entry(lists, begin + i), keys.j1 + entry(lists, begin + i)
             meet(
                 context,
                 i,
@@ -79,9 +80,9 @@ def make_walk_single_queries(meet):
 def make_walk_key_tiles(fragments, columns, attend):
     """Device function that meets the tiles of keys of a block of queries.
 
-    ``walk(context, shared_at, lag, plan, bitmasks, wheel, place, keys, last)``: where shared memory has room
-    for two pairs of tiles, where this thread's window begins, the tables, this thread's place, the keys of
-    the head, and the last query's position.
+    ``walk(context, shared_at, lag, plan, lists, bitmasks, wheel, place, keys, last)``: where shared memory
+    has room for two pairs of tiles, where this thread's window begins, the tables, this thread's place, the
+    keys of the head, and the last query's position.
     """
     fetch, buffer, wait_copies = fragments.fetch, fragments.buffer, tensor.wait_copies
     masks = make_masks(columns)
@@ -90,22 +91,22 @@ def make_walk_key_tiles(fragments, columns, attend):
     raw_words, mask_words = columns // BITS + 2, 2 * columns // BITS
 
     @device_function
-    def walk(context, shared_at, lag, plan, bitmasks, wheel, place, keys, last):
+    def walk(context, shared_at, lag, plan, lists, bitmasks, wheel, place, keys, last):
         thread, column = cuda.threadIdx.x, numba.int32(2 * place.c)
         origin, wheel = numba.int32(place.first * wheel), numba.int32(wheel)
         global_tokens = numba.int32(keys.global_tokens)
-        table = plan[keys.route + WHEEL_ROUTE.steps] + 2 * place.residue
-        steps = plan[table]
+        table = entry(plan, keys.route + WHEEL_ROUTE.steps) + 2 * place.residue
+        steps = entry(lists, table)
         # Tiles from row 0 on.
-        count = numba.int32(lower_bound(plan, steps, plan[table + 1], (origin + 1) << 32))
+        count = numba.int32(lower_bound(lists, steps, entry(lists, table + 1), (origin + 1) << 32))
         raw = cuda.local.array(raw_words, numba.uint32)
         mask = cuda.local.array(mask_words, numba.uint32)
         stage, start, bit = numba.int32(0), numba.int32(0), numba.int32(0)
-        step, following = plan[steps], numba.uint32(steps + 1)
+        step, following = entry(lists, steps), numba.uint32(steps + 1)
         if count > 0:
             start, bit = numba.int32(origin - (step >> 32)), numba.int32(step + lag)
             fetch(shared_at, keys.k, keys.k_stride, keys.v, keys.v_stride, start, wheel, 0, last, thread)
-        step = plan[following]  # of the next tile; the table goes on after the last
+        step = entry(lists, following)  # of the next tile; the table goes on after the last
         for left in range(count, 0, -1):
             read_window(raw, bitmasks, bit >> 5)
             wait_copies()
@@ -117,10 +118,10 @@ def make_walk_key_tiles(fragments, columns, attend):
             if left > 1:
                 bit = numba.int32(step + lag)
                 start = numba.int32(origin - (step >> 32))
-                at = shared_at + stage
+                at = numba.int32(shared_at + stage)
                 fetch(at, keys.k, keys.k_stride, keys.v, keys.v_stride, start, wheel, 0, last, thread)
                 following = numba.uint32(following + 1)
-                step = plan[following]
+                step = entry(lists, following)
             attend(context, mask, numba.int32(2 * buffer - stage))
 
     return walk
@@ -129,8 +130,8 @@ def make_walk_key_tiles(fragments, columns, attend):
 def make_walk_query_tiles(fragments, columns, attend):
     """Device function that meets the tiles of queries of a block of keys.
 
-    ``walk(context, shared_at, lag, plan, bitmasks, wheel, place, queries)``: as for keys, with the queries of
-    the head. Behind each pair of tiles are lse and delta of its queries.
+    ``walk(context, shared_at, lag, plan, lists, bitmasks, wheel, place, queries)``: as for keys, with the
+    queries of the head. Behind each pair of tiles are lse and delta of its queries.
     """
     fetch, buffer, wait_copies = fragments.fetch, fragments.buffer, tensor.wait_copies
     masks, copy_pair_async = make_masks(columns), tensor.copy_pair_async
@@ -150,20 +151,20 @@ def make_walk_query_tiles(fragments, columns, attend):
             copy_pair_async(at, row_address(queries.lse_delta, row, queries.lse_delta_stride))
 
     @device_function
-    def walk(context, shared_at, lag, plan, bitmasks, wheel, place, queries):
+    def walk(context, shared_at, lag, plan, lists, bitmasks, wheel, place, queries):
         thread, column = cuda.threadIdx.x, numba.int32(2 * place.c)
         origin, wheel = numba.int32(place.first * wheel), numba.int32(wheel)
         first, last = queries.first, queries.last
-        table = plan[queries.route + WHEEL_ROUTE.key_steps] + 2 * place.residue
-        steps = plan[table]
+        table = entry(plan, queries.route + WHEEL_ROUTE.key_steps) + 2 * place.residue
+        steps, total = entry(lists, table), entry(lists, table + 1)
         # Tiles that begin at the last query or before, and end at the first or behind.
-        skipped = lower_bound(plan, steps, plan[table + 1], (first - origin - (columns - 1) * wheel) << 32)
-        count = numba.int32(lower_bound(plan, steps, plan[table + 1], (last - origin + 1) << 32) - skipped)
+        skipped = lower_bound(lists, steps, total, (first - origin - (columns - 1) * wheel) << 32)
+        count = numba.int32(lower_bound(lists, steps, total, (last - origin + 1) << 32) - skipped)
         raw = cuda.local.array(raw_words, numba.uint32)
         mask = cuda.local.array(mask_words, numba.uint32)
         stage, start, bit = numba.int32(0), numba.int32(0), numba.int32(0)
         following = numba.uint32(steps + skipped)
-        step = plan[following]
+        step = entry(lists, following)
         cuda.syncthreads()  # all have done with the tiles of the head before
         if count > 0:
             start, bit = numba.int32(origin + (step >> 32)), numba.int32(step + lag)
@@ -180,7 +181,7 @@ def make_walk_query_tiles(fragments, columns, attend):
             stage = numba.int32(stage_bytes - stage)
             if left > 1:
                 following = numba.uint32(following + 1)
-                step = plan[following]
+                step = entry(lists, following)
                 bit, start = numba.int32(step + lag), numba.int32(origin + (step >> 32))
                 fetch_all(numba.int32(shared_at + stage), queries, start, wheel, thread)
             attend(context, mask, numba.int32(stage_bytes - stage))
