@@ -392,10 +392,11 @@ def kernel_modules():
 
 
 def forget(kernels=True):
-    """Drop all that was made for a real device, or for an emulated one."""
+    """Drop all that was made for a real device, or for an emulated one: plans and, unless said, kernels."""
     for module in [*kernel_modules(), cost]:
-        for name, value in vars(module).items():
-            if hasattr(value, "cache_clear") and (kernels or not name.startswith("make_")):
-                value.cache_clear()
+        if kernels or module in (plan, wheel_plan, cost):
+            for value in vars(module).values():
+                if hasattr(value, "cache_clear"):
+                    value.cache_clear()
     launch_cache._known.clear()
     vars(memory._kept).clear()
