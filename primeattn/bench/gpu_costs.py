@@ -16,10 +16,10 @@ from primeattn.bench.gpu_device import Array, Device, EventTurn, relauncher
 from primeattn.bench.gpu_peers import GpuInputs
 from primeattn.kernels import sparse_index_kernel
 from primeattn.patterns import Pattern
-from primeattn.wheel import cost
+from primeattn.wheel import cost, tables
 from primeattn.workspace import Workspace
 
-__all__ = ["HEADS", "auto", "fit_costs", "fit_rule", "wheels"]
+__all__ = ["HEADS", "auto", "fit_costs", "fit_rule", "tilings", "wheels"]
 
 HEADS = 16  # of the calls that compare wheels
 PASSES = {"forward": False, "backward": True}
@@ -124,6 +124,25 @@ def fit_costs(rows) -> dict:
             of_rows, backward, lambda row: [row["pairs"] * row["head_dim"] / 64]
         )
     return found
+
+
+def tilings():
+    """Seconds of a forward, or of both passes, by the wheel with each of TILINGS; the first is in use."""
+    turn, pattern = EventTurn(Device()), Pattern("primes", window=3, global_tokens=2)
+    for head_dim, n in itertools.product(cost.HEAD_DIMS, (16384, 65536)):
+        inputs = GpuInputs.draw(1, HEADS, n, head_dim, "bfloat16")
+        wheel = cost.choose_wheel((pattern,), n, head_dim, forced=True)
+        for name, backward in PASSES.items():
+            key = head_dim > tables.ONE_WARP, backward
+            in_use = tables.TILINGS[key]
+            for tiling in in_use:
+                tables.TILINGS[key] = (tiling,)
+                try:
+                    seconds = turn(_calls(inputs, pattern, "wheel", wheel, backward))
+                finally:
+                    tables.TILINGS[key] = in_use
+                check = f"head_dim {head_dim}, n = {n}, {name}: {tiling.rows} rows by {tiling.columns}"
+                yield finding(check, float(np.median(seconds)), unit="s")
 
 
 def _seconds(row, backward) -> float:

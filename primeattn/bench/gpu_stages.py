@@ -30,7 +30,7 @@ from primeattn.bench.gpu_cases import (
     finding,
     number_of,
 )
-from primeattn.bench.gpu_costs import auto, wheels
+from primeattn.bench.gpu_costs import auto, tilings, wheels
 from primeattn.bench.gpu_device import Array, numbers, relauncher, stored
 from primeattn.bench.peers import find_torch
 from primeattn.kernels import attention, sparse_index_kernel, sparse_index_kernel_backward
@@ -418,6 +418,7 @@ def allocation(kernel):
 STAGES = {
     "versions": versions, "accuracy": accuracy, "repeats": repeats, "long": long, "streams": streams,
     "small": small, "launch": launch, "allocation": allocation, "auto": auto, "wheels": wheels,
+    "tilings": tilings,
 }  # fmt: skip
 
 

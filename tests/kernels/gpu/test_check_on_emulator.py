@@ -5,11 +5,13 @@ import pytest
 from emulator import DeviceArray, emulated
 
 import primeattn as pa
-from primeattn.bench import gpu_cases, gpu_stages
+from primeattn.bench import gpu_cases, gpu_costs, gpu_stages
 from primeattn.bench.gpu_cases import Case
 from primeattn.kernels import dispatch
 from primeattn.kernels.call import BFLOAT16
+from primeattn.wheel import tables
 
+TILING = tables.tiling  # the emulator has another
 CASES = {
     "plain": Case(2, 1, 17, 17, 4),
     "gradient of lse": Case(1, 1, 21, 21, 2, dlse=True),
@@ -141,3 +143,27 @@ def test_launches(machine, monkeypatch):
     q, k, v = (a.memory.astype(float) for a in arrays[2:])
     wanted = pa.kernels.reference.forward(q, k, v, gpu_cases.PATTERN)[0]
     np.testing.assert_allclose(arrays[0].memory, wanted, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_every_tiling_is_compared(machine, monkeypatch):
+    threads = []
+
+    def turn(call):
+        before = len(machine.launches)
+        call()
+        threads.append({name: threads for name, _, _, threads, _ in machine.launches[before:]})
+        return [1.0]
+
+    arrays = [gpu_stages.Array.of(np.zeros((1, 1, 40, 64), np.float16)) for _ in range(4)]
+    for module, name, value in (
+        (gpu_costs.tables, "tiling", TILING), (gpu_costs, "Device", lambda: None),
+        (gpu_costs, "EventTurn", lambda device: turn), (gpu_costs, "Array", gpu_stages.Array),
+        (gpu_costs.GpuInputs, "draw", lambda *shape: gpu_costs.GpuInputs(*arrays)),
+        (gpu_costs.cost, "HEAD_DIMS", (64,)),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, value)
+    found = list(gpu_stages.STAGES["tilings"]())
+    assert [f["check"].split(": ")[1] for f in found[:2]] == ["128 rows by 64", "64 rows by 64"]
+    assert [each["wheel_forward"] for each in threads] == 2 * [256, 128, 256, 256, 256]
+    assert [each["wheel_keys"] for each in threads if "wheel_keys" in each] == 2 * [192, 256, 128]
