@@ -13,7 +13,7 @@ import time
 from primeattn.bench import report
 from primeattn.bench.gpu_cases import finding
 from primeattn.bench.gpu_peers import OURS
-from primeattn.bench.gpu_plan import LIMIT, STAGES, make_plan
+from primeattn.bench.gpu_plan import LIMIT, ON_REQUEST, STAGES, make_plan
 from primeattn.bench.gpu_plan import text as plan_text
 from primeattn.bench.gpu_processes import ended_by_signals, not_run, run_together
 from primeattn.bench.timing import as_seconds
@@ -33,7 +33,7 @@ def run(*, stages=(), limit=None, plan=False, out, command, kernels=GPU_KERNELS)
     Parameters
     ----------
     stages : sequence of str
-        Among STAGES; all if empty. "versions", which finds out whether there is a GPU, always runs.
+        Among STAGES; all but those ON_REQUEST if empty. "versions", which finds out whether there is a GPU, always runs.
     limit : float, optional
         Seconds in all, 540 by default; the benchmark gets what the others leave.
     plan : bool
@@ -59,7 +59,8 @@ def run(*, stages=(), limit=None, plan=False, out, command, kernels=GPU_KERNELS)
         if stage not in STAGES:
             raise ValueError(f"stages: expected some of {', '.join(STAGES)}, got {stage!r}")
     limit, begun, since = as_seconds("limit", limit, LIMIT), time.perf_counter(), time.time()
-    chosen = [stage for stage in STAGES if stage in stages or not stages or stage == "versions"]
+    wanted = {"versions", *(stages or set(STAGES) - set(ON_REQUEST))}
+    chosen = [stage for stage in STAGES if stage in wanted]
     steps = make_plan(chosen, limit, kernels, out, machine()["usable_cores"])
     path = out / "data" / "gpu_check.json"
     print(plan_text(steps, limit), f"- findings go to {path}", sep="\n", flush=True)

@@ -16,16 +16,15 @@ from primeattn.bench.gpu_device import Array, Device, EventTurn, relauncher
 from primeattn.bench.gpu_peers import GpuInputs
 from primeattn.kernels import sparse_index_kernel
 from primeattn.patterns import Pattern
-from primeattn.wheel import cost
+from primeattn.wheel import cost, tables
 from primeattn.workspace import Workspace
 
-__all__ = ["HEADS", "auto", "fit_costs", "fit_rule", "wheels"]
+__all__ = ["HEADS", "auto", "fit_costs", "fit_rule", "tilings", "wheels"]
 
-HEADS = 16  # of the calls that compare wheels
 PASSES = {"forward": False, "backward": True}
 
 AUTO_LENGTHS = (256, 1024, 4096, 16384)
-HEADS, HEAD_DIMS, LENGTHS = 16, (64, 128), (4096, 16384, 65536)  # of wheels
+HEADS, HEAD_DIMS, LENGTHS = 16, (64, 128), (4096, 16384, 65536)  # of the calls that compare wheels
 
 
 def auto():
@@ -116,7 +115,8 @@ def fit_costs(rows) -> dict:
         return [float(f"{x:.3g}") for x in nnls(np.array(sides), np.array(weights))[0]]
 
     found = {"COSTS": {}, "PAIR": {}}
-    for (name, backward), head_dim in itertools.product(PASSES.items(), cost.HEAD_DIMS):
+    widths = sorted({row["head_dim"] for row in rows})
+    for (name, backward), head_dim in itertools.product(PASSES.items(), widths):
         of_rows = [row for row in rows if row["head_dim"] == head_dim and row["wheel"] is not None]
         counts = operator.itemgetter("tiles", "met", "warps")
         costs = solve(of_rows, backward, lambda row, name=name, counts=counts: counts(row[name]))
@@ -127,6 +127,25 @@ def fit_costs(rows) -> dict:
             of_rows, backward, lambda row: [row["pairs"] * row["head_dim"] / 64]
         )
     return found
+
+
+def tilings():
+    """Seconds of a forward, or of both passes, by the wheel with each of TILINGS; the first is in use."""
+    turn, pattern = EventTurn(Device()), Pattern("primes", window=3, global_tokens=2)
+    for head_dim, n in itertools.product(HEAD_DIMS, LENGTHS[1:]):
+        inputs = GpuInputs.draw(1, HEADS, n, head_dim, "bfloat16")
+        wheel = cost.choose_wheel((pattern,), n, head_dim, forced=True)
+        for name, backward in PASSES.items():
+            key = head_dim > tables.ONE_WARP, backward
+            in_use = tables.TILINGS[key]
+            for tiling in in_use:
+                tables.TILINGS[key] = (tiling,)
+                try:
+                    seconds = turn(_calls(inputs, pattern, "wheel", wheel, backward))
+                finally:
+                    tables.TILINGS[key] = in_use
+                check = f"head_dim {head_dim}, n = {n}, {name}: {tiling.rows} rows by {tiling.columns}"
+                yield finding(check, float(np.median(seconds)), unit="s")
 
 
 def _seconds(row, backward) -> float:

@@ -25,7 +25,9 @@ TOGETHER = ("accuracy", "repeats", "long", "streams", "memcheck", "racecheck", "
 # Seconds for all processes of stages that run side by side, or for each process of another stage. On an H200
 # with 16 cores the first four took 8, 130, 22 and 18; a cold import of torch alone may take 60.
 SECONDS = {("versions",): 75, TOGETHER: 210, ("launch",): 30, ("auto",): 40, ("wheels",): 100}
+SECONDS[("tilings",)] = 120
 SECONDS[("benchmark",)] = float("inf")  # what the others leave
+ON_REQUEST = ("tilings",)  # stages that run only where they are named
 STAGES = tuple(stage for stages in SECONDS for stage in stages)
 SHORTEST = 10  # seconds for which a step is planned
 SHORTEST_BENCHMARK = 45
@@ -96,7 +98,7 @@ def processes(stage, kernels, out):
     def process(*arguments):
         return Process(" ".join([stage, *arguments]), lambda seconds: [*python, stage, *arguments])
 
-    if stage in ("versions", "auto", "wheels"):
+    if stage in ("versions", "auto", "wheels", "tilings"):
         yield process()
     elif stage in ("accuracy", "repeats", "long"):
         for kernel in kernels:

@@ -15,7 +15,7 @@ import traceback
 
 from primeattn.bench.gpu_accuracy import accuracy, long, repeats, small
 from primeattn.bench.gpu_cases import finding
-from primeattn.bench.gpu_costs import auto, wheels
+from primeattn.bench.gpu_costs import auto, tilings, wheels
 from primeattn.bench.gpu_launches import allocation, launch, streams
 from primeattn.bench.peers import find_torch
 from primeattn.kernels.gpu import device
@@ -61,6 +61,7 @@ def versions():
 STAGES = {
     "versions": versions, "accuracy": accuracy, "repeats": repeats, "long": long, "streams": streams,
     "small": small, "launch": launch, "allocation": allocation, "auto": auto, "wheels": wheels,
+    "tilings": tilings,
 }  # fmt: skip
 
 

@@ -32,6 +32,7 @@ chunk    up to four lines of a row, which fit the registers
 route    of a query head: its offsets, its global tokens, and where the rows are that they lead to
 single   an offset that queries of the wheel kernel meet one by one, in no tile
 bitmask  of two classes of the wheel: a bit for each distance, set where it is attended
+lists    what GPU kernels read that depends on the patterns alone: offsets, classes and steps
 delta    rowsum(dout * out) - dlse, by query
 =======  ==============================================================================================
 """

@@ -20,7 +20,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["GUARD", "ONE_WARP", "Steps", "Tiling", "bitmasks", "live_tiles", "steps", "tiles", "tiling"]
+__all__ = [
+    "GUARD", "ONE_WARP", "TILINGS", "Steps", "Tiling",
+    "bitmasks", "live_tiles", "steps", "tiles", "tiling",
+]  # fmt: skip
 
 WORD = 32
 ONE_WARP = 64  # widest rows of which one warp has registers for the backward
@@ -42,10 +45,26 @@ class Steps(NamedTuple):
     packed: np.ndarray
 
 
+# By whether rows are wider than ONE_WARP, and whether of the backward: what is used comes first, and then
+# what ``python -m primeattn.bench.gpu_stages tilings`` compares it with. Two pairs of tiles fill less than
+# 48 KiB of shared memory.
+#
+# At the registers that the kernels need, a multiprocessor has 16 warps in the forward of narrow rows and 12
+# elsewhere (``primeattn.kernels.gpu.occupancy``). Blocks of 8 warps leave 4 of the 12 unused, and nothing to
+# do while one waits at a barrier; those of 6 fill it, and copy a third more. In the backward of narrow rows
+# that is 1.9 TB/s on an H200 if nothing gets faster, less than half of what it copies. In the forward of wide
+# rows it would be 2.9 TB/s, and 3.8 if all gets a third faster: there, only a measurement can tell.
+TILINGS = {
+    (False, False): (Tiling(128, 64), Tiling(64, 64)),
+    (False, True): (Tiling(96, 64), Tiling(128, 64), Tiling(64, 64)),
+    (True, False): (Tiling(128, 32), Tiling(96, 32), Tiling(64, 32)),
+    (True, True): (Tiling(96, 32), Tiling(48, 32), Tiling(32, 32)),
+}
+
+
 def tiling(head_dim, backward=False) -> Tiling:
-    """Tiling of rows of ``head_dim``: two pairs of tiles fill less than 48 KiB of shared memory."""
-    wide = head_dim > ONE_WARP
-    return Tiling(96 if backward and wide else 128, 32 if wide else 64)
+    """Tiling in use for rows of ``head_dim``."""
+    return TILINGS[head_dim > ONE_WARP, backward][0]
 
 
 def class_length(n, wheel) -> int:
@@ -79,7 +98,8 @@ def live_tiles(has, tiling, of_keys=False) -> tuple[np.ndarray, np.ndarray]:
     """
     rows, columns = tiling
     before, after = (rows - 1, columns - 1) if of_keys else (columns - 1, rows - 1)
-    t = np.arange(0 if of_keys else 1 - rows // columns, -(-has.shape[1] // columns) + rows // columns)
+    beside = -(-rows // columns)  # tiles as long as the block
+    t = np.arange(0 if of_keys else 1 - beside, -(-has.shape[1] // columns) + beside)
     sums = np.concatenate([np.zeros((len(has), 1), np.int64), np.cumsum(has, axis=1)], axis=1)
     low = np.clip(t * columns - before, 0, has.shape[1])
     high = np.clip(t * columns + after + 1, 0, has.shape[1])

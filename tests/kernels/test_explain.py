@@ -14,7 +14,7 @@ PRIMES = pa.Pattern("primes", window=5, global_tokens=2)
     ("pattern", "n", "head_dim", "backward", "kernel", "best"),
     [
         (PRIMES, 4096, 64, False, "wheel", 6),
-        (PRIMES, 4096, 64, True, "wheel", 2),
+        (PRIMES, 4096, 64, True, "wheel", 6),
         (PRIMES, 65536, 64, False, "wheel", 30),
         (PRIMES, 65536, 128, True, "wheel", 30),
         (pa.Pattern("squares", window=3), 16384, 64, False, "wheel", 16),

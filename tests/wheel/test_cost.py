@@ -40,7 +40,7 @@ def test_tiles_are_counted_as_the_kernel_meets_them():
         for residue, first in blocks:
             begin = steps.begins[residue]
             at = steps.packed[begin : begin + steps.counts[residue]] >> 32
-            met += np.count_nonzero(at <= first * modulus)
+            met += np.count_nonzero(at <= (first + tiling.columns - 1) * modulus)
         assert division.tiles == met * tiling.rows // 16
 
 
@@ -73,7 +73,7 @@ def measured():
 def test_the_fastest_is_mostly_chosen():
     _, shapes = measured()
     assert len(shapes) == 18
-    for backward, least in ((False, 15), (True, 17)):
+    for backward, least in ((False, 15), (True, 18)):
         lost = []
         for (head_dim, n, name), rows in shapes.items():
             seconds = {

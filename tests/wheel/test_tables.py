@@ -22,12 +22,12 @@ def mask_of(offsets, n, modulus, tiling, of_keys):
         for step in steps.packed[begin : begin + steps.counts[residue]].tolist():
             at, bit = step >> 32, step & 0xFFFFFFFF
             start = origin + at if of_keys else origin - at
-            if start < 0 or start >= n:
+            if start + (columns - 1) * modulus < 0 or start >= n:
                 continue
             for row in range(rows):
                 for column in range(columns):
                     own, other = residue + (first + row) * modulus, start + column * modulus
-                    if own < n and other < n:
+                    if own < n and 0 <= other < n:
                         shift = tables.GUARD % 32 - row + column if of_keys else row + columns - 1 - column
                         query, key = (other, own) if of_keys else (own, other)
                         met[query, key] += bits[bit + shift]
@@ -39,7 +39,7 @@ def mask_of(offsets, n, modulus, tiling, of_keys):
     offsets=some.sets(some.integers(1, 70), min_size=1, max_size=30),
     n=some.integers(71, 90),
     modulus=some.sampled_from([1, 2, 3, 6, 30, 77]),
-    tiling=some.sampled_from([(32, 32), (64, 32), (64, 64)]),
+    tiling=some.sampled_from([(32, 32), (64, 32), (64, 64), (48, 32), (96, 64)]),
     of_keys=some.booleans(),
 )
 def test_steps_and_strings_are_the_mask(offsets, n, modulus, tiling, of_keys):

@@ -29,6 +29,9 @@ from primeattn.bench.gpu_cases import Case
 from primeattn.kernels import dispatch
 from primeattn.kernels.call import GPU_KERNELS
 from primeattn.kernels.gpu import device, launch, launch_cache
+from primeattn.wheel import tables
+
+TILING = tables.tiling
 
 WIDTH = {"gather": 4, "wheel": 32}  # head_dim of small cases
 
@@ -138,9 +141,10 @@ def test_dry_run(machine, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(gpu, "DTYPES", ("float32",))
     status, stages = check(machine, tmp_path, capsys, monkeypatch, ("gather",))
     assert status == 0 and capsys.readouterr().out.endswith("\nall checks passed\n")
-    assert {arguments[0] for arguments in stages} == set(gpu_stages.STAGES)
+    assert gpu_plan.ON_REQUEST == ("tilings",)  # which the test after the next one runs
+    assert {arguments[0] for arguments in stages} == set(gpu_stages.STAGES) - {"tilings"}
     written = json.loads((tmp_path / "data" / "gpu_check.json").read_text())
-    assert {name.split()[0] for name in written["stages"]} == set(gpu_plan.STAGES)
+    assert {name.split()[0] for name in written["stages"]} == set(gpu_plan.STAGES) - {"tilings"}
 
 
 @pytest.mark.slow
@@ -158,6 +162,23 @@ def test_dry_run_of_all_kernels_and_dtypes(machine, tmp_path, capsys, monkeypatc
     assert {name: checks for name, checks in refused.items() if checks} == {
         "accuracy wheel bfloat16": others, "accuracy wheel float16": others,
     }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_every_tiling_is_compared(machine, monkeypatch):
+    """The first is what a call takes, the others what it is compared with."""
+    before = 0
+    monkeypatch.setattr(tables, "tiling", TILING)  # the emulator has another
+    monkeypatch.setattr(gpu_costs, "HEAD_DIMS", (64,))
+    monkeypatch.setattr(gpu_costs, "LENGTHS", (8, 12, 20))
+    seen = []
+    for found in gpu_stages.STAGES["tilings"]():
+        seen.append((found["check"].split(": ")[1], {name: t for name, *_, t, _ in machine.launches[before:]}))
+        before = len(machine.launches)
+    rows = [128, 64, 96, 128, 64]  # of forwards, then of both passes
+    assert [check for check, _ in seen] == 2 * [f"{n} rows by 64" for n in rows]
+    assert [threads["wheel_forward"] for _, threads in seen] == 2 * [256, 128, 256, 256, 256]
+    assert [threads.get("wheel_keys") for _, threads in seen] == 2 * [None, None, 192, 256, 128]
 
 
 def broken(monkeypatch, name, wrong):

@@ -22,11 +22,12 @@ from sass import main_loop
 from primeattn.kernels.gpu.gather import plan, rows
 from primeattn.kernels.gpu.gather.backward import make_backward_keys, make_backward_queries
 from primeattn.kernels.gpu.gather.forward import make_forward
+from primeattn.kernels.gpu.occupancy import resident
 from primeattn.kernels.gpu.wheel import fragments
 from primeattn.kernels.gpu.wheel.backward import make_wheel_keys, make_wheel_queries
 from primeattn.kernels.gpu.wheel.backward_wide import make_wide_keys, make_wide_queries
 from primeattn.kernels.gpu.wheel.forward import make_wheel_forward
-from primeattn.wheel.tables import tiling
+from primeattn.wheel.tables import ONE_WARP, TILINGS, Tiling
 
 KERNELS = {
     # maker, integers: addresses of arrays and tables, and of the forward how much later the queries are
@@ -38,13 +39,13 @@ WHEEL_KERNELS = {
     # Name, head_dim: maker, integers: addresses of arrays and tables, the wheel, global tokens;
     # products and loads of matrices, and, at most, registers and instructions of the loop over tiles
     # (sm_90), both branches of two warps that share rows together. The loops of keys of 128 go over 16
-    # columns.
-    ("forward", 64): (make_wheel_forward, 9, 64, 32, 128, 494),
-    ("forward", 128): (make_wheel_forward, 9, 64, 32, 168, 400),
-    ("queries", 64): (make_wheel_queries, 13, 96, 48, 168, 485),
-    ("queries", 128): (make_wide_queries, 13, 48, 24, 168, 315),
-    ("keys", 64): (make_wheel_keys, 12, 128, 64, 168, 678),
-    ("keys", 128): (make_wide_keys, 12, 32, 16, 168, 194),
+    # columns. Then, of a multiprocessor, how many warps in how many blocks.
+    ("forward", 64): (make_wheel_forward, 9, 64, 32, 128, 494, (2, 16)),
+    ("forward", 128): (make_wheel_forward, 9, 64, 32, 168, 400, (1, 8)),
+    ("queries", 64): (make_wheel_queries, 13, 96, 48, 168, 495, (2, 12)),
+    ("queries", 128): (make_wide_queries, 13, 48, 24, 168, 311, (1, 12)),
+    ("keys", 64): (make_wheel_keys, 12, 128, 64, 168, 692, (2, 12)),
+    ("keys", 128): (make_wide_keys, 12, 32, 16, 168, 194, (1, 12)),
 }
 
 
@@ -178,8 +179,48 @@ def test_chains_of_the_benchmark_are_multiply_adds(tmp_path):
 )
 @pytest.mark.parametrize("name", ["forward", "queries", "keys"])
 def test_wheel_kernels(name, storage, head_dim, capability, tmp_path, monkeypatch):
-    make, integers, products, loads, registers, instructions = WHEEL_KERNELS[name, head_dim]
-    rows, columns = tiling(head_dim, backward=name != "forward")
+    tiling, *_ = TILINGS[head_dim > ONE_WARP, name != "forward"]
+    make, _, _, _, _, instructions, wanted = WHEEL_KERNELS[name, head_dim]
+    report = check_wheel_kernel(name, storage, head_dim, tiling, capability, tmp_path, monkeypatch)
+    assert blocks_of(report, make, tiling, capability) == wanted
+    if capability == (9, 0):
+        loop = main_loop((tmp_path / "kernel.cubin").read_bytes())
+        print(name, storage, head_dim, dict(loop))
+        assert loop["all"] <= instructions
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", [(8, 0), (9, 0)], ids="sm_{0[0]}{0[1]}".format)
+@pytest.mark.parametrize(
+    ("name", "head_dim", "tiling"),
+    [
+        (name, head_dim, tiling)
+        for name, head_dim in WHEEL_KERNELS
+        for tiling in TILINGS[head_dim > ONE_WARP, name != "forward"][1:]
+    ],
+    ids=lambda part: f"{part.rows}x{part.columns}" if isinstance(part, Tiling) else str(part),
+)
+def test_other_tilings_of_the_wheel(name, head_dim, tiling, capability, tmp_path, monkeypatch):
+    """What the day of measurement may choose has the registers that it was given."""
+    report = check_wheel_kernel(name, "bfloat16", head_dim, tiling, capability, tmp_path, monkeypatch)
+    make = WHEEL_KERNELS[name, head_dim][0]
+    print(name, head_dim, tiling, capability, blocks_of(report, make, tiling, capability))
+
+
+def blocks_of(report, make, tiling, capability):
+    """Blocks and warps of a multiprocessor, by what ptxas says."""
+    registers, shared = (int(re.search(text, report)[1]) for text in (r"Used (\d+) reg", r"(\d+) bytes smem"))
+    return resident(registers, warps_of(make, tiling), shared, capability)
+
+
+def warps_of(make, tiling):
+    return tiling.rows // 16 * (2 if make in (make_wide_queries, make_wide_keys) else 1)
+
+
+def check_wheel_kernel(name, storage, head_dim, tiling, capability, tmp_path, monkeypatch):
+    """What ptxas says of a wheel kernel, which is as it was designed."""
+    make, integers, products, loads, registers, _, _ = WHEEL_KERNELS[name, head_dim]
+    rows, columns = tiling
     shape = storage, head_dim, rows // 16, columns
     signature = (int64,) * integers + (float32,)
     modules = modules_compiled(monkeypatch)
@@ -192,11 +233,9 @@ def test_wheel_kernels(name, storage, head_dim, capability, tmp_path, monkeypatc
     assert ptx.count(f"mma.sync.aligned.m16n8k16.row.col.f32.{kind}.{kind}.f32") == products
     assert ptx.count("ldmatrix.sync.aligned.m8n8.x4") == loads
     assert sum(convergent_assembly(module) for module in modules) > 0 and ".func" not in ptx
-    threads = 2 * rows * (2 if make in (make_wide_queries, make_wide_keys) else 1)
-    copied_at_once = threads // (head_dim // 8)  # rows, each in pieces of 16 bytes
+    copied_at_once = 32 * warps_of(make, tiling) // (head_dim // 8)  # rows, each in pieces of 16 bytes
     assert ptx.count("cp.async.cg.shared.global") == 4 * -(-columns // copied_at_once)
     if capability == (9, 0):
         loop = main_loop((tmp_path / "kernel.cubin").read_bytes())
-        print(name, storage, head_dim, dict(loop))
         assert (loop["mma"], loop["ldmatrix"]) == (products, loads)
-        assert loop["all"] <= instructions
+    return report

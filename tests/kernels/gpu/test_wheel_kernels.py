@@ -112,12 +112,44 @@ def test_the_cases_have_offsets_of_both_kinds(monkeypatch):
         assert division.singles.max() > pattern.window and len(division.regrouped) >= 6
 
 
+@pytest.mark.parametrize(
+    ("tiling", "one_warp"),
+    [
+        ((48, 32), tables.ONE_WARP),
+        pytest.param((96, 64), tables.ONE_WARP, marks=pytest.mark.slow),
+        pytest.param((48, 32), 0, marks=pytest.mark.slow),
+    ],
+)
+def test_tiles_may_begin_before_the_first_row(tiling, one_warp, rng, monkeypatch):
+    """Where the rows of a block are no multiple of the tile's."""
+    arrays = inputs(rng, 1, 1, 2 * tiling[0] - 3, 2 * tiling[0] - 3, 32)
+    for pattern in (PRIMES, pa.Pattern("primes")):
+        with emulated(monkeypatch, tiling=tiling, one_warp=one_warp):
+            got = run(*arrays, pattern)
+        for a, b in zip(got, oracle(*arrays, pattern), strict=True):
+            assert relative(a, b) < 2**-10
+
+
+TILINGS_64 = [(tables.TILINGS[False, False][-1], backward) for backward in tables.TILINGS[False, True]]
+TILINGS_128 = list(zip(tables.TILINGS[True, False], tables.TILINGS[True, True], strict=True))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("head_dim", "n", "threads", "backward"),
-    [(64, 130, 256, ("wheel_queries", "wheel_keys")), (128, 66, 384, ("wide_queries", "wide_keys"))],
+    ("head_dim", "tilings", "backward"),
+    [
+        *((64, tilings, ("wheel_queries", "wheel_keys")) for tilings in TILINGS_64),
+        (64, (tables.TILINGS[False, False][0],) * 2, ("wheel_queries", "wheel_keys")),
+        *((128, tilings, ("wide_queries", "wide_keys")) for tilings in TILINGS_128),
+    ],
+    ids=lambda part: "-".join(map(str, part)) if isinstance(part, tuple) else str(part),
 )
-def test_blocks_of_full_size_in_bfloat16(head_dim, n, threads, backward, rng, monkeypatch):
+def test_blocks_of_full_size_in_bfloat16(head_dim, tilings, backward, rng, monkeypatch):
+    wide, n = head_dim > tables.ONE_WARP, {64: 130, 128: 66}[head_dim]
+    for of_backward, tiling in enumerate(tilings):
+        monkeypatch.setitem(tables.TILINGS, (wide, bool(of_backward)), (tiling,))
+    blocks = [2 * -(-n // (2 * tiling.rows)) for tiling in tilings]
+    threads = [2 * tiling.rows for tiling in tilings]
     bits, exact = bits_of(rng.standard_normal((4, 1, 1, n, head_dim)))
     with emulated(monkeypatch, tiling=None, wheels=(2,)) as machine:
         q, k, v, dout = (Bfloat16(machine, a) for a in bits)
@@ -125,8 +157,9 @@ def test_blocks_of_full_size_in_bfloat16(head_dim, n, threads, backward, rng, mo
         lse = DeviceArray(machine, np.zeros((1, 1, n), np.float32))
         pa.sparse_index_kernel(out, lse, q, k, v, PRIMES, kernel="wheel")
         pa.sparse_index_kernel_backward(dq, dk, dv, dout, q, k, v, out, lse, PRIMES, kernel="wheel")
-        assert machine.launches[0] == ("wheel_forward", 2, 1, 256, 0)
-        assert machine.launches[1:3] == [(name, 2, 1, threads, 0) for name in backward]
+        assert machine.launches[0] == ("wheel_forward", blocks[0], 1, threads[0], 0)
+        shape = blocks[1], 1, threads[1] * (1 + wide), 0
+        assert machine.launches[1:3] == [(name, *shape) for name in backward]
         assert [launch[:3] for launch in machine.launches[3:]] == [("backward_keys", 2, 1)]  # global tokens
     expected = oracle(*exact, PRIMES)
     expected.pop(1)

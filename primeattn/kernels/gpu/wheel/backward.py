@@ -16,6 +16,7 @@ import numba
 from numba import cuda
 
 from primeattn.kernels.gpu.device import compiled, device_function
+from primeattn.kernels.gpu.occupancy import launch_bounds
 from primeattn.kernels.gpu.ptx import entry, exp2, row_address, scalar_access
 from primeattn.kernels.gpu.tables import FIELDS, SEQUENCE, address
 from primeattn.kernels.gpu.wheel import tensor
@@ -116,7 +117,9 @@ def make_wheel_queries(storage, head_dim, warps, columns):
     tile_at, tile_at_transposed = fragments.tile_at, fragments.tile_at_transposed
     find_lse_delta = make_find_lse_delta()
     walk_singles = make_walk_single_keys(16 * warps, _make_meet_key(fragments))
-    walk_tiles = make_walk_key_tiles(fragments, columns, _make_attend_keys(fragments, storage, columns))
+    walk_tiles = make_walk_key_tiles(
+        fragments, 16 * warps, columns, _make_attend_keys(fragments, storage, columns)
+    )
     copy_words = 4 * buffer // 4 + 4
     size, numbers, shared_address = fragments.size, head_dim // 2, tensor.shared_address
     ln2 = math.log(2)
@@ -161,7 +164,7 @@ def make_wheel_queries(storage, head_dim, warps, columns):
                 at = address(plan, dq, FIELDS.dq, queries.batch, head, queries.row + x, 0) + 4 * c
                 store(acc, half, scale * numba.float32(ln2), at)
 
-    return compiled(48 * warps, 1)(wheel_queries)  # 168 registers, as if blocks had 12 warps
+    return compiled(*launch_bounds(warps, 12))(wheel_queries)  # 168 registers
 
 
 def _make_meet_query(fragments):
@@ -279,4 +282,4 @@ def make_wheel_keys(storage, head_dim, warps, columns):
                 at = address(plan, dv, FIELDS.dv, keys.batch, key_head, keys.row + x, 0) + 4 * c
                 store(dv_acc, half, numba.float32(1), at)
 
-    return compiled(48 * warps, 1)(wheel_keys)
+    return compiled(*launch_bounds(warps, 12))(wheel_keys)

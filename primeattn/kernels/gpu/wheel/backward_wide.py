@@ -18,6 +18,7 @@ import numba
 from numba import cuda
 
 from primeattn.kernels.gpu.device import compiled, device_function
+from primeattn.kernels.gpu.occupancy import launch_bounds
 from primeattn.kernels.gpu.ptx import entry, exp2, row_address, scalar_access
 from primeattn.kernels.gpu.tables import FIELDS, SEQUENCE, address
 from primeattn.kernels.gpu.wheel import tensor
@@ -129,7 +130,7 @@ def make_wide_queries(storage, head_dim, groups, columns):
     plane, find_lse_delta = PLANE_BYTES * groups, make_find_lse_delta()
     walk_singles = make_walk_single_keys(16 * groups, _make_meet_key(fragments, plane))
     attend = _make_attend_keys(fragments, storage, columns, plane)
-    walk_tiles = make_walk_key_tiles(fragments, columns, attend)
+    walk_tiles = make_walk_key_tiles(fragments, 16 * groups, columns, attend)
     copy_words = (4 * buffer + 4 * plane) // 4 + 4
     size, numbers, shared_address = fragments.size, head_dim // 4, tensor.shared_address
     ln2 = math.log(2)
@@ -180,7 +181,7 @@ def make_wide_queries(storage, head_dim, groups, columns):
                 row = address(plan, dq, FIELDS.dq, queries.batch, head, queries.row + x, 0)
                 store(acc, half, scale * numba.float32(ln2), row + 4 * c + role * head_dim)
 
-    return compiled(64 * groups, 1)(wide_queries)
+    return compiled(*launch_bounds(2 * groups, 12))(wide_queries)
 
 
 def _make_meet_query(fragments, plane):
@@ -319,4 +320,4 @@ def make_wide_keys(storage, head_dim, groups, columns):
                 at = address(plan, base, field, keys.batch, key_head, keys.row + x, 0) + 4 * c
                 store(acc, half, factor, at)
 
-    return compiled(64 * groups, 1)(wide_keys)
+    return compiled(*launch_bounds(2 * groups, 12))(wide_keys)

@@ -18,6 +18,7 @@ import numba
 from numba import cuda
 
 from primeattn.kernels.gpu.device import compiled, device_function
+from primeattn.kernels.gpu.occupancy import launch_bounds
 from primeattn.kernels.gpu.ptx import WARP, exp2, row_address, scalar_access
 from primeattn.kernels.gpu.tables import FIELDS, address
 from primeattn.kernels.gpu.wheel import tensor
@@ -114,7 +115,9 @@ def make_wheel_forward(storage, head_dim, warps, columns):
     load, store, buffer = fragments.load, fragments.store, fragments.buffer
     tile_at, tile_at_transposed = fragments.tile_at, fragments.tile_at_transposed
     walk_singles = make_walk_single_keys(16 * warps, _make_meet(fragments))
-    walk_tiles = make_walk_key_tiles(fragments, columns, _make_attend(fragments, storage, head_dim, columns))
+    walk_tiles = make_walk_key_tiles(
+        fragments, 16 * warps, columns, _make_attend(fragments, storage, head_dim, columns)
+    )
     copy_words = 4 * buffer // 4 + 4  # two pairs of tiles, and what rounding up may take
     size, numbers, shared_address = fragments.size, head_dim // 2, tensor.shared_address
     _, store_number = scalar_access("float32")
@@ -165,7 +168,5 @@ def make_wheel_forward(storage, head_dim, warps, columns):
                     at = address(plan, lse, FIELDS.lse, queries.batch, head, queries.row + x, 0)
                     store_number(at, state[half] * numba.float32(ln2) + math.log(total))
 
-    # Two blocks fit a multiprocessor; wide rows get the registers of one and a half.
-    return (
-        compiled(32 * warps, 2)(wheel_forward) if head_dim <= 64 else compiled(48 * warps, 1)(wheel_forward)
-    )
+    # 128 registers, or for wide rows 168.
+    return compiled(*launch_bounds(warps, 16 if head_dim <= 64 else 12))(wheel_forward)

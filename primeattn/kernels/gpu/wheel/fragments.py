@@ -109,7 +109,7 @@ def make_fragments(storage, head_dim, warps, columns, summed=None) -> Fragments:
         start = numba.int32(start + row * wheel)
         step = numba.int32(at_once * wheel)
         for i in range(-(-columns // at_once)):
-            if columns % at_once == 0 or row + i * at_once < columns:
+            if (i + 1) * at_once <= columns or row + i * at_once < columns:
                 source = min(max(numba.int32(start + i * step), numba.int32(low)), numba.int32(high))
                 at = numba.int32(shared_at + i * at_once * pitch)
                 copy_async(at, row_address(array + chunk, source, stride))

@@ -100,13 +100,13 @@ def make_wheel_plan(patterns, kv_heads, sequences, strides, layout, wheel, with_
     where = device.current_device()
     _, reach = roomy(patterns, 0, int(_reaches(sequences).max()))
     shape = patterns, kv_heads, sequences.tobytes(), tuple(strides.items())
-    return _build(*shape, layout, wheel, with_keys, reach, where)
+    tiling = tables.tiling(layout.head_dim, backward=with_keys)
+    return _build(*shape, layout, wheel, tiling, with_keys, reach, where)
 
 
 @lru_cache(KEPT_PLANS)
-def make_wheel_lists(patterns, reach, head_dim, wheel, with_keys, where) -> WheelLists:
+def make_wheel_lists(patterns, reach, head_dim, wheel, tiling, with_keys, where) -> WheelLists:
     """Lists for distances below ``reach``."""
-    tiling = tables.tiling(head_dim, backward=with_keys)
     words = tables.bitmask_words(reach, wheel, tiling)
     offsets, bitmasks, packed, classes = [], [], [], []
     size = {"offsets": 0, "bitmasks": 0, "steps": 0, "classes": 0}
@@ -139,11 +139,13 @@ def make_wheel_lists(patterns, reach, head_dim, wheel, with_keys, where) -> Whee
 
 
 @lru_cache(KEPT_PLANS)
-def _build(patterns, kv_heads, sequences, strides, layout, wheel, with_keys, reach, where) -> WheelPlan:
+def _build(
+    patterns, kv_heads, sequences, strides, layout, wheel, tiling, with_keys, reach, where
+) -> WheelPlan:
     sequences, strides = np.frombuffer(sequences, SEQUENCE), dict(strides)
-    tiling = tables.tiling(layout.head_dim, backward=with_keys)
     group = len(patterns) // kv_heads
-    lists = make_wheel_lists(tuple(dict.fromkeys(patterns)), reach, layout.head_dim, wheel, with_keys, where)
+    distinct, head_dim = tuple(dict.fromkeys(patterns)), layout.head_dim
+    lists = make_wheel_lists(distinct, reach, head_dim, wheel, tiling, with_keys, where)
     routes = np.array([lists.routes[pattern] for pattern in patterns])
     routes[:, WHEEL_ROUTE.key_head] = np.arange(len(patterns)) // group
 

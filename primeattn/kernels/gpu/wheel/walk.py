@@ -77,8 +77,8 @@ def make_walk_single_queries(meet):
     return walk
 
 
-def make_walk_key_tiles(fragments, columns, attend):
-    """Device function that meets the tiles of keys of a block of queries.
+def make_walk_key_tiles(fragments, rows, columns, attend):
+    """Device function that meets the tiles of keys of a block of ``rows`` queries.
 
     ``walk(context, shared_at, lag, plan, lists, bitmasks, wheel, place, keys, last)``: where shared memory
     has room for two pairs of tiles, where this thread's window begins, the tables, this thread's place, the
@@ -89,6 +89,7 @@ def make_walk_key_tiles(fragments, columns, attend):
     read_window, shift_window = masks.read_window, masks.shift_window
     mask_outside, number_before = masks.mask_outside, masks.number_before
     raw_words, mask_words = columns // BITS + 2, 2 * columns // BITS
+    early = columns - 1 if rows % columns else 0  # how far before row 0 a tile that ends behind it may begin
 
     @device_function
     def walk(context, shared_at, lag, plan, lists, bitmasks, wheel, place, keys, last):
@@ -97,8 +98,9 @@ def make_walk_key_tiles(fragments, columns, attend):
         global_tokens = numba.int32(keys.global_tokens)
         table = entry(plan, keys.route + WHEEL_ROUTE.steps) + 2 * place.residue
         steps = entry(lists, table)
-        # Tiles from row 0 on.
-        count = numba.int32(lower_bound(lists, steps, entry(lists, table + 1), (origin + 1) << 32))
+        # Tiles that end at row 0 or behind.
+        behind = numba.int64(numba.int32(origin + early * wheel + 1)) << 32
+        count = numba.int32(lower_bound(lists, steps, entry(lists, table + 1), behind))
         raw = cuda.local.array(raw_words, numba.uint32)
         mask = cuda.local.array(mask_words, numba.uint32)
         stage, start, bit = numba.int32(0), numba.int32(0), numba.int32(0)
@@ -112,7 +114,7 @@ def make_walk_key_tiles(fragments, columns, attend):
             wait_copies()
             cuda.syncthreads()  # this tile has arrived, and all have done with the one before
             shift_window(mask, raw, lag)
-            if start < global_tokens:  # the first columns are global tokens, which have been met
+            if start < global_tokens:  # the first columns are global tokens, which have been met, or nothing
                 mask_outside(mask, 0, columns + column - number_before(start, wheel, global_tokens))
             stage = numba.int32(2 * buffer - stage)
             if left > 1:
