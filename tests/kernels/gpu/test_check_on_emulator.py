@@ -146,7 +146,7 @@ def test_launches(machine, monkeypatch):
 
 
 @pytest.mark.slow
-def test_every_tiling_is_compared(machine, monkeypatch):
+def test_every_tiling_is_compared(machine):
     threads = []
 
     def turn(call):
@@ -156,14 +156,15 @@ def test_every_tiling_is_compared(machine, monkeypatch):
         return [1.0]
 
     arrays = [gpu_stages.Array.of(np.zeros((1, 1, 40, 64), np.float16)) for _ in range(4)]
-    for module, name, value in (
-        (gpu_costs.tables, "tiling", TILING), (gpu_costs, "Device", lambda: None),
-        (gpu_costs, "EventTurn", lambda device: turn), (gpu_costs, "Array", gpu_stages.Array),
-        (gpu_costs.GpuInputs, "draw", lambda *shape: gpu_costs.GpuInputs(*arrays)),
-        (gpu_costs.cost, "HEAD_DIMS", (64,)),
-    ):  # fmt: skip
-        monkeypatch.setattr(module, name, value)
-    found = list(gpu_stages.STAGES["tilings"]())
+    with pytest.MonkeyPatch.context() as patch:  # undone before the emulator's own
+        for module, name, value in (
+            (gpu_costs.tables, "tiling", TILING), (gpu_costs, "Device", lambda: None),
+            (gpu_costs, "EventTurn", lambda device: turn), (gpu_costs, "Array", gpu_stages.Array),
+            (gpu_costs.GpuInputs, "draw", lambda *shape: gpu_costs.GpuInputs(*arrays)),
+            (gpu_costs.cost, "HEAD_DIMS", (64,)),
+        ):  # fmt: skip
+            patch.setattr(module, name, value)
+        found = list(gpu_stages.STAGES["tilings"]())
     assert [f["check"].split(": ")[1] for f in found[:2]] == ["128 rows by 64", "64 rows by 64"]
     assert [each["wheel_forward"] for each in threads] == 2 * [256, 128, 256, 256, 256]
     assert [each["wheel_keys"] for each in threads if "wheel_keys" in each] == 2 * [192, 256, 128]
