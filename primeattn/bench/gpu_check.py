@@ -33,7 +33,8 @@ def run(*, stages=(), limit=None, plan=False, out, command, kernels=GPU_KERNELS)
     Parameters
     ----------
     stages : sequence of str
-        Among STAGES; all but those ON_REQUEST if empty. "versions", which finds out whether there is a GPU, always runs.
+        Among STAGES; all but those ON_REQUEST if empty. "versions", which finds out whether there is a GPU,
+        always runs.
     limit : float, optional
         Seconds in all, 540 by default; the benchmark gets what the others leave.
     plan : bool

@@ -88,6 +88,7 @@ def machine(monkeypatch):
         monkeypatch.setattr(gpu_costs, "Case", one_head)
         shrink(monkeypatch, "gather")
         yield machine
+        monkeypatch.undo()  # what a test has patched, before the emulator undoes its own
 
 
 def give_torch(monkeypatch, torch):
@@ -167,13 +168,13 @@ def test_dry_run_of_all_kernels_and_dtypes(machine, tmp_path, capsys, monkeypatc
 @pytest.mark.slow
 def test_every_tiling_is_compared(machine, monkeypatch):
     """The first is what a call takes, the others what it is compared with."""
-    before = 0
+    seen, before = [], 0
     monkeypatch.setattr(tables, "tiling", TILING)  # the emulator has another
     monkeypatch.setattr(gpu_costs, "HEAD_DIMS", (64,))
     monkeypatch.setattr(gpu_costs, "LENGTHS", (8, 12, 20))
-    seen = []
     for found in gpu_stages.STAGES["tilings"]():
-        seen.append((found["check"].split(": ")[1], {name: t for name, *_, t, _ in machine.launches[before:]}))
+        threads = {name: threads for name, *_, threads, _ in machine.launches[before:]}
+        seen.append((found["check"].split(": ")[1], threads))
         before = len(machine.launches)
     rows = [128, 64, 96, 128, 64]  # of forwards, then of both passes
     assert [check for check, _ in seen] == 2 * [f"{n} rows by 64" for n in rows]

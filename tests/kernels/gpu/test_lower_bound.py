@@ -11,9 +11,9 @@ from primeattn.kernels.gpu import tables
 def test_lower_bound_loads_only_where_there_is_something_to_find(count, monkeypatch):
     entries = np.sort(np.random.default_rng(count).integers(-50, 50, count))
     table = [None] * 5 + entries.tolist() + [None]
-    with emulated(monkeypatch):
+    with emulated(monkeypatch), monkeypatch.context() as patch:
         loads = []
-        monkeypatch.setattr(tables, "entry", lambda address, i: loads.append(i) or table[i])
+        patch.setattr(tables, "entry", lambda address, i: loads.append(i) or table[i])
         for value in range(-60, 60):
             loads.clear()
             found = tables.lower_bound(0, 5, count, value)
