@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from primeattn.bench.report import table
 
-__all__ = ["LIMIT", "PYTHON", "STAGES", "Process", "Step", "make_plan", "processes", "text"]
+__all__ = ["LIMIT", "ON_REQUEST", "PYTHON", "STAGES", "Process", "Step", "make_plan", "processes", "text"]
 
 LIMIT = 540  # seconds in all
 TOGETHER = ("accuracy", "repeats", "long", "streams", "memcheck", "racecheck", "allocation")
