@@ -18,6 +18,8 @@ import numpy as np
 from numba import types
 from numba.cuda import codegen, dispatcher
 
+from primeattn.kernels.gpu.occupancy import SYSTEM_SHARED
+
 __all__ = ["CAPABILITIES", "MachineCode", "machine_code_of", "ptx_of"]
 
 CAPABILITIES = {(8, 0): "sm_80", (9, 0): "sm_90a"}  # and what they are compiled for
@@ -82,6 +84,7 @@ def _machine_code(kernel, signature, capability) -> MachineCode:
     cubin = bytes(getattr(cubin, "code", cubin))
     sections = dict(_sections(cubin))
     shared = sum(len(content) for name, content in sections.items() if name.startswith(".nv.shared."))
+    shared -= SYSTEM_SHARED if capability >= (9, 0) else 0  # which counts as the block's own there
     numbers = [*_attributes(sections[".nv.info"])]
     (registers,) = [number for kind, number in numbers if kind == REGISTERS]
     stack = max(number for kind, number in numbers if kind in (FRAME, MIN_STACK))

@@ -1,29 +1,24 @@
 """The GPU kernels compile, for compute capability 8.0 and 9.0, to machine code as lean as it was designed.
 
-Needs no GPU, but the compilers of the extra ``gpu-test``; skipped without them. What ptxas reports is
-what will run: registers decide how many warps are resident, and a stack frame means that a row did not fit.
+Needs no GPU, but the compilers of the extra ``gpu-test``; skipped without them. The code is that of a launch
+(:mod:`runtime_path`): registers decide how many warps are resident, and a stack means that a row did not fit.
 """
 
-import os
 import re
-import shutil
-import subprocess
-import types
-from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("numba_cuda")
-from numba import cuda, float32, float64, int64
+import numpy as np
+from numba import cuda, float32, int64
 from numba import types as numba_types
+from runtime_path import CAPABILITIES, machine_code_of, ptx_of
 from sass import main_loop
 
-from primeattn.kernels.gpu.gather import plan, rows
+from primeattn.kernels.gpu.gather import plan
 from primeattn.kernels.gpu.gather.backward import make_backward_keys, make_backward_queries
 from primeattn.kernels.gpu.gather.forward import make_forward
 from primeattn.kernels.gpu.occupancy import resident
-from primeattn.kernels.gpu.wheel import fragments
 from primeattn.kernels.gpu.wheel.backward import make_wheel_keys, make_wheel_queries
 from primeattn.kernels.gpu.wheel.backward_wide import make_wide_keys, make_wide_queries
 from primeattn.kernels.gpu.wheel.forward import make_wheel_forward
@@ -49,53 +44,28 @@ WHEEL_KERNELS = {
 }
 
 
-def find_ptxas():
-    """ptxas of the package nvidia-cuda-nvcc, which fits the compiler beside it, or that of the system."""
-    for folder in getattr(find_spec("nvidia"), "submodule_search_locations", None) or []:
-        for found in Path(folder).glob("**/bin/ptxas"):
-            return str(found)
-    return shutil.which("ptxas")
+targets = pytest.mark.parametrize("capability", CAPABILITIES, ids=CAPABILITIES.get)
 
 
-PTXAS = find_ptxas()
-if PTXAS is None:
-    pytest.skip("no ptxas", allow_module_level=True)
+def compiled(kernel, integers, number, capability):
+    """PTX and machine code of a kernel that takes so many integers and a scale."""
+    arguments = (*[0] * integers, number)
+    ptx, code = (of(kernel, arguments, capability) for of in (ptx_of, machine_code_of))
+    assert code.stack == 0  # nothing is spilled, and no array lies in memory
+    assert code.shared <= 48 * 1024
+    threads, blocks = kernel.targetoptions["launch_bounds"]
+    assert f".maxntid {threads}, 1, 1\n.minnctapersm {blocks}\n" in ptx
+    assert code.registers * threads * blocks <= 65536
+    assert not re.search(r"^\s*(@\S+ )?(atom|red)\.", ptx, re.MULTILINE) and ".func" not in ptx
+    return ptx, code
 
 
-def compile_kernel(name, layout, capability, tmp_path, monkeypatch):
-    """PTX of a gather kernel, and what ptxas says of it."""
+def compile_gather(name, layout, capability):
+    """PTX and machine code of a gather kernel, and the threads of its blocks."""
     make, integers = KERNELS[name]
     threads = plan.threads_of(plan.Layout(*layout))
-    number = float64 if layout[0] == "float64" else float32
-    signature = (int64,) * integers + (number,)
-    ptx, report = compiled(make, (*layout, threads, plan.CHUNK), signature, capability, tmp_path, monkeypatch)
-    return ptx, report, threads
-
-
-def compiled(make, shape, signature, capability, tmp_path, monkeypatch):
-    """PTX of ``make(*shape)``, and what ptxas says of it; the code is in ``tmp_path / "kernel.cubin"``."""
-    from numba.cuda import dispatcher
-
-    device = types.SimpleNamespace(compute_capability=capability)
-    monkeypatch.setattr(dispatcher, "get_current_device", lambda: device)  # device functions ask for one
-    for maker in (rows.make_rows, fragments.make_fragments, make):
-        maker.cache_clear()  # or device functions compiled for the other capability would be taken
-    kernel = make(*shape)
-    bounds = kernel.targetoptions["launch_bounds"]
-    ptx, _ = cuda.compile_ptx(kernel.py_func, signature, cc=capability, launch_bounds=bounds)
-    source = tmp_path / "kernel.ptx"
-    source.write_text(ptx)
-    command = [
-        PTXAS,
-        f"-arch=sm_{capability[0]}{capability[1]}",
-        "-v",
-        source,
-        "-o",
-        tmp_path / "kernel.cubin",
-    ]
-    done = subprocess.run([os.fspath(part) for part in command], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return ptx, done.stdout + done.stderr
+    number = np.float64(1) if layout[0] == "float64" else np.float32(1)
+    return *compiled(make(*layout, threads, plan.CHUNK), integers, number, capability), threads
 
 
 def modules_compiled(monkeypatch):
@@ -125,22 +95,20 @@ def convergent_assembly(module):
     return count
 
 
-@pytest.mark.parametrize("capability", [(8, 0), (9, 0)], ids="sm_{0[0]}{0[1]}".format)
+@targets
 @pytest.mark.parametrize(
     "layout",
     [("float32", 64, True), ("bfloat16", 128, True)],
     ids=lambda layout: f"{layout[0]}-{layout[1]}",
 )
 @pytest.mark.parametrize("name", KERNELS)
-def test_main_kernels(name, layout, capability, tmp_path, monkeypatch):
-    ptx, report, threads = compile_kernel(name, layout, capability, tmp_path, monkeypatch)
-    assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in report
-    assert threads == 512 and int(re.search(r"Used (\d+) registers", report)[1]) <= 128
+def test_main_kernels(name, layout, capability):
+    ptx, code, threads = compile_gather(name, layout, capability)
+    assert threads == 512 and code.registers <= 128
     assert ".f64" not in ptx
     assert "fma.rn.f32" in ptx and "ex2.approx.ftz.f32" in ptx
     reads = re.findall(r"ld\.global\.nc\.(\S+)\s", ptx)
     assert sum(read.startswith("v4.") for read in reads) >= 8  # two rows for each pair of two rounds
-    assert not re.search(r"^\s*(@\S+ )?(atom|red)\.", ptx, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -154,15 +122,13 @@ def test_main_kernels(name, layout, capability, tmp_path, monkeypatch):
     ids=lambda layout: f"{layout[0]}-{layout[1]}",
 )
 @pytest.mark.parametrize("name", KERNELS)
-def test_other_layouts_fit_the_registers(name, layout, tmp_path, monkeypatch):
-    ptx, report, threads = compile_kernel(name, layout, (9, 0), tmp_path, monkeypatch)
-    assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in report
-    assert int(re.search(r"Used (\d+) registers", report)[1]) <= 65536 // threads
+def test_other_layouts_fit_the_registers(name, layout):
+    ptx, code, threads = compile_gather(name, layout, (9, 0))
+    assert code.registers <= 65536 // threads
     assert (".f64" in ptx) == (layout[0] == "float64")
-    assert int(re.search(r"(\d+) bytes smem", report)[1]) <= 48 * 1024
 
 
-def test_chains_of_the_benchmark_are_multiply_adds(tmp_path):
+def test_chains_of_the_benchmark_are_multiply_adds():
     """What is measured as the most that the device can do is one instruction for two operations."""
     from primeattn.bench.gpu_device import CHAINS, fma_chains
 
@@ -172,25 +138,24 @@ def test_chains_of_the_benchmark_are_multiply_adds(tmp_path):
     assert ".f64" not in ptx and "mul.f32" not in ptx and ".local" not in ptx
 
 
+@targets
 @pytest.mark.parametrize(
-    ("storage", "head_dim", "capability"),
-    [("bfloat16", 64, (8, 0)), ("bfloat16", 64, (9, 0)), ("bfloat16", 128, (8, 0)), ("float16", 128, (9, 0))],
-    ids=lambda part: str(part).replace(", ", "."),
+    ("storage", "head_dim"), [("bfloat16", 64), ("bfloat16", 128), ("float16", 64), ("float16", 128)]
 )
 @pytest.mark.parametrize("name", ["forward", "queries", "keys"])
-def test_wheel_kernels(name, storage, head_dim, capability, tmp_path, monkeypatch):
+def test_wheel_kernels(name, storage, head_dim, capability, monkeypatch):
     tiling, *_ = TILINGS[head_dim > ONE_WARP, name != "forward"]
     make, _, _, _, _, instructions, wanted = WHEEL_KERNELS[name, head_dim]
-    report = check_wheel_kernel(name, storage, head_dim, tiling, capability, tmp_path, monkeypatch)
-    assert blocks_of(report, make, tiling, capability) == wanted
-    if capability == (9, 0):
-        loop = main_loop((tmp_path / "kernel.cubin").read_bytes())
+    code = check_wheel_kernel(name, storage, head_dim, tiling, capability, monkeypatch)
+    assert resident(code.registers, warps_of(make, tiling), code.shared, capability) == wanted
+    if capability == (9, 0) and storage == "bfloat16":
+        loop = main_loop(code.cubin)
         print(name, storage, head_dim, dict(loop))
         assert loop["all"] <= instructions
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("capability", [(8, 0), (9, 0)], ids="sm_{0[0]}{0[1]}".format)
+@targets
 @pytest.mark.parametrize(
     ("name", "head_dim", "tiling"),
     [
@@ -200,42 +165,32 @@ def test_wheel_kernels(name, storage, head_dim, capability, tmp_path, monkeypatc
     ],
     ids=lambda part: f"{part.rows}x{part.columns}" if isinstance(part, Tiling) else str(part),
 )
-def test_other_tilings_of_the_wheel(name, head_dim, tiling, capability, tmp_path, monkeypatch):
+def test_other_tilings_of_the_wheel(name, head_dim, tiling, capability, monkeypatch):
     """What the day of measurement may choose has the registers that it was given."""
-    report = check_wheel_kernel(name, "bfloat16", head_dim, tiling, capability, tmp_path, monkeypatch)
-    make = WHEEL_KERNELS[name, head_dim][0]
-    print(name, head_dim, tiling, capability, blocks_of(report, make, tiling, capability))
-
-
-def blocks_of(report, make, tiling, capability):
-    """Blocks and warps of a multiprocessor, by what ptxas says."""
-    registers, shared = (int(re.search(text, report)[1]) for text in (r"Used (\d+) reg", r"(\d+) bytes smem"))
-    return resident(registers, warps_of(make, tiling), shared, capability)
+    code = check_wheel_kernel(name, "bfloat16", head_dim, tiling, capability, monkeypatch)
+    warps = warps_of(WHEEL_KERNELS[name, head_dim][0], tiling)
+    print(name, head_dim, tiling, capability, resident(code.registers, warps, code.shared, capability))
 
 
 def warps_of(make, tiling):
     return tiling.rows // 16 * (2 if make in (make_wide_queries, make_wide_keys) else 1)
 
 
-def check_wheel_kernel(name, storage, head_dim, tiling, capability, tmp_path, monkeypatch):
-    """What ptxas says of a wheel kernel, which is as it was designed."""
+def check_wheel_kernel(name, storage, head_dim, tiling, capability, monkeypatch):
+    """Machine code of a wheel kernel, which is as it was designed."""
     make, integers, products, loads, registers, _, _ = WHEEL_KERNELS[name, head_dim]
     rows, columns = tiling
-    shape = storage, head_dim, rows // 16, columns
-    signature = (int64,) * integers + (float32,)
+    kernel = make(storage, head_dim, rows // 16, columns)
     modules = modules_compiled(monkeypatch)
-    ptx, report = compiled(make, shape, signature, capability, tmp_path, monkeypatch)
-    assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in report
-    assert int(re.search(r"Used (\d+) registers", report)[1]) <= registers
-    assert int(re.search(r"(\d+) bytes smem", report)[1]) <= 48 * 1024
-    assert ".f64" not in ptx and not re.search(r"^\s*(@\S+ )?(atom|red)\.", ptx, re.MULTILINE)
+    ptx, code = compiled(kernel, integers, np.float32(1), capability)
+    assert code.registers <= registers and ".f64" not in ptx
     kind = {"bfloat16": "bf16", "float16": "f16"}[storage]
     assert ptx.count(f"mma.sync.aligned.m16n8k16.row.col.f32.{kind}.{kind}.f32") == products
     assert ptx.count("ldmatrix.sync.aligned.m8n8.x4") == loads
-    assert sum(convergent_assembly(module) for module in modules) > 0 and ".func" not in ptx
+    assert sum(convergent_assembly(module) for module in modules) > 0
     copied_at_once = 32 * warps_of(make, tiling) // (head_dim // 8)  # rows, each in pieces of 16 bytes
     assert ptx.count("cp.async.cg.shared.global") == 4 * -(-columns // copied_at_once)
     if capability == (9, 0):
-        loop = main_loop((tmp_path / "kernel.cubin").read_bytes())
+        loop = main_loop(code.cubin)
         assert (loop["mma"], loop["ldmatrix"]) == (products, loads)
-    return report
+    return code
