@@ -204,11 +204,10 @@ class Host:
 class Machine(Host):
     """Twin of ``numba.cuda`` in kernels and on the host, one block at a time."""
 
-    def __init__(self, seed, skip_barrier=None):
+    def __init__(self, seed):
         super().__init__(seed)
         self.shared = SimpleNamespace(array=self._shared_array)
         self.local = SimpleNamespace(array=lambda size, number: [math.nan] * size)
-        self.skip_barrier = skip_barrier  # (file, line) of one to leave out
         self.tensor = Tensor(self)
 
     # what kernels call
@@ -217,8 +216,7 @@ class Machine(Host):
         return SimpleNamespace(x=self.thread.index)
 
     def syncthreads(self):
-        if caller() != self.skip_barrier:
-            self.thread.meet("block")
+        self.thread.meet("block")
 
     def shfl_xor_sync(self, mask, value, other):
         assert mask == 0xFFFFFFFF
@@ -331,7 +329,7 @@ class DeviceArray:
 @contextmanager
 def emulated(
     monkeypatch, *, wide=64, narrow=64, chunk=32, blocks=4, tiling=(32, 32), one_warp=tables.ONE_WARP,
-    step=20, wheels=(1,), seed=0, skip_barrier=None, kind=Machine,
+    step=20, wheels=(1,), seed=0, kind=Machine,
 ):  # fmt: skip
     """Emulate a GPU with blocks so small that tiny inputs span several.
 
@@ -339,7 +337,7 @@ def emulated(
     two warps in the backward, and ``step`` is what a tile is said to cost: so little that tiny inputs are
     regrouped, for one of ``wheels``. ``kind`` is the Machine, or a subclass of it.
     """
-    machine = kind(seed, skip_barrier)
+    machine = kind(seed)
     intrinsics = Intrinsics(machine.memory)
     twins = {
         "cuda": machine,

@@ -18,8 +18,8 @@ DEFAULT = 0, 1  # two names of one stream
 class Gpu(Machine):
     """Twin of ``numba.cuda`` for kernels and their launches."""
 
-    def __init__(self, seed, skip_barrier=None):
-        super().__init__(seed, skip_barrier)
+    def __init__(self, seed):
+        super().__init__(seed)
         self.queues, self.running = defaultdict(deque), False
         self.capture = None  # (stream, launches on it) of a graph that is being captured
         self.manager = Manager()

@@ -25,11 +25,11 @@ program_of = lru_cache(None)(ptx_text.read)
 
 
 class Interpreter(Host):
-    """Twin of ``numba.cuda`` on the host; launches interpret."""
+    """Twin of ``numba.cuda`` on the host; launches interpret, and note the opcodes of each kernel."""
 
     def __init__(self, capability, seed, change):
         super().__init__(seed)
-        self.capability, self.change, self.launches = capability, change, []
+        self.capability, self.change, self.executed = capability, change, {}
 
     def configured(self, kernel, grid, threads, stream):
         def launch(*arguments):
@@ -38,7 +38,8 @@ class Interpreter(Host):
             self.launches.append((kernel.py_func.__name__, *grid, threads, stream))
             bits = [word for argument in arguments for word in _bits(argument)]
             assert len(bits) == len(program.parameters)
-            ptx_machine.run(program, grid, threads, bits, self.memory, self.random)
+            opcodes = ptx_machine.run(program, grid, threads, bits, self.memory, self.random)
+            self.executed.setdefault(kernel.py_func.__name__, set()).update(opcodes)
 
         return launch
 
@@ -54,11 +55,12 @@ def _bits(argument):
 
 
 @contextmanager
-def interpreted(capability, *, blocks=plan.BLOCKS, wheel=1, seed=0, change=lambda name, ptx: ptx):
+def interpreted(capability, *, blocks=plan.BLOCKS, wheel=1, step=0.01, seed=0, change=lambda name, ptx: ptx):
     """Interpret kernels for one compute capability.
 
-    Of few rows the gather kernels make ``blocks`` blocks. A tile is said to cost so little that tiny inputs
-    are regrouped by ``wheel``. ``change(name, ptx)`` may alter the code of a kernel.
+    Of few rows the gather kernels make ``blocks`` blocks. A tile is said to cost only ``step`` of what it
+    costs, so that short inputs are regrouped by ``wheel``. ``change(name, ptx)`` may alter the code of a
+    kernel.
     """
     machine = Interpreter(capability, seed, change)
     with pytest.MonkeyPatch.context() as patch:
@@ -67,7 +69,7 @@ def interpreted(capability, *, blocks=plan.BLOCKS, wheel=1, seed=0, change=lambd
         patch.setattr(device, "configured", machine.configured)
         patch.setattr(plan, "BLOCKS", blocks)
         patch.setattr(cost, "WHEELS", (wheel,))
-        cheap = {kind: costs._replace(step=20) for kind, costs in cost.COSTS.items()}
+        cheap = {kind: costs._replace(step=step * costs.step) for kind, costs in cost.COSTS.items()}
         patch.setattr(cost, "COSTS", cheap)
         patch.setattr(device, "problem", lambda: None)
         patch.setattr(device, "current_device", lambda: 0)

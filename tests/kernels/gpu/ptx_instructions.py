@@ -1,15 +1,14 @@
 """What each PTX instruction does (PTX ISA 9.0), for all lanes of a group at once.
 
 ``operation(machine, instruction)`` returns a function that executes it for the lanes that the machine has
-entered. Operands are resolved once: ``_reader`` and ``_writer`` return functions that take the bits of a
-register as numbers of a type, and back.
+entered.
 """
 
 import re
 
 import numpy as np
 import ptx_warp as warp
-from ptx_memory import Fault
+from ptx_operands import address_of, dtype, reader, vector, writer
 from ptx_text import WIDTHS
 
 __all__ = ["BARRIER", "COLLECTIVE", "operation"]
@@ -17,13 +16,7 @@ __all__ = ["BARRIER", "COLLECTIVE", "operation"]
 BARRIER = "bar.sync"
 COLLECTIVE = ("shfl.sync", "mma.sync", "ldmatrix.sync")  # executed by all lanes of a warp together
 GENERIC = 1 << 60  # generic address of the first byte of shared memory
-NUMBERS = {"s": "i", "u": "u", "b": "u", "f": "f"}
 WIDER = {"i2": "i4", "u2": "u4", "i4": "i8", "u4": "u8"}
-
-
-def dtype(kind):
-    """NumPy's name of a PTX type: s64 is i8."""
-    return "?" if kind == "pred" else f"{NUMBERS[kind[0]]}{int(kind[1:]) // 8}"
 
 
 def operation(machine, instruction):
@@ -38,67 +31,13 @@ def operation(machine, instruction):
         raise NotImplementedError(f"unknown instruction: {instruction.text} ({error})") from error
 
 
-def _reader(machine, operand, kind):
-    """Function that returns an operand as numbers of a PTX type: of each lane, or one for all."""
-    wanted = np.dtype(dtype(kind))
-    if operand in machine.special:
-        bits = machine.special[operand]
-        return lambda: bits[machine.at].astype(wanted)
-    if operand in machine.program.registers:
-        bits = machine.register(operand)
-        if kind == "pred":
-            return lambda: bits[machine.at].astype(bool)
-        if bits.itemsize == wanted.itemsize:
-            return lambda: bits[machine.at].view(wanted)
-        return lambda: bits[machine.at].astype(f"u{wanted.itemsize}").view(wanted)
-    if operand in machine.program.shared:
-        value = np.array(machine.program.shared[operand], wanted)
-    elif re.fullmatch(r"0[fFdD][0-9A-Fa-f]+", operand):
-        bits = "u4" if operand[1] in "fF" else "u8"
-        value = np.array(int(operand[2:], 16), bits).view(wanted)
-    else:
-        value = np.array(int(operand, 0) & (1 << 8 * wanted.itemsize) - 1, f"u{wanted.itemsize}").view(wanted)
-    return lambda: value
-
-
-def _writer(machine, operand):
-    """Function that writes numbers to a register; narrower integers are extended by their sign."""
-    bits = machine.register(operand)
-
-    def write(values):
-        values = np.asarray(values)
-        if values.itemsize == bits.itemsize:
-            bits[machine.at] = values.view(bits.dtype)
-        elif values.dtype.kind in "iu" and values.itemsize < bits.itemsize:
-            bits[machine.at] = values.astype(f"{values.dtype.kind}{bits.itemsize}").view(bits.dtype)
-        else:
-            raise Fault(f"{values.dtype} does not fit register {operand}")
-
-    return write
-
-
-def _address(machine, operand):
-    """Function that returns addresses of the lanes, of ``[register + offset]``."""
-    name, _, offset = operand.strip("[]").partition("+")
-    base, offset = _reader(machine, name, "s64" if _is_wide(machine, name) else "u32"), int(offset or 0)
-    return lambda: np.broadcast_to(base().astype(np.int64) + offset, machine.lanes.shape)
-
-
-def _is_wide(machine, name):
-    return machine.program.registers.get(name, 8) == 8
-
-
-def _vector(operand):
-    return re.split(r",\s*", operand.strip("{}"))
-
-
 def _of_numbers(compute):
     """Instructions with one type, all of whose sources have it."""
 
     def make(machine, modifiers, target, *sources):
         kind = modifiers[-1]
         function = compute(kind, modifiers[:-1])
-        write, read = _writer(machine, target), [_reader(machine, source, kind) for source in sources]
+        write, read = writer(machine, target), [reader(machine, source, kind) for source in sources]
         if len(read) == 1:
             (a,) = read
             return lambda: write(function(a()))
@@ -156,9 +95,9 @@ def _shift(left):
         (kind,) = modifiers
         width = 8 * np.dtype(dtype(kind)).itemsize
         write, a, by = (
-            _writer(machine, target),
-            _reader(machine, source, kind),
-            _reader(machine, count, "u32"),
+            writer(machine, target),
+            reader(machine, source, kind),
+            reader(machine, count, "u32"),
         )
 
         def shift():
@@ -182,10 +121,10 @@ def _multiply(machine, modifiers, target, a, b, c=None):
         return _plain(np.multiply)(machine, modifiers, target, a, b)
     wide = {"lo": dtype(kind), "wide": WIDER.get(dtype(kind))}[half]
     sum_kind = kind[0] + str(8 * int(wide[1]))
-    write, x, y = _writer(machine, target), _reader(machine, a, kind), _reader(machine, b, kind)
+    write, x, y = writer(machine, target), reader(machine, a, kind), reader(machine, b, kind)
     if c is None:
         return lambda: write(x().astype(wide) * y().astype(wide))
-    z = _reader(machine, c, sum_kind)
+    z = reader(machine, c, sum_kind)
     return lambda: write(x().astype(wide) * y().astype(wide) + z())
 
 
@@ -199,7 +138,7 @@ def _compare(machine, modifiers, target, a, b):
     relation, kind = modifiers
     unordered = kind[0] == "f" and relation.endswith("u")
     function = COMPARE[relation.removesuffix("u") if unordered else relation]
-    write, x, y = _writer(machine, target), _reader(machine, a, kind), _reader(machine, b, kind)
+    write, x, y = writer(machine, target), reader(machine, a, kind), reader(machine, b, kind)
 
     def compare():
         left, right = x(), y()
@@ -214,15 +153,15 @@ def _compare(machine, modifiers, target, a, b):
 
 def _select(machine, modifiers, target, a, b, predicate):
     (kind,) = modifiers
-    write, x, y = _writer(machine, target), _reader(machine, a, kind), _reader(machine, b, kind)
-    condition = _reader(machine, predicate, "pred")
+    write, x, y = writer(machine, target), reader(machine, a, kind), reader(machine, b, kind)
+    condition = reader(machine, predicate, "pred")
     return lambda: write(np.where(condition(), x(), y()).astype(dtype(kind)))
 
 
 def _logic(function):
     def make(machine, modifiers, target, *sources):
         (kind,) = modifiers
-        write, read = _writer(machine, target), [_reader(machine, source, kind) for source in sources]
+        write, read = writer(machine, target), [reader(machine, source, kind) for source in sources]
         if kind == "pred":
             return lambda: write(function(*(part() for part in read)).astype("u1"))
         return lambda: write(function(*(part() for part in read)))
@@ -233,9 +172,9 @@ def _logic(function):
 def _move(machine, modifiers, target, source):
     (kind,) = modifiers
     if source[0] == "{":
-        parts = _vector(source)
+        parts = vector(source)
         width = WIDTHS[kind] // len(parts)
-        write, read = _writer(machine, target), [_reader(machine, part, f"b{8 * width}") for part in parts]
+        write, read = writer(machine, target), [reader(machine, part, f"b{8 * width}") for part in parts]
 
         def pack():
             words = np.stack([np.broadcast_to(part(), machine.lanes.shape) for part in read], axis=1)
@@ -243,9 +182,9 @@ def _move(machine, modifiers, target, source):
 
         return pack
     if target[0] == "{":
-        parts = _vector(target)
+        parts = vector(target)
         width = WIDTHS[kind] // len(parts)
-        read, write = _reader(machine, source, kind), [_writer(machine, part) for part in parts]
+        read, write = reader(machine, source, kind), [writer(machine, part) for part in parts]
 
         def unpack():
             words = np.ascontiguousarray(read())[:, None].view(f"u{width}")
@@ -253,7 +192,7 @@ def _move(machine, modifiers, target, source):
                 part(words[:, i].copy())
 
         return unpack
-    write, read = _writer(machine, target), _reader(machine, source, kind)
+    write, read = writer(machine, target), reader(machine, source, kind)
     if kind == "pred":
         return lambda: write(np.broadcast_to(read(), machine.lanes.shape).astype("u1"))
     return lambda: write(read())
@@ -272,7 +211,7 @@ def _narrow(kind, values):
 def _convert(machine, modifiers, target, *sources):
     *rounding, to, source_kind = modifiers
     _rounded(rounding)
-    write, read = _writer(machine, target), [_reader(machine, source, source_kind) for source in sources]
+    write, read = writer(machine, target), [reader(machine, source, source_kind) for source in sources]
     if to.endswith("x2"):
         high, low = read
         kind = to.removesuffix("x2")
@@ -288,7 +227,7 @@ def _convert(machine, modifiers, target, *sources):
 def _convert_address(machine, modifiers, target, source):
     """Of global memory all addresses are alike; generic ones of shared memory begin elsewhere."""
     move = {"to.global": 0, "global": 0, "to.shared": -GENERIC, "shared": GENERIC}[".".join(modifiers[:-1])]
-    write, read = _writer(machine, target), _reader(machine, source, "s64")
+    write, read = writer(machine, target), reader(machine, source, "s64")
     return lambda: write(read() + np.int64(move))
 
 
@@ -315,14 +254,14 @@ def _load(machine, modifiers, target, address):
     space, *rest, kind = modifiers
     if space == "param":
         number, nbytes = machine.program.parameters[address.strip("[]")]
-        write = _writer(machine, target)
+        write = writer(machine, target)
         value = np.array(machine.arguments[number], f"u{nbytes}")
         return lambda: write(value)
-    targets, at = _vector(target) if target[0] == "{" else [target], _address(machine, address)
+    targets, at = vector(target) if target[0] == "{" else [target], address_of(machine, address)
     if int({1: ["v1"], 2: ["v2"], 4: ["v4"]}[len(targets)][0][1]) != _count(rest):
         raise ValueError("vector")
     size, count = np.dtype(dtype(kind)).itemsize, len(targets)
-    write = [_writer(machine, part) for part in targets]
+    write = [writer(machine, part) for part in targets]
     if space == "global":
         constant = "nc" in rest
 
@@ -355,10 +294,10 @@ def _count(modifiers):
 
 def _store(machine, modifiers, address, source):
     space, *rest, kind = modifiers
-    sources, at = _vector(source) if source[0] == "{" else [source], _address(machine, address)
+    sources, at = vector(source) if source[0] == "{" else [source], address_of(machine, address)
     if len(sources) != _count(rest):
         raise ValueError("vector")
-    read = [_reader(machine, part, kind) for part in sources]
+    read = [reader(machine, part, kind) for part in sources]
 
     def words():
         parts = [np.broadcast_to(part(), machine.lanes.shape) for part in read]
@@ -383,7 +322,7 @@ def _copy(machine, modifiers, *operands):
         raise ValueError(f"modifiers {modifiers}")
     if modifiers[1] == "cg" and nbytes != "16":
         raise ValueError("cg copies 16 bytes")
-    to, of, size = _address(machine, target), _address(machine, source), int(nbytes)
+    to, of, size = address_of(machine, target), address_of(machine, source), int(nbytes)
 
     def copy():
         found = machine.memory.load(of(), size, 1, machine.lanes + machine.first_lane, False)
@@ -402,7 +341,7 @@ def _shuffle(machine, modifiers, target, source, lane, clamp, mask):
     if modifiers != ["sync", "bfly", "b32"]:
         raise ValueError(f"modifiers {modifiers}")
     target = target.partition("|")[0]
-    write, read = _writer(machine, target), [_reader(machine, x, "u32") for x in (source, lane, clamp, mask)]
+    write, read = writer(machine, target), [reader(machine, x, "u32") for x in (source, lane, clamp, mask)]
     return lambda: write(warp.butterfly(*(np.broadcast_to(x(), machine.lanes.shape) for x in read)))
 
 
@@ -414,7 +353,7 @@ def _matrices(machine, modifiers, target, address):
         rest.remove("trans")
     if rest != ["sync", "aligned", "m8n8", "x4", "shared", "b16"]:
         raise ValueError(f"modifiers {modifiers}")
-    at, write = _address(machine, address), [_writer(machine, part) for part in _vector(target)]
+    at, write = address_of(machine, address), [writer(machine, part) for part in vector(target)]
 
     def load():
         words = warp.matrices(machine.shared.load(at(), 16, machine.lanes), transposed)
@@ -429,8 +368,8 @@ def _products(machine, modifiers, d, a, b, c):
     *shape, left, right, last = modifiers
     if shape != ["sync", "aligned", "m16n8k16", "row", "col", "f32"] or last != "f32" or left != right:
         raise ValueError(f"modifiers {modifiers}")
-    a, b = ([_reader(machine, part, "b32") for part in _vector(x)] for x in (a, b))
-    c, d = [_reader(machine, part, "f32") for part in _vector(c)], [_writer(machine, p) for p in _vector(d)]
+    a, b = ([reader(machine, part, "b32") for part in vector(x)] for x in (a, b))
+    c, d = [reader(machine, part, "f32") for part in vector(c)], [writer(machine, p) for p in vector(d)]
     if [len(x) for x in (d, a, b, c)] != [4, 4, 2, 4]:
         raise ValueError("fragments")
 
@@ -447,8 +386,8 @@ def _products(machine, modifiers, d, a, b, c):
 
 def _insert_bits(machine, modifiers, target, a, b, start, length):
     (kind,) = modifiers
-    write, x, y = _writer(machine, target), _reader(machine, a, kind), _reader(machine, b, kind)
-    first, count = (int(_reader(machine, part, "u32")()) for part in (start, length))
+    write, x, y = writer(machine, target), reader(machine, a, kind), reader(machine, b, kind)
+    first, count = (int(reader(machine, part, "u32")()) for part in (start, length))
     field = (1 << count) - 1
 
     def insert():
@@ -461,7 +400,7 @@ def _insert_bits(machine, modifiers, target, a, b, start, length):
 def _funnel(machine, modifiers, target, low, high, count):
     if modifiers != ["r", "wrap", "b32"]:
         raise ValueError(f"modifiers {modifiers}")
-    write, read = _writer(machine, target), [_reader(machine, x, "u32") for x in (low, high, count)]
+    write, read = writer(machine, target), [reader(machine, x, "u32") for x in (low, high, count)]
 
     def shift():
         low, high, count = (x().astype(np.uint64) for x in read)

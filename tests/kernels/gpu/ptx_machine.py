@@ -19,7 +19,10 @@ LANES = 4096  # about as many at once: NumPy costs little more for them than for
 
 
 def run(program, grid, threads, arguments, buffers, random):
-    """Run a launch: ``arguments`` are the bits of each parameter, in order."""
+    """Run a launch; return which opcodes were executed.
+
+    ``arguments`` are the bits of each parameter, in order.
+    """
     bound = program.bounds.get("maxntid", threads)
     if threads > bound or threads % WARP:
         raise Fault(f"{threads} threads are launched, where whole warps of at most {bound} fit")
@@ -31,6 +34,8 @@ def run(program, grid, threads, arguments, buffers, random):
         with np.errstate(all="ignore"):
             for first in range(0, len(blocks), at_once):
                 machine.run(blocks[first : first + at_once], first)
+        instructions = zip(program.instructions, machine.code, strict=True)
+        return {instruction.opcode for instruction, operate in instructions if operate is not None}
     finally:
         machine.code.clear()  # what it has refers to the machine, whose registers are large
 

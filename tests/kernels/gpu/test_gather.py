@@ -1,6 +1,7 @@
-"""The GPU kernels, run as Python by the emulator, against the dense float64 reference."""
+"""The gather kernels, run as Python by the emulator, against the dense float64 reference.
 
-from pathlib import Path
+One case of each kind; :mod:`test_machine_code` has them all, where the compilers are at hand.
+"""
 
 import numpy as np
 import pytest
@@ -9,7 +10,6 @@ from emulator import DeviceArray, emulated
 import primeattn as pa
 from primeattn.kernels import reference
 from primeattn.kernels.gpu import launch as call
-from primeattn.kernels.gpu.gather import backward, forward, walk
 
 PATTERN = pa.Pattern("primes", window=3, global_tokens=2)
 TOLERANCE = {np.dtype(np.float64): 1e-12, np.dtype(np.float32): 3e-6, np.dtype(np.float16): 3e-3}
@@ -52,20 +52,11 @@ def inputs(rng, dtype, heads, kv_heads, n_q, n_k, head_dim, batch=1):
 
 CASES = {
     # (dtype, heads, kv_heads, n_q, n_k, head_dim, batch), pattern, options, blocks
-    "float32": ((np.float32, 2, 2, 67, 67, 16, 1), PATTERN, {}, 1),
     "float64, split rows": ((np.float64, 1, 1, 53, 53, 16, 1), PATTERN, {}, 64),
     "float16": ((np.float16, 2, 1, 40, 40, 24, 1), PATTERN, {}, 4),
     "odd width": ((np.float32, 1, 1, 45, 45, 5, 1), PATTERN, {"scale": -0.3}, 1),
-    "one lane": ((np.float32, 1, 1, 131, 131, 3, 1), pa.Pattern("squares", global_tokens=3), {}, 1),
-    "whole warp": ((np.float32, 1, 1, 13, 13, 260, 1), PATTERN, {}, 4),
     "one token": ((np.float32, 1, 1, 1, 1, 8, 2), PATTERN, {}, 4),
     "all pairs are global": ((np.float32, 1, 1, 37, 37, 8, 1), pa.Pattern(None, global_tokens=99), {}, 4),
-    "a pattern per head": (
-        (np.float32, 4, 2, 41, 41, 8, 2),
-        [pa.Pattern("squares", window=w, global_tokens=g) for w, g in ((0, 0), (5, 1), (9, 0), (1, 7))],
-        {},
-        16,
-    ),
     "key range": ((np.float32, 2, 1, 30, 50, 8, 1), PATTERN, {"q_start": 40, "k_start": 7}, 4),
     "keys after queries": ((np.float32, 1, 1, 20, 20, 8, 1), PATTERN, {"q_start": 3, "k_start": 9}, 4),
     "decoding": (
@@ -76,16 +67,10 @@ CASES = {
     ),
     "no keys": ((np.float32, 1, 1, 9, 0, 8, 1), PATTERN, {"q_start": 5}, 4),
     "no queries": ((np.float32, 1, 1, 0, 9, 8, 1), PATTERN, {"q_start": 5}, 4),
-    "packed": ((np.float32, 2, 2, 70, 70, 8, 1), PATTERN, {"cu_seqlens": [0, 1, 33, 33, 64, 70]}, 4),
 }
 
 
-SLOW = ("float32", "one lane", "whole warp", "a pattern per head", "packed")
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else []) for name in CASES]
-)
+@pytest.mark.parametrize("name", CASES)
 def test_matches_the_reference(name, rng, monkeypatch):
     shape, pattern, options, blocks = CASES[name]
     arrays = inputs(rng, *shape)
@@ -162,34 +147,6 @@ def test_repeats_bit_for_bit_in_any_order_of_threads(rng, monkeypatch):
             results.append(run(*arrays, PATTERN))
     for a, b in zip(*results, strict=True):
         assert np.array_equal(a, b)
-
-
-BARRIERS = [
-    pytest.param((module.__file__, number), marks=pytest.mark.slow if later else [])
-    for module in (walk, forward, backward)
-    for later, number in enumerate(
-        number
-        for number, line in enumerate(Path(module.__file__).read_text().splitlines(), 1)
-        if "cuda.syncthreads()" in line
-    )
-]
-
-
-@pytest.mark.parametrize("barrier", BARRIERS, ids=lambda barrier: f"{Path(barrier[0]).stem}:{barrier[1]}")
-def test_no_barrier_can_be_left_out(barrier, rng, monkeypatch):
-    """In some order of threads the result is wrong without it; in any order it is right with it."""
-    arrays = inputs(rng, np.float32, 1, 1, 60, 60, 8)
-    expected = oracle(*arrays, PATTERN)
-
-    def is_right(seed, skip_barrier):
-        with emulated(monkeypatch, blocks=64, seed=seed, skip_barrier=skip_barrier):
-            try:
-                return max(errors(run(*arrays, PATTERN), expected)) < 1e-5
-            except (AssertionError, RuntimeError, TypeError, IndexError, ValueError, OverflowError):
-                return False
-
-    assert all(is_right(seed, None) for seed in range(2))
-    assert not all(is_right(seed, barrier) for seed in range(10))
 
 
 def test_access_outside_of_the_arrays_would_be_caught(rng, monkeypatch):
