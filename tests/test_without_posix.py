@@ -30,7 +30,7 @@ for name in "fcntl grp posix pty pwd resource syslog termios tty".split():
 
 import primeattn as pa
 from primeattn import cli, files
-from primeattn.bench import gpu_check
+from primeattn.bench import gpu_processes
 
 for module in pkgutil.walk_packages(pa.__path__, "primeattn."):
     if not module.name.endswith("__main__"):
@@ -51,7 +51,8 @@ with tempfile.TemporaryDirectory() as folder:
     assert os.listdir(folder) == ["a"] and open(os.path.join(folder, "a"), "rb").read() == b"new"
 
 killed = []
-gpu_check._kill(SimpleNamespace(pid=0, kill=lambda: killed.append(True)))
+running = SimpleNamespace(started=SimpleNamespace(pid=0, kill=lambda: killed.append(True)))
+gpu_processes._Running.kill(running)
 assert killed
 assert cli.main(["info"]) == 0
 """

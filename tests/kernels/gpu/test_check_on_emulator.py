@@ -135,6 +135,7 @@ def check(machine, out, capsys, monkeypatch, kernels):
     return status, stages
 
 
+@pytest.mark.slow
 def test_dry_run(machine, tmp_path, capsys, monkeypatch):
     """One kernel and dtype go through every stage, and no stage is missing."""
     monkeypatch.setattr(gpu_plan, "DTYPES", {"gather": ("float32",)})

@@ -139,16 +139,6 @@ def test_nan_stays_in_the_rows_that_attend_it(rng, monkeypatch):
         assert np.array_equal(np.isnan(a), np.isnan(b))
 
 
-def test_repeats_bit_for_bit_in_any_order_of_threads(rng, monkeypatch):
-    arrays = inputs(rng, np.float32, 2, 1, 60, 60, 16)
-    results = []
-    for seed in range(2):
-        with emulated(monkeypatch, blocks=32, seed=seed):
-            results.append(run(*arrays, PATTERN))
-    for a, b in zip(*results, strict=True):
-        assert np.array_equal(a, b)
-
-
 def test_access_outside_of_the_arrays_would_be_caught(rng, monkeypatch):
     arrays = inputs(rng, np.float32, 1, 1, 40, 40, 8)
     with emulated(monkeypatch), pytest.raises(IndexError, match="outside of any buffer"):
