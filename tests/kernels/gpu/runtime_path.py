@@ -20,7 +20,7 @@ from numba.cuda import codegen, dispatcher
 
 from primeattn.kernels.gpu.occupancy import SYSTEM_SHARED
 
-__all__ = ["CAPABILITIES", "MachineCode", "machine_code_of", "ptx_of"]
+__all__ = ["CAPABILITIES", "MachineCode", "machine_code_of", "modules_of", "ptx_of"]
 
 CAPABILITIES = {(8, 0): "sm_80", (9, 0): "sm_90a"}  # and what they are compiled for
 MIN_STACK, FRAME, REGISTERS = 0x12, 0x11, 0x2F  # attributes of a cubin's .nv.info, of 8 bytes each
@@ -43,6 +43,11 @@ def ptx_of(kernel, arguments, capability) -> str:
 def machine_code_of(kernel, arguments, capability) -> MachineCode:
     """What this PTX is assembled to."""
     return _machine_code(kernel, tuple(map(_type, arguments)), capability)
+
+
+def modules_of(kernel, arguments, capability) -> list[str]:
+    """The LLVM modules that the compiler was given."""
+    return _library(kernel, tuple(map(_type, arguments)), capability).llvm_strs
 
 
 def _type(argument):

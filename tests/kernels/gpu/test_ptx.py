@@ -12,7 +12,7 @@ pytest.importorskip("numba_cuda")
 import numpy as np
 from numba import cuda, float32, int64
 from numba import types as numba_types
-from runtime_path import CAPABILITIES, machine_code_of, ptx_of
+from runtime_path import CAPABILITIES, machine_code_of, modules_of, ptx_of
 from sass import main_loop
 
 from primeattn.kernels.gpu.gather import plan
@@ -66,17 +66,6 @@ def compile_gather(name, layout, capability):
     threads = plan.threads_of(plan.Layout(*layout))
     number = np.float64(1) if layout[0] == "float64" else np.float32(1)
     return *compiled(make(*layout, threads, plan.CHUNK), integers, number, capability), threads
-
-
-def modules_compiled(monkeypatch):
-    """List to which the text of every LLVM module goes that the compiler is given from now on."""
-    from numba.cuda.cudadrv import nvvm
-
-    modules, compile_ir = [], nvvm.compile_ir
-    monkeypatch.setattr(
-        nvvm, "compile_ir", lambda texts, **options: modules.extend(texts) or compile_ir(texts, **options)
-    )
-    return modules
 
 
 def convergent_assembly(module):
@@ -143,10 +132,10 @@ def test_chains_of_the_benchmark_are_multiply_adds():
     ("storage", "head_dim"), [("bfloat16", 64), ("bfloat16", 128), ("float16", 64), ("float16", 128)]
 )
 @pytest.mark.parametrize("name", ["forward", "queries", "keys"])
-def test_wheel_kernels(name, storage, head_dim, capability, monkeypatch):
+def test_wheel_kernels(name, storage, head_dim, capability):
     tiling, *_ = TILINGS[head_dim > ONE_WARP, name != "forward"]
     make, _, _, _, _, instructions, wanted = WHEEL_KERNELS[name, head_dim]
-    code = check_wheel_kernel(name, storage, head_dim, tiling, capability, monkeypatch)
+    code = check_wheel_kernel(name, storage, head_dim, tiling, capability)
     assert resident(code.registers, warps_of(make, tiling), code.shared, capability) == wanted
     if capability == (9, 0) and storage == "bfloat16":
         loop = main_loop(code.cubin)
@@ -165,9 +154,9 @@ def test_wheel_kernels(name, storage, head_dim, capability, monkeypatch):
     ],
     ids=lambda part: f"{part.rows}x{part.columns}" if isinstance(part, Tiling) else str(part),
 )
-def test_other_tilings_of_the_wheel(name, head_dim, tiling, capability, monkeypatch):
+def test_other_tilings_of_the_wheel(name, head_dim, tiling, capability):
     """What the day of measurement may choose has the registers that it was given."""
-    code = check_wheel_kernel(name, "bfloat16", head_dim, tiling, capability, monkeypatch)
+    code = check_wheel_kernel(name, "bfloat16", head_dim, tiling, capability)
     warps = warps_of(WHEEL_KERNELS[name, head_dim][0], tiling)
     print(name, head_dim, tiling, capability, resident(code.registers, warps, code.shared, capability))
 
@@ -176,13 +165,13 @@ def warps_of(make, tiling):
     return tiling.rows // 16 * (2 if make in (make_wide_queries, make_wide_keys) else 1)
 
 
-def check_wheel_kernel(name, storage, head_dim, tiling, capability, monkeypatch):
+def check_wheel_kernel(name, storage, head_dim, tiling, capability):
     """Machine code of a wheel kernel, which is as it was designed."""
     make, integers, products, loads, registers, _, _ = WHEEL_KERNELS[name, head_dim]
     rows, columns = tiling
     kernel = make(storage, head_dim, rows // 16, columns)
-    modules = modules_compiled(monkeypatch)
     ptx, code = compiled(kernel, integers, np.float32(1), capability)
+    modules = modules_of(kernel, (*[0] * integers, np.float32(1)), capability)
     assert code.registers <= registers and ".f64" not in ptx
     kind = {"bfloat16": "bf16", "float16": "f16"}[storage]
     assert ptx.count(f"mma.sync.aligned.m16n8k16.row.col.f32.{kind}.{kind}.f32") == products
