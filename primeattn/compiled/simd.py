@@ -291,6 +291,26 @@ def axpy8(typingctx, lines, one, x, y, rows, y_step, s, n):
 
 
 @intrinsic
+def scale_lines(typingctx, lines, one, x, factor, y):
+    """y = factor * x, ``lines`` cache lines of numbers."""
+    n_lines = _literal(lines)
+    if n_lines is None:
+        return None
+
+    def codegen(context, builder, sig, args):
+        emit = _Emitter(builder, one)
+        x, factor, y = args[2:]
+        factor = emit.splat(factor, emit.vector)
+        steps = range(0, n_lines * LINE, VECTOR)
+        parts = [emit.load(emit.vector, x, step) for step in steps]
+        for part, step in zip(parts, steps, strict=True):
+            emit.store(builder.fmul(factor, part), y, step)
+        return context.get_dummy_value()
+
+    return types.void(lines, one, x, factor, y), codegen
+
+
+@intrinsic
 def row_max(typingctx, one, s, stride, groups, best, n):
     """best[r] = the largest of best[r] and of ``groups`` groups s[g, r], ``stride`` bytes apart, for n rows.
 

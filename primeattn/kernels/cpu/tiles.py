@@ -17,7 +17,18 @@ from typing import NamedTuple
 import numpy as np
 
 from primeattn.compiled.jit import part_njit
-from primeattn.compiled.simd import GROUP, LINE, axpy8, dot8, exp_times, row_exp, row_max, transpose8, view
+from primeattn.compiled.simd import (
+    GROUP,
+    LINE,
+    axpy8,
+    dot8,
+    exp_times,
+    row_exp,
+    row_max,
+    scale_lines,
+    transpose8,
+    view,
+)
 
 RUN = 4  # tiles that are summed before the sum is carried over: one long chain would lose digits
 ZERO = np.int64(0)  # for calls: each literal number would compile the function again
@@ -50,19 +61,33 @@ def row_address(array, b, h, row):
 
 
 @part_njit
+def _scale_chunk(one, width, x, factor, y):
+    """y = factor * x, a whole chunk."""
+    if width == 4:
+        scale_lines(4, one, x, factor, y)
+    elif width == 2:
+        scale_lines(2, one, x, factor, y)
+    else:
+        scale_lines(1, one, x, factor, y)
+
+
+@part_njit
 def copy_row(one, job, source, packed, row, factor):
     """Pack ``factor`` times the head_dim numbers at an address, and zeros after them."""
     end = source + job.head_dim * job.size
     done = ZERO
     while done < job.lines:
         width = chunk_lines(job.lines, done)
-        target = view(chunk_address(packed, done, width, row), width * LINE // job.size, one)
-        given = min(width * LINE, end - source) // job.size
-        numbers = view(source, given, one)
-        for c in range(given):
-            target[c] = numbers[c] * factor
-        for c in range(given, target.size):
-            target[c] = 0
+        at = chunk_address(packed, done, width, row)
+        if end - source >= width * LINE:
+            _scale_chunk(one, width, source, factor, at)
+        else:
+            given = (end - source) // job.size
+            target, numbers = view(at, width * LINE // job.size, one), view(source, given, one)
+            for c in range(given):
+                target[c] = numbers[c] * factor
+            for c in range(given, target.size):
+                target[c] = 0
         source += width * LINE
         done += width
 
@@ -74,11 +99,14 @@ def write_row(one, job, packed, row, target, factor):
     done = ZERO
     while done < job.lines:
         width = chunk_lines(job.lines, done)
-        given = min(width * LINE, end - target) // job.size
-        source = view(chunk_address(packed, done, width, row), given, one)
-        numbers = view(target, given, one)
-        for c in range(given):
-            numbers[c] = source[c] * factor
+        at = chunk_address(packed, done, width, row)
+        if end - target >= width * LINE:
+            _scale_chunk(one, width, at, factor, target)
+        else:
+            given = (end - target) // job.size
+            source, numbers = view(at, given, one), view(target, given, one)
+            for c in range(given):
+                numbers[c] = source[c] * factor
         target += width * LINE
         done += width
 
@@ -274,9 +302,8 @@ def _scale_row(one, job, x, row, factor):
     done = ZERO
     while done < job.lines:
         width = chunk_lines(job.lines, done)
-        numbers = view(chunk_address(x, done, width, row), width * LINE // job.size, one)
-        for c in range(numbers.size):
-            numbers[c] *= factor
+        at = chunk_address(x, done, width, row)
+        _scale_chunk(one, width, at, factor, at)
         done += width
 
 
