@@ -61,9 +61,13 @@ def row_address(array, b, h, row):
 
 
 @part_njit
-def _scale_chunk(one, width, x, factor, y):
-    """y = factor * x, a whole chunk."""
-    if width == 4:
+def _scale_chunk(one, job, width, given, x, factor, y):
+    """y = factor * x, the first ``given`` bytes of a chunk of ``width`` lines."""
+    if given < width * LINE:
+        source, target = view(x, given // job.size, one), view(y, given // job.size, one)
+        for c in range(source.size):
+            target[c] = source[c] * factor
+    elif width == 4:
         scale_lines(4, one, x, factor, y)
     elif width == 2:
         scale_lines(2, one, x, factor, y)
@@ -78,16 +82,10 @@ def copy_row(one, job, source, packed, row, factor):
     done = ZERO
     while done < job.lines:
         width = chunk_lines(job.lines, done)
-        at = chunk_address(packed, done, width, row)
-        if end - source >= width * LINE:
-            _scale_chunk(one, width, source, factor, at)
-        else:
-            given = (end - source) // job.size
-            target, numbers = view(at, width * LINE // job.size, one), view(source, given, one)
-            for c in range(given):
-                target[c] = numbers[c] * factor
-            for c in range(given, target.size):
-                target[c] = 0
+        given, target = min(width * LINE, end - source), chunk_address(packed, done, width, row)
+        _scale_chunk(one, job, width, given, source, factor, target)
+        if given < width * LINE:
+            view(target + given, (width * LINE - given) // job.size, one)[:] = 0
         source += width * LINE
         done += width
 
@@ -99,14 +97,8 @@ def write_row(one, job, packed, row, target, factor):
     done = ZERO
     while done < job.lines:
         width = chunk_lines(job.lines, done)
-        at = chunk_address(packed, done, width, row)
-        if end - target >= width * LINE:
-            _scale_chunk(one, width, at, factor, target)
-        else:
-            given = (end - target) // job.size
-            source, numbers = view(at, given, one), view(target, given, one)
-            for c in range(given):
-                numbers[c] = source[c] * factor
+        given, source = min(width * LINE, end - target), chunk_address(packed, done, width, row)
+        _scale_chunk(one, job, width, given, source, factor, target)
         target += width * LINE
         done += width
 
@@ -303,7 +295,7 @@ def _scale_row(one, job, x, row, factor):
     while done < job.lines:
         width = chunk_lines(job.lines, done)
         at = chunk_address(x, done, width, row)
-        _scale_chunk(one, width, at, factor, at)
+        _scale_chunk(one, job, width, width * LINE, at, factor, at)
         done += width
 
 

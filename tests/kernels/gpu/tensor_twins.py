@@ -8,18 +8,11 @@ import math
 import struct
 
 import numpy as np
+import ptx_warp
 
-LANE = np.arange(32)
-G, C = LANE // 4, LANE % 4
+KINDS = {"float16": "f16", "bfloat16": "bf16"}
 SHARED = 16  # address of the first byte
-
-
-def numbers(storage, words):
-    """float32 (..., 2) of words."""
-    halves = np.ascontiguousarray(words, np.uint32)[..., None].view(np.uint16)
-    if storage == "float16":
-        return halves.view(np.float16).astype(np.float32)
-    return (halves.astype(np.uint32) << 16).view(np.float32)
+FOUR, TWO = slice(4), slice(4, 6)  # words of A, of B
 
 
 def unpacked(storage, word):
@@ -45,21 +38,10 @@ def product(storage):
     """C + A B of a warp, from the registers of its threads."""
 
     def mma(sent):
-        a = numbers(storage, [registers[:4] for registers in sent])
-        b = numbers(storage, [registers[4:6] for registers in sent])
+        a, b = (np.array([registers[part] for registers in sent], np.uint32) for part in (FOUR, TWO))
         c = np.array([registers[6:] for registers in sent])
-        left, right = np.empty((16, 16), np.float32), np.empty((16, 8), np.float32)
-        for i in range(4):
-            for e in range(2):
-                left[G + 8 * (i % 2), 2 * C + e + 8 * (i // 2)] = a[:, i, e]
-        for i in range(2):
-            for e in range(2):
-                right[2 * C + e + 8 * i, G] = b[:, i, e]
         with np.errstate(invalid="ignore", over="ignore"):
-            full = left.astype(np.float64) @ right.astype(np.float64)
-            for i in range(4):
-                c[:, i] += full[G + 8 * (i // 2), 2 * C + i % 2]
-            return c.astype(np.float32).tolist()
+            return ptx_warp.product(KINDS[storage], a, b, c).tolist()
 
     return mma
 
@@ -107,16 +89,12 @@ class Tensor:
         for target, source in self.late.pop(self.machine.thread.index, ()):
             target[:] = source
 
-    def _matrices(self, sent):
+    def _load(self, sent, transposed=False):
         rows = np.stack([self._shared(address, 16) for address in sent])
-        return rows.reshape(4, 8, 16)
-
-    def _load(self, sent):
-        return self._matrices(sent).view(np.uint32)[:, G, C].T.tolist()
+        return ptx_warp.matrices(rows.view(np.uint32), transposed).tolist()
 
     def _load_transposed(self, sent):
-        halves = self._matrices(sent).view(np.uint16).astype(np.uint32)
-        return (halves[:, 2 * C, G] | halves[:, 2 * C + 1, G] << 16).T.tolist()
+        return self._load(sent, transposed=True)
 
     def load_matrices(self, shared):
         return self.machine.thread.meet("warp", shared, self._load)
