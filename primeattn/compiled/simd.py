@@ -415,6 +415,25 @@ def transpose8(typingctx, one, sources, offset, s, stride):
     return types.void(one, sources, offset, s, stride), codegen
 
 
+@intrinsic
+def prefetch(typingctx, address, writes):
+    """Ask for the cache line at an address, valid or not; ``writes``: a literal 1 if it will be written."""
+    if not isinstance(writes, types.IntegerLiteral):
+        return None
+    write = writes.literal_value
+
+    def codegen(context, builder, sig, args):
+        pointer = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
+        name = "llvm.prefetch.p0i8"
+        function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+        near, data = I32(3), I32(1)
+        builder.call(function, [pointer, I32(write), near, data])
+        return context.get_dummy_value()
+
+    return types.void(address, writes), codegen
+
+
 def _atomic(operation):
     @intrinsic
     def atomic(typingctx, address, value):

@@ -11,13 +11,15 @@ from primeattn.compiled.jit import cached_njit, part_njit
 from primeattn.compiled.unowned import unowned
 from primeattn.kernels.cpu.forward import split_scratch
 from primeattn.kernels.cpu.packing import (
-    TASKS,
+    WORKERS,
     draw,
+    draw_tasks,
     open_scratch,
+    pack_all_keys,
+    pack_all_queries,
     pack_keys,
     pack_queries,
-    packed_keys,
-    packed_queries,
+    packs_of,
     wait,
 )
 from primeattn.kernels.cpu.slots import key_tile, query_tile
@@ -37,45 +39,43 @@ from primeattn.kernels.cpu.tiles import (
 
 
 @part_njit
-def _backward_query_block(one, scale, job, tables, task, slots, spare, scratch):
+def _backward_query_block(one, scale, job, tables, task, packs, slots, spare, scratch):
     """dq of one block of queries: P = exp(s - lse), dS = P * (dP - delta), dq = scale * dS k."""
     sequence, route = tables.sequences[task.sequence], tables.routes[task.sequence, task.head]
-    keys, values = packed_keys(job)
-    queries, douts = packed_queries(job)
+    keys, values, queries, douts = packs.keys, packs.values, packs.queries, packs.douts
     dq, total, _, _, s, ds = split_scratch(job, scratch)
     n, b, h = task.count, sequence.batch, task.head
     at = tables.query_panels[route.queries].row + task.first
-    minus_lse, minus_delta = job.minus_lse + at * job.size, job.minus_delta + at * job.size
+    minus_lse, minus_delta = packs.minus_lse + at * job.size, packs.minus_delta + at * job.size
     zero_rows(one, job, dq, ZERO, n)
     t, position = ZERO, sequence.q_start + task.first
     while True:
-        groups, step = query_tile(slots, tables, route, t, position, n)
+        groups, moving = query_tile(slots, tables, route, t, position, n)
         if groups == 0:
             break
         if t > 0 and t % RUN == 0:
             carry(one, job, total, dq, n, t == RUN)
-        dots(one, job, queries, at, keys, slots, groups, step, s, n, False)
-        dots(one, job, douts, at, values, slots, groups, step, ds, n, False)
+        dots(one, job, queries, at, keys, slots, groups, moving, s, n, False)
+        dots(one, job, douts, at, values, slots, groups, moving, ds, n, False)
         exp_product(one, job, s, ds, groups, n, minus_lse, minus_delta, job.size)
         mask(one, job, slots, groups, ds, n, 0.0)
-        axpys(one, job, dq, ZERO, keys, slots, spare, groups, step, ds, n)
+        axpys(one, job, dq, ZERO, keys, slots, spare, groups, moving, ds, n)
         t += 1
     if t > RUN:
         carry(one, job, total, dq, n, False)
         dq = total
     for r in range(n):
         row = sequence.q_row + task.first + r
-        write_row(one, job, dq, r, row_address(job.dq, b, h, row), scale)
+        write_row(one, job, dq, r, row_address(job.dq, b, h, row), job.dq.row, scale)
 
 
 @part_njit
-def _backward_key_block(one, job, tables, task, slots, spare, scratch):
+def _backward_key_block(one, job, tables, task, packs, slots, spare, scratch):
     """dk and dv of one block of keys, over all query heads that read it: dv = Pᵀ dout, dk = dSᵀ (scale q)."""
     sequence = tables.sequences[task.sequence]
-    keys, values = packed_keys(job)
-    queries, douts = packed_queries(job)
+    keys, values, queries, douts = packs.keys, packs.values, packs.queries, packs.douts
     dk, dv, total_dk, total_dv, s, ds = split_scratch(job, scratch)
-    zero = job.minus_delta  # 0 for the rows before the first panel
+    zero = packs.minus_delta  # 0 for the rows before the first panel
     zero_rows(one, job, dk, ZERO, task.count)
     zero_rows(one, job, dv, ZERO, task.count)
     begin, tiles = sequence.k_start + task.first, ZERO
@@ -90,21 +90,21 @@ def _backward_key_block(one, job, tables, task, slots, spare, scratch):
             at = panel.row + first - panel.first
             t = ZERO
             while True:
-                groups, step = key_tile(slots, tables, route, t, first, n, by_offset)
+                groups, moving = key_tile(slots, tables, route, t, first, n, by_offset)
                 if groups == 0:
                     break
                 if tiles > 0 and tiles % RUN == 0:
                     carry(one, job, total_dk, dk, task.count, tiles == RUN)
                     carry(one, job, total_dv, dv, task.count, tiles == RUN)
-                fill_by_slot(one, job, job.minus_lse, slots, groups, step, s, n)
-                fill_by_slot(one, job, job.minus_delta, slots, groups, step, ds, n)
-                dots(one, job, keys, at, queries, slots, groups, step, s, n, True)
-                dots(one, job, values, at, douts, slots, groups, step, ds, n, True)
+                fill_by_slot(one, job, packs.minus_lse, slots, groups, moving, s, n)
+                fill_by_slot(one, job, packs.minus_delta, slots, groups, moving, ds, n)
+                dots(one, job, keys, at, queries, slots, groups, moving, s, n, True)
+                dots(one, job, values, at, douts, slots, groups, moving, ds, n, True)
                 exp_product(one, job, s, ds, groups, n, zero, zero, ZERO)
                 mask(one, job, slots, groups, s, n, 0.0)
                 mask(one, job, slots, groups, ds, n, 0.0)
-                axpys(one, job, dv, first - begin, douts, slots, spare, groups, step, s, n)
-                axpys(one, job, dk, first - begin, queries, slots, spare, groups, step, ds, n)
+                axpys(one, job, dv, first - begin, douts, slots, spare, groups, moving, s, n)
+                axpys(one, job, dk, first - begin, queries, slots, spare, groups, moving, ds, n)
                 t, tiles = t + 1, tiles + 1
     if tiles > RUN:
         carry(one, job, total_dk, dk, task.count, False)
@@ -113,8 +113,8 @@ def _backward_key_block(one, job, tables, task, slots, spare, scratch):
     b, h = sequence.batch, task.head
     for r in range(task.count):
         row = sequence.k_row + task.first + r
-        write_row(one, job, dk, r, row_address(job.dk, b, h, row), one)
-        write_row(one, job, dv, r, row_address(job.dv, b, h, row), one)
+        write_row(one, job, dk, r, row_address(job.dk, b, h, row), job.dk.row, one)
+        write_row(one, job, dv, r, row_address(job.dv, b, h, row), job.dv.row, one)
 
 
 @cached_njit
@@ -123,18 +123,24 @@ def backward(one, scale, jobs, tables, word, helps):
     if not enter(word, helps):
         return
     job, tables = jobs[0], unowned(tables)
-    slots, spare, scratch = open_scratch(one, job)
-    pack_queries(one, scale, job, tables, pack_keys(one, job, tables), slots.start)
-    wait(job, tables.key_pieces.size + tables.query_pieces.size)
-    key_tasks, query_tasks = tables.key_tasks, tables.query_tasks
+    worker = draw(job, WORKERS)
+    slots, spare, scratch = open_scratch(one, job, worker)
+    if not job.whole:
+        pack_all_queries(one, scale, job, tables, pack_all_keys(one, job, tables), slots.start)
+        wait(job, tables.key_pieces.size + tables.query_pieces.size)
     while True:
-        t = draw(job, TASKS)
-        if t >= key_tasks.size + query_tasks.size:
+        first, last = draw_tasks(job, tables)
+        if first == last:
             break
-        if t < key_tasks.size:
-            _backward_key_block(one, job, tables, key_tasks[t], slots, spare, scratch)
-        else:
-            _backward_query_block(
-                one, scale, job, tables, query_tasks[t - key_tasks.size], slots, spare, scratch
-            )
+        stage = tables.stages[tables.tasks[first].stage]
+        packs = packs_of(job, stage, worker)
+        if job.whole:
+            pack_keys(one, job, tables, stage, packs)
+            pack_queries(one, scale, job, tables, stage, packs, slots.start)
+        for t in range(first, last):
+            task = tables.tasks[t]
+            if task.keys:
+                _backward_key_block(one, job, tables, task, packs, slots, spare, scratch)
+            else:
+                _backward_query_block(one, scale, job, tables, task, packs, slots, spare, scratch)
     leave(word, helps)

@@ -1,8 +1,8 @@
 """Backward in one pass: five products per pair, where two passes need seven.
 
 The probabilities of a tile and their gradients serve dq, dk and dv at once. So each row of dk and dv must
-belong to one worker: a task is all work on one key head of a sequence, in a fixed order, so that results
-repeat for any number of threads.
+belong to one worker: it takes whole stages, each in a fixed order, so that results repeat for any number of
+threads.
 
 dk and dv of a tile are computed key by key. Key row c meets slot u in row r = c - rows[u] of the block, so
 the weights of eight slots are shifted against each other: they are transposed to columns, one per slot with
@@ -18,16 +18,14 @@ from primeattn.compiled.jit import cached_njit, part_njit
 from primeattn.compiled.simd import GROUP, LINE, transpose8, view
 from primeattn.compiled.unowned import unowned
 from primeattn.kernels.cpu.packing import (
-    TASKS,
+    WORK,
+    WORKERS,
     draw,
     minus_lse_and_delta,
     open_scratch,
     pack_keys,
-    pack_local,
-    packed_keys,
-    wait,
+    packs_of,
 )
-from primeattn.kernels.cpu.plan import LOCAL_SPACE
 from primeattn.kernels.cpu.slots import SLOT_BYTES, SLOTS, Slots, query_tile
 from primeattn.kernels.cpu.tiles import (
     RUN,
@@ -43,6 +41,7 @@ from primeattn.kernels.cpu.tiles import (
     group_bytes,
     mask,
     row_address,
+    step_of,
     tile_group,
     write_row,
     zero_rows,
@@ -71,14 +70,13 @@ class Scratch(NamedTuple):
     total_dk: Packed  # only where sums are long
     total_dv: Packed
     span: int
-    panels: int  # packed rows of a short sequence
 
 
-def scratch_bytes(block: int, lines: int, size: int, n_k: int, local: bool, terms: int) -> int:
+def scratch_bytes(block: int, lines: int, size: int, n_k: int, terms: int) -> int:
     """Bytes of one worker's scratch for the longest sequence; a row of dk sums at most ``terms`` terms. See
     ``_split``."""
     keys = n_k + 2 * block + GROUP
-    rows = 2 * block + 2 * (3 * block + GROUP) + (4 if terms > TERMS else 2) * keys + 2 * LOCAL_SPACE * local
+    rows = 2 * block + 2 * (3 * block + GROUP) + (4 if terms > TERMS else 2) * keys
     tiles = 2 * (SLOTS // GROUP) * (block * GROUP * size + LINE)
     numbers = 2 * block + (GROUP + 1) * (3 * block + 2 * GROUP) + GROUP * (2 * block + 2 * GROUP)
     return rows * lines * LINE + tiles + -(-numbers * size // LINE) * LINE + 2 * SLOT_BYTES
@@ -88,7 +86,7 @@ def scratch_bytes(block: int, lines: int, size: int, n_k: int, local: bool, term
 def _split(job, scratch, n_q, n_k):
     block, row = min(job.block, (max(n_q, 1) + GROUP - 1) // GROUP * GROUP), job.lines * LINE
     padded, keys, span = 3 * block + GROUP, n_k + 2 * block + GROUP, 3 * block + 2 * GROUP
-    dq = scratch + 2 * LOCAL_SPACE * job.local * row
+    dq = scratch
     q = dq + 2 * block * row
     dout = q + padded * row
     dk = dout + padded * row
@@ -118,7 +116,6 @@ def _split(job, scratch, n_q, n_k):
         Packed(end, keys),
         Packed(end + keys * row, keys),
         span,
-        scratch,
     )
 
 
@@ -132,9 +129,9 @@ def _load_block(one, scale, job, sequence, head, first, n, room, eight):
     minus_lse, minus_delta = view(room.minus_lse, n, one), view(room.minus_delta, n, one)
     for r in range(n):
         row = sequence.q_row + first + r
-        copy_row(one, job, row_address(job.q, b, h, row), room.q, block + r, scale)
+        copy_row(one, job, row_address(job.q, b, h, row), job.q.row, room.q, block + r, scale)
         dout = row_address(job.dout, b, h, row)
-        copy_row(one, job, dout, room.dout, block + r, one)
+        copy_row(one, job, dout, job.dout.row, room.dout, block + r, one)
         minus_lse[r], minus_delta[r] = minus_lse_and_delta(
             one, job, b, h, row, room.dout, block + r, room.dq, r, eight
         )
@@ -208,11 +205,11 @@ def _add_group(one, job, slots, g, step, room, shifted, x, shift, y, n):
 
 
 @part_njit
-def _backward_key_head(one, scale, job, tables, index, kv_head, slots, shifted, scratch):
-    """dk and dv of a sequence and key head, and dq of the query heads that read it."""
-    sequence = tables.sequences[index]
+def _backward_stage(one, scale, job, tables, stage, packs, slots, shifted, scratch):
+    """dk and dv of a key head, and dq of the query heads that read it."""
+    sequence, kv_head = tables.sequences[stage.sequence], stage.head
     room = _split(job, scratch, sequence.n_q, sequence.n_k)
-    keys, values = packed_keys(job)
+    keys, values = packs.keys, packs.values
     view(room.columns, (GROUP + 1) * room.span, one)[:] = 0
     zero_rows(one, job, room.q, ZERO, room.q.rows)
     zero_rows(one, job, room.dout, ZERO, room.dout.rows)
@@ -220,9 +217,7 @@ def _backward_key_head(one, scale, job, tables, index, kv_head, slots, shifted, 
     zero_rows(one, job, room.dv, ZERO, room.dv.rows)
     b, n_k, terms, carried = sequence.batch, sequence.n_k, ZERO, False
     for head in range(kv_head * job.heads_per_key, (kv_head + 1) * job.heads_per_key):
-        route = tables.routes[index, head]
-        if job.local:
-            keys, values = pack_local(one, job, tables, sequence, route, room.panels)
+        route = tables.routes[stage.sequence, head]
         for first in range(0, sequence.n_q, room.block):
             n = min(room.block, sequence.n_q - first)
             if terms > TERMS * sequence.n_q:
@@ -234,20 +229,21 @@ def _backward_key_head(one, scale, job, tables, index, kv_head, slots, shifted, 
             zero_rows(one, job, room.dq, ZERO, n)
             t, position = ZERO, sequence.q_start + first
             while True:
-                groups, step = query_tile(slots, tables, route, t, position, n)
+                groups, moving = query_tile(slots, tables, route, t, position, n)
                 if groups == 0:
                     break
                 if t > 0 and t % RUN == 0:
                     carry(one, job, room.total_dq, room.dq, n, t == RUN)
-                dots(one, job, room.q, room.block, keys, slots, groups, step, room.s, n, False)
-                dots(one, job, room.dout, room.block, values, slots, groups, step, room.ds, n, False)
+                dots(one, job, room.q, room.block, keys, slots, groups, moving, room.s, n, False)
+                dots(one, job, room.dout, room.block, values, slots, groups, moving, room.ds, n, False)
                 exp_product(one, job, room.s, room.ds, groups, n, room.minus_lse, room.minus_delta, job.size)
                 mask(one, job, slots, groups, room.s, n, 0.0)
                 mask(one, job, slots, groups, room.ds, n, 0.0)
-                axpys(one, job, room.dq, ZERO, keys, slots, shifted, groups, step, room.ds, n)
-                panel = tables.key_panels[route.keys if step == 1 else route.globals]
-                shift = room.block + panel.first - sequence.k_start - panel.row
+                axpys(one, job, room.dq, ZERO, keys, slots, shifted, groups, moving, room.ds, n)
                 for g in range(groups):
+                    step = step_of(g, moving)
+                    panel = tables.key_panels[route.keys if step == 1 else route.globals]
+                    shift = room.block + panel.first - sequence.k_start - panel.row
                     _transpose(one, job, tile_group(job, room.s, g), room, n)
                     _add_group(one, job, slots, g, step, room, shifted, room.dv, shift, room.dout, n)
                     _transpose(one, job, tile_group(job, room.ds, g), room, n)
@@ -259,7 +255,7 @@ def _backward_key_head(one, scale, job, tables, index, kv_head, slots, shifted, 
                 dq_rows = room.total_dq
             dq = row_address(job.dq, b, head, sequence.q_row + first)
             for r in range(n):
-                write_row(one, job, dq_rows, r, dq + r * job.dq.row, scale)
+                write_row(one, job, dq_rows, r, dq + r * job.dq.row, job.dq.row, scale)
     dk_rows, dv_rows = room.dk, room.dv
     if carried:
         carry(one, job, room.total_dk, room.dk, room.block + n_k, False)
@@ -268,8 +264,8 @@ def _backward_key_head(one, scale, job, tables, index, kv_head, slots, shifted, 
     dk = row_address(job.dk, b, kv_head, sequence.k_row)
     dv = row_address(job.dv, b, kv_head, sequence.k_row)
     for j in range(n_k):
-        write_row(one, job, dk_rows, room.block + j, dk + j * job.dk.row, one)
-        write_row(one, job, dv_rows, room.block + j, dv + j * job.dv.row, one)
+        write_row(one, job, dk_rows, room.block + j, dk + j * job.dk.row, job.dk.row, one)
+        write_row(one, job, dv_rows, room.block + j, dv + j * job.dv.row, job.dv.row, one)
 
 
 @cached_njit
@@ -278,14 +274,14 @@ def backward(one, scale, jobs, tables, word, helps):
     if not enter(word, helps):
         return
     job, tables = jobs[0], unowned(tables)
-    if not job.local:
-        pack_keys(one, job, tables)
-        wait(job, tables.key_pieces.size)
-    slots, shifted, scratch = open_scratch(one, job)
-    kv_heads = tables.routes.shape[1] // job.heads_per_key
+    worker = draw(job, WORKERS)
+    slots, shifted, scratch = open_scratch(one, job, worker)
     while True:
-        t = draw(job, TASKS)
-        if t >= tables.sequences.size * kv_heads:
+        number = draw(job, WORK)
+        if number >= tables.stages.size:
             break
-        _backward_key_head(one, scale, job, tables, t // kv_heads, t % kv_heads, slots, shifted, scratch)
+        stage = tables.stages[number]
+        packs = packs_of(job, stage, worker)
+        pack_keys(one, job, tables, stage, packs)
+        _backward_stage(one, scale, job, tables, stage, packs, slots, shifted, scratch)
     leave(word, helps)

@@ -1,9 +1,9 @@
 """The forward: what one worker of a call does.
 
-Every worker runs the same function. It packs rows (see :mod:`.packing`) until none are left, waits until the
-others have finished theirs, and then draws tasks. Each task owns the rows it writes: a block of queries in
-the forward and for dq, a block of keys for dk and dv. So no order of sums depends on timing, and results
-repeat bit for bit for any number of threads.
+Every worker runs the same function. It draws tasks, or whole stages, until none are left; rows are packed
+before, see :mod:`.packing`. Each task owns the rows it writes: a block of queries in the forward and for dq,
+a block of keys for dk and dv. So no order of sums depends on timing, and results repeat bit for bit for any
+number of threads.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from primeattn.compiled.jit import cached_njit, part_njit
 from primeattn.compiled.simd import GROUP, LINE, view
 from primeattn.compiled.unowned import unowned
 from primeattn.kernels.cpu.packing import (
-    TASKS,
+    WORKERS,
     draw,
+    draw_tasks,
     open_scratch,
+    pack_all_keys,
     pack_keys,
-    pack_local,
-    packed_keys,
+    packs_of,
     wait,
 )
-from primeattn.kernels.cpu.plan import LOCAL_SPACE
 from primeattn.kernels.cpu.slots import SLOT_BYTES, SLOTS, query_tile
 from primeattn.kernels.cpu.tiles import (
     RUN,
@@ -42,30 +42,32 @@ from primeattn.kernels.cpu.tiles import (
 )
 
 
-def scratch_bytes(block: int, lines: int, size: int, gather: bool, local: bool) -> int:
+def scratch_bytes(block: int, lines: int, size: int, gather: bool) -> int:
     """Bytes of a worker's scratch: slots, blocks of rows, two tiles of scores, or one and copies of rows."""
     tile = SLOTS // GROUP * (block * GROUP * size + LINE)
-    copied = 2 * block * SLOTS if gather else 2 * LOCAL_SPACE if local else 0
+    copied = 2 * block * SLOTS if gather else 0
     rest = max(tile, block * LINE + copied * lines * LINE)
     return 4 * block * lines * LINE + tile + rest + 2 * SLOT_BYTES
 
 
 @part_njit
-def _gather(one, job, sequence, panel, step, slots, groups, head, n, keys, values):
+def _gather(one, job, tables, sequence, route, slots, groups, moving, head, n, keys, values):
     """Copy the rows that a tile needs, and point its slots to the copies; each slot has ``block`` rows.
 
     For few queries against many keys, this is less work than packing every key.
     """
-    first = sequence.k_row + panel.first - sequence.k_start - panel.row
     k = row_address(job.k, sequence.batch, head // job.heads_per_key, ZERO)
     v = row_address(job.v, sequence.batch, head // job.heads_per_key, ZERO)
     for u in range(groups * GROUP):
-        for r in range(n if step else 1):
+        moves = u < moving * GROUP
+        panel = tables.key_panels[route.keys if moves else route.globals]
+        first = sequence.k_row + panel.first - sequence.k_start - panel.row
+        for r in range(n if moves else 1):
             row = u * job.block + r
-            if slots.low[u] <= r < slots.high[u] or (step == 0 and slots.low[u] < slots.high[u]):
+            if slots.low[u] <= r < slots.high[u] or (not moves and slots.low[u] < slots.high[u]):
                 source = first + slots.rows[u] + r
-                copy_row(one, job, k + source * job.k.row, keys, row, one)
-                copy_row(one, job, v + source * job.v.row, values, row, one)
+                copy_row(one, job, k + source * job.k.row, ZERO, keys, row, one)
+                copy_row(one, job, v + source * job.v.row, ZERO, values, row, one)
             else:
                 zero_rows(one, job, keys, row, ZERO + 1)
                 zero_rows(one, job, values, row, ZERO + 1)
@@ -73,10 +75,10 @@ def _gather(one, job, sequence, panel, step, slots, groups, head, n, keys, value
 
 
 @part_njit
-def _forward_block(one, scale, job, tables, task, slots, spare, scratch):
+def _forward_block(one, scale, job, tables, task, packs, slots, spare, scratch):
     """out and lse of one block of queries."""
     sequence, route = tables.sequences[task.sequence], tables.routes[task.sequence, task.head]
-    keys, values = packed_keys(job)
+    keys, values = packs.keys, packs.values
     q, out, total, _, s, numbers = split_scratch(job, scratch)
     maxima = view(numbers, 3 * job.block, one)
     sums = view(numbers + 3 * job.block * job.size, 2 * job.block, one)
@@ -84,29 +86,26 @@ def _forward_block(one, scale, job, tables, task, slots, spare, scratch):
     if job.gather:
         keys = Packed(copies, SLOTS * job.block)
         values = Packed(copies + keys.rows * job.lines * LINE, keys.rows)
-    elif job.local:
-        keys, values = pack_local(one, job, tables, sequence, route, copies)
     n, b, h = task.count, sequence.batch, task.head
     maxima[:n] = maxima[job.block : job.block + n] = np.finfo(maxima.dtype).min
     sums[:n] = 0
     zero_rows(one, job, out, ZERO, n)
     for r in range(n):
         row = sequence.q_row + task.first + r
-        copy_row(one, job, row_address(job.q, b, h, row), q, r, scale)
+        copy_row(one, job, row_address(job.q, b, h, row), job.q.row, q, r, scale)
     t, position = ZERO, sequence.q_start + task.first
     while True:
-        groups, step = query_tile(slots, tables, route, t, position, n)
+        groups, moving = query_tile(slots, tables, route, t, position, n)
         if groups == 0:
             break
         if t > 0 and t % RUN == 0:
             carry_softmax(one, job, total, out, maxima, sums, n, t == RUN)
         if job.gather:
-            panel = tables.key_panels[route.keys if step else route.globals]
-            _gather(one, job, sequence, panel, step, slots, groups, h, n, keys, values)
-        dots(one, job, q, ZERO, keys, slots, groups, step, s, n, False)
+            _gather(one, job, tables, sequence, route, slots, groups, moving, h, n, keys, values)
+        dots(one, job, q, ZERO, keys, slots, groups, moving, s, n, False)
         mask(one, job, slots, groups, s, n, -np.inf)
         softmax(one, job, out, maxima, sums, s, groups, n)
-        axpys(one, job, out, ZERO, values, slots, spare, groups, step, s, n)
+        axpys(one, job, out, ZERO, values, slots, spare, groups, moving, s, n)
         t += 1
     if t > RUN:
         carry_softmax(one, job, total, out, maxima, sums, n, False)
@@ -114,7 +113,7 @@ def _forward_block(one, scale, job, tables, task, slots, spare, scratch):
     for r in range(n):
         row = sequence.q_row + task.first + r
         factor = one / sums[r] if sums[r] != 0 else sums[r]
-        write_row(one, job, out, r, row_address(job.out, b, h, row), factor)
+        write_row(one, job, out, r, row_address(job.out, b, h, row), job.out.row, factor)
         if job.lse.address != 0:
             lse = view(row_address(job.lse, b, h, row), ZERO + 1, one)
             lse[0] = maxima[r] + np.log(sums[r])
@@ -136,14 +135,19 @@ def forward(one, scale, jobs, tables, word, helps):
     if not enter(word, helps):
         return
     job, tables = jobs[0], unowned(tables)
-    tasks = tables.query_tasks
-    if not (job.gather or job.local):
-        pack_keys(one, job, tables)
+    worker = draw(job, WORKERS)
+    slots, spare, scratch = open_scratch(one, job, worker)
+    if not (job.whole or job.gather):
+        pack_all_keys(one, job, tables)
         wait(job, tables.key_pieces.size)
-    slots, spare, scratch = open_scratch(one, job)
     while True:
-        t = draw(job, TASKS)
-        if t >= tasks.size:
+        first, last = draw_tasks(job, tables)
+        if first == last:
             break
-        _forward_block(one, scale, job, tables, tasks[t], slots, spare, scratch)
+        stage = tables.stages[tables.tasks[first].stage]
+        packs = packs_of(job, stage, worker)
+        if job.whole:
+            pack_keys(one, job, tables, stage, packs)
+        for t in range(first, last):
+            _forward_block(one, scale, job, tables, tables.tasks[t], packs, slots, spare, scratch)
     leave(word, helps)

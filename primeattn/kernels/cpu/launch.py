@@ -8,7 +8,7 @@ import numpy as np
 
 from primeattn.compiled import threads
 from primeattn.compiled.simd import LINE
-from primeattn.kernels.cpu import backward, backward_fused, forward, records, scalar
+from primeattn.kernels.cpu import backward, backward_fused, forward, packing, records, scalar
 from primeattn.kernels.cpu.plan import make_plans
 
 SERIAL_WORK = 1_000_000  # multiply-adds below which waking a second thread costs more than it saves
@@ -32,40 +32,43 @@ def run(call):
 
 
 def _forward(call, plan):
-    packs = {} if plan.gather else _key_packs(plan)
     size = call.arrays["q"].itemsize
-    scratch_bytes = forward.scratch_bytes(plan.block, plan.lines, size, plan.gather, plan.local)
-    _run(forward.forward, call, plan, packs, scratch_bytes, plan.tables.query_tasks.size, products=2)
+    scratch_bytes = forward.scratch_bytes(plan.block, plan.lines, size, plan.gather)
+    workers = _workers(plan, plan.tables.tasks.size, products=2)
+    _run(forward.forward, call, plan, scratch_bytes, workers, plan.whole(workers))
 
 
 def _backward_in_one_pass(call, plan):
     size, lengths, kv_heads = call.arrays["q"].itemsize, plan.tables.sequences["n_k"], call.kv_heads
     longest, routes = max(int(lengths.max()), 1), plan.tables.routes
     terms = int((routes["end"] - routes["begin"]).max()) * call.heads_per_key
-    scratch_bytes = backward_fused.scratch_bytes(plan.block, plan.lines, size, longest, plan.local, terms)
-    # A worker has room for the longest: so many of them as the rest takes as long as that.
-    tasks = min(lengths.size * kv_heads, -(-int(lengths.sum()) * kv_heads // longest))
-    _run(backward_fused.backward, call, plan, _key_packs(plan), scratch_bytes, max(tasks, 1), products=5)
+    scratch_bytes = backward_fused.scratch_bytes(plan.block, plan.lines, size, longest, terms)
+    # A worker has room for the longest stage: so many workers as the rest takes as long as that.
+    stages = min(plan.tables.stages.size, -(-int(lengths.sum()) * kv_heads // longest))
+    workers = _workers(plan, max(stages, 1), products=5)
+    _run(backward_fused.backward, call, plan, scratch_bytes, workers, whole=True)
 
 
 def _backward_in_two_passes(call, plan):
-    size = call.arrays["q"].itemsize
-    rows, numbers = plan.query_rows * plan.lines * LINE, -(-plan.query_rows * size // LINE) * LINE
-    packs = _key_packs(plan) | {"queries": rows, "douts": rows, "minus_lse": numbers, "minus_delta": numbers}
-    tasks = plan.tables.query_tasks.size + plan.tables.key_tasks.size
-    scratch_bytes = forward.scratch_bytes(plan.block, plan.lines, size, False, False)
-    _run(backward.backward, call, plan, packs, scratch_bytes, tasks, products=7)
+    scratch_bytes = forward.scratch_bytes(plan.block, plan.lines, call.arrays["q"].itemsize, False)
+    workers = _workers(plan, plan.tables.tasks.size, products=7)
+    _run(backward.backward, call, plan, scratch_bytes, workers, plan.whole(workers))
 
 
-def _key_packs(plan):
-    return dict.fromkeys(("keys", "values"), plan.key_rows * plan.lines * LINE)
+def _workers(plan, tasks, products):
+    return min(threads.get_num_threads(), tasks) if plan.work * products > SERIAL_WORK else 1
 
 
-def _run(kernel, call, plan, packs, scratch_bytes, tasks, products):
-    """Lay out scratch memory, ``packs`` by name and ``scratch_bytes`` per worker, and run the kernel."""
+def _run(kernel, call, plan, scratch_bytes, workers, whole):
+    """Lay out packed rows and ``scratch_bytes`` per worker, and run the kernel."""
     q, workspace = call.arrays["q"], call.workspace
-    workers = min(threads.get_num_threads(), tasks) if plan.work * products > SERIAL_WORK else 1
-    sizes = {"counters": LINE} | packs | {"scratch": workers * scratch_bytes}
+    key_rows, query_rows = plan.rows_of_stage if whole else plan.rows_at_once
+    packs_bytes = packing.packs_bytes(key_rows, query_rows, plan.lines, q.itemsize)
+    sizes = {
+        "counters": LINE,
+        "packs": workers * packs_bytes if whole else packs_bytes,
+        "scratch": workers * scratch_bytes,
+    }
     total = sum(sizes.values()) + LINE
     numbers = {
         "head_dim": call.head_dim,
@@ -74,9 +77,10 @@ def _run(kernel, call, plan, packs, scratch_bytes, tasks, products):
         "heads_per_key": call.heads_per_key,
         "block": plan.block,
         "gather": plan.gather,
-        "local": plan.local,
-        "key_rows": plan.key_rows,
-        "query_rows": plan.query_rows,
+        "whole": whole,
+        "key_rows": key_rows,
+        "query_rows": query_rows,
+        "packs_bytes": packs_bytes if whole else 0,
         "scratch_bytes": scratch_bytes,
     }
     with nullcontext() if workspace is None else workspace.guard():

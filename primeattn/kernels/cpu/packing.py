@@ -1,72 +1,74 @@
 """Packing: copies the rows of a call into panels.
 
 Packed rows begin on a cache line, fill whole lines, and have zero rows around each run, so that one vector
-path serves every layout, head_dim and ragged end. All workers of a call pack together, piece by piece, before
-any of them computes.
+path serves every layout, head_dim and ragged end. Where there are enough stages for all workers, each worker
+takes one stage after the other and packs it just before it computes, while the rows are in its cache.
+Otherwise all workers pack together, piece by piece, before any of them computes.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
 from primeattn.compiled.handover import pause
 from primeattn.compiled.jit import part_njit
 from primeattn.compiled.simd import LINE, atomic_add, view
-from primeattn.kernels.cpu.plan import LOCAL_SPACE
 from primeattn.kernels.cpu.slots import SLOT_BYTES, make_slots
 from primeattn.kernels.cpu.tiles import ZERO, Packed, copy_row, dot_group, row_address, zero_rows
 
-# Counters of a call: pieces drawn, pieces packed, tasks drawn, workers begun.
-PIECES, PACKED, TASKS, WORKERS = (np.int64(i) for i in range(4))
+# Counters of a call: pieces drawn, pieces packed, tasks or stages drawn, workers begun.
+PIECES, PACKED, WORK, WORKERS = (np.int64(i) for i in range(4))
+
+
+class Packs(NamedTuple):
+    """Packed rows of a stage: those of its keys, and in a two-pass backward those of its queries."""
+
+    keys: Packed
+    values: Packed
+    queries: Packed  # scale * q
+    douts: Packed
+    minus_lse: int  # address of -lse by packed query
+    minus_delta: int  # and of dlse - rowsum(dout * out)
+
+
+def packs_bytes(key_rows: int, query_rows: int, lines: int, size: int) -> int:
+    """Bytes of packed rows; see ``packs_of``."""
+    return 2 * (key_rows + query_rows) * lines * LINE + 2 * -(-query_rows * size // LINE) * LINE
 
 
 @part_njit
-def packed_keys(job):
-    """Keys and values of all panels."""
-    return Packed(job.keys, job.key_rows), Packed(job.values, job.key_rows)
+def packs_of(job, stage, worker):
+    """Where the rows of a stage are packed, if ``worker`` takes it."""
+    at, width = job.packs + worker * job.packs_bytes, job.lines * LINE
+    values = at + job.key_rows * width
+    queries = values + job.key_rows * width
+    douts = queries + job.query_rows * width
+    minus_lse = douts + job.query_rows * width
+    minus_delta = minus_lse + (job.query_rows * job.size + LINE - 1) // LINE * LINE
+    key, query = (ZERO, ZERO) if job.whole else (stage.key_row, stage.query_row)
+    return Packs(
+        Packed(at + key * width, stage.key_rows),
+        Packed(values + key * width, stage.key_rows),
+        Packed(queries + query * width, stage.query_rows),
+        Packed(douts + query * width, stage.query_rows),
+        minus_lse + query * job.size,
+        minus_delta + query * job.size,
+    )
 
 
 @part_njit
-def packed_queries(job):
-    """scale * q and dout of all panels."""
-    return Packed(job.queries, job.query_rows), Packed(job.douts, job.query_rows)
-
-
-@part_njit
-def _copy_keys(one, job, sequence, panel, start, count, keys, values):
-    """Pack ``count`` rows of a panel from its row ``start`` on."""
-    source = sequence.k_row + panel.first - sequence.k_start + start
+def _pack_keys(one, job, sequence, panel, piece, packs):
+    source = sequence.k_row + panel.first - sequence.k_start + piece.start
     k = row_address(job.k, sequence.batch, panel.head, source)
     v = row_address(job.v, sequence.batch, panel.head, source)
-    row = panel.row + start
-    for i in range(count):
-        copy_row(one, job, k + i * job.k.row, keys, row + i, one)
-        copy_row(one, job, v + i * job.v.row, values, row + i, one)
-
-
-@part_njit
-def _pack_keys(one, job, sequences, panels, piece):
-    panel = panels[piece.panel]
-    keys, values = packed_keys(job)
-    row = panel.row + piece.start - piece.zeros
-    zero_rows(one, job, keys, row, piece.zeros)
-    zero_rows(one, job, values, row, piece.zeros)
-    _copy_keys(one, job, sequences[panel.sequence], panel, piece.start, piece.count, keys, values)
-
-
-@part_njit
-def pack_local(one, job, tables, sequence, route, scratch):
-    """Pack the panels of a short sequence in a worker's scratch; return its packed keys and values."""
-    keys = Packed(scratch, LOCAL_SPACE)
-    values = Packed(scratch + LOCAL_SPACE * job.lines * LINE, LOCAL_SPACE)
-    key_panel = tables.key_panels[route.keys]
-    for side in (keys, values):
-        zero_rows(one, job, side, ZERO, key_panel.row)
-        zero_rows(one, job, side, key_panel.row + key_panel.count, key_panel.row)
-    for number in (route.keys, route.globals):
-        panel = tables.key_panels[number]
-        _copy_keys(one, job, sequence, panel, ZERO, panel.count, keys, values)
-    return keys, values
+    row = panel.row + piece.start
+    zero_rows(one, job, packs.keys, row - piece.zeros, piece.zeros)
+    zero_rows(one, job, packs.values, row - piece.zeros, piece.zeros)
+    for i in range(piece.count):
+        copy_row(one, job, k + i * job.k.row, job.k.row, packs.keys, row + i, one)
+        copy_row(one, job, v + i * job.v.row, job.v.row, packs.values, row + i, one)
 
 
 @part_njit
@@ -78,7 +80,7 @@ def minus_lse_and_delta(one, job, b, h, r, douts, row, spare, spare_row, eight):
     """
     lse = view(row_address(job.lse, b, h, r), ZERO + 1, one)[0]
     out = row_address(job.out, b, h, r)
-    copy_row(one, job, out, spare, spare_row, one)
+    copy_row(one, job, out, job.out.row, spare, spare_row, one)
     eight[:] = 0
     two = spare_row, spare_row
     dot_group(one, job, douts, row, spare, two, ZERO, np.int64(eight.ctypes.data), ZERO, ZERO + 1, ZERO)
@@ -89,25 +91,24 @@ def minus_lse_and_delta(one, job, b, h, r, douts, row, spare, spare_row, eight):
 
 
 @part_njit
-def _pack_queries(one, scale, job, sequences, panels, piece, eight):
+def _pack_queries(one, scale, job, sequence, panel, piece, packs, eight):
     """Pack scale * q and dout, and for each query -lse and dlse - rowsum(dout * out)."""
-    panel = panels[piece.panel]
-    sequence = sequences[panel.sequence]
-    queries, douts = packed_queries(job)
-    minus_lse = view(job.minus_lse, job.query_rows, one)
-    minus_delta = view(job.minus_delta, job.query_rows, one)
+    minus_lse = view(packs.minus_lse, packs.queries.rows, one)
+    minus_delta = view(packs.minus_delta, packs.queries.rows, one)
     row = panel.row + piece.start
-    zero_rows(one, job, queries, row - piece.zeros, piece.zeros)
-    zero_rows(one, job, douts, row - piece.zeros, piece.zeros)
+    zero_rows(one, job, packs.queries, row - piece.zeros, piece.zeros)
+    zero_rows(one, job, packs.douts, row - piece.zeros, piece.zeros)
     minus_lse[row - piece.zeros : row] = -np.inf
     minus_delta[row - piece.zeros : row] = 0
     b, h = sequence.batch, panel.head
     for i in range(row, row + piece.count):
         r = sequence.q_row + piece.start + i - row
         dout = row_address(job.dout, b, h, r)
-        copy_row(one, job, dout, douts, i, one)
-        minus_lse[i], minus_delta[i] = minus_lse_and_delta(one, job, b, h, r, douts, i, queries, i, eight)
-        copy_row(one, job, row_address(job.q, b, h, r), queries, i, scale)
+        copy_row(one, job, dout, job.dout.row, packs.douts, i, one)
+        minus_lse[i], minus_delta[i] = minus_lse_and_delta(
+            one, job, b, h, r, packs.douts, i, packs.queries, i, eight
+        )
+        copy_row(one, job, row_address(job.q, b, h, r), job.q.row, packs.queries, i, scale)
 
 
 @part_njit
@@ -117,29 +118,53 @@ def draw(job, counter):
 
 
 @part_njit
-def open_scratch(one, job):
-    """Claim a worker's scratch: two Slots, and the address of the rest."""
-    at = job.scratch + draw(job, WORKERS) * job.scratch_bytes
+def open_scratch(one, job, worker):
+    """A worker's scratch: two Slots, and the address of the rest."""
+    at = job.scratch + worker * job.scratch_bytes
     return make_slots(one, at), make_slots(one, at + SLOT_BYTES), at + 2 * SLOT_BYTES
 
 
 @part_njit
-def pack_keys(one, job, tables):
-    """Pack keys, together with the other workers, until none are left; return the first number past them."""
+def pack_keys(one, job, tables, stage, packs):
+    """Pack the keys of a stage."""
+    sequence = tables.sequences[stage.sequence]
+    for p in range(stage.key_piece, stage.key_piece + stage.key_pieces):
+        piece = tables.key_pieces[p]
+        _pack_keys(one, job, sequence, tables.key_panels[piece.panel], piece, packs)
+
+
+@part_njit
+def pack_queries(one, scale, job, tables, stage, packs, eight):
+    """Pack the queries of a stage; ``eight`` are spare numbers."""
+    sequence = tables.sequences[stage.sequence]
+    for p in range(stage.query_piece, stage.query_piece + stage.query_pieces):
+        piece = tables.query_pieces[p]
+        _pack_queries(one, scale, job, sequence, tables.query_panels[piece.panel], piece, packs, eight)
+
+
+@part_njit
+def pack_all_keys(one, job, tables):
+    """Pack the keys of all stages, together with the other workers; return the first number past them."""
     while True:
         p = draw(job, PIECES)
         if p >= tables.key_pieces.size:
             return p
-        _pack_keys(one, job, tables.sequences, tables.key_panels, tables.key_pieces[p])
+        piece = tables.key_pieces[p]
+        panel = tables.key_panels[piece.panel]
+        stage = tables.stages[panel.stage]
+        _pack_keys(one, job, tables.sequences[stage.sequence], panel, piece, packs_of(job, stage, ZERO))
         draw(job, PACKED)
 
 
 @part_njit
-def pack_queries(one, scale, job, tables, p, eight):
-    """Pack queries from number ``p`` on, as returned by ``pack_keys``; ``eight`` are spare numbers."""
+def pack_all_queries(one, scale, job, tables, p, eight):
+    """Pack the queries of all stages from number ``p`` on, as returned by ``pack_all_keys``."""
     while p - tables.key_pieces.size < tables.query_pieces.size:
         piece = tables.query_pieces[p - tables.key_pieces.size]
-        _pack_queries(one, scale, job, tables.sequences, tables.query_panels, piece, eight)
+        panel = tables.query_panels[piece.panel]
+        stage = tables.stages[panel.stage]
+        sequence, packs = tables.sequences[stage.sequence], packs_of(job, stage, ZERO)
+        _pack_queries(one, scale, job, sequence, panel, piece, packs, eight)
         draw(job, PACKED)
         p = draw(job, PIECES)
 
@@ -150,3 +175,20 @@ def wait(job, pieces):
     turn = ZERO
     while atomic_add(job.counters + 8 * PACKED, ZERO) < pieces:
         turn = pause(turn)
+
+
+@part_njit
+def draw_tasks(job, tables):
+    """Draw work: the numbers of its tasks, from the first to before the last; none if nothing is left.
+
+    It is one task, or all of a stage.
+    """
+    number = draw(job, WORK)
+    while job.whole and number < tables.stages.size and tables.stages[number].tasks == 0:
+        number = draw(job, WORK)
+    if not job.whole:
+        return min(number, tables.tasks.size), min(number + 1, tables.tasks.size)
+    if number >= tables.stages.size:
+        return ZERO, ZERO
+    stage = tables.stages[number]
+    return stage.task, stage.task + stage.tasks

@@ -3,14 +3,16 @@
 A plan says what is packed where and which blocks of rows are computed; it holds no data and no addresses, so
 calls of one shape share it. Table rows are records; the kernels read them by field.
 
-A *panel* is a run of consecutive rows of one sequence and head, packed into one space of rows per side (keys,
-queries) with zero rows around it, so that a block may read past either end. Keys that an offset can reach
+A *stage* is all work on one key head of a sequence. Its rows are packed as *panels*, runs of consecutive rows
+of one head, into one space per side (keys, queries), with zero rows around each, so that a block may read
+past either end. Keys that an offset can reach
 (j >= G) and global keys (j < G) are panels of their own: the first move along with the query, the second do
 not. Query heads that share a key head share its panels, as long as they agree on G.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -20,15 +22,15 @@ from primeattn.compiled.caches import cache_sizes
 from primeattn.compiled.simd import GROUP, LINE
 from primeattn.kernels.blocks import cut
 from primeattn.kernels.call import SEQUENCE, reach
-from primeattn.kernels.cpu.records import PANEL, PIECE, ROUTE, TASK, Tables
+from primeattn.kernels.cpu.records import PANEL, PIECE, ROUTE, STAGE, TASK, Tables
 from primeattn.patterns import Pattern
 
 __all__ = ["Plan", "make_plan", "make_plans", "parts"]
 
 PIECE_ROWS = 1024
-LOCAL_ROWS = 64  # most queries and keys of a short sequence
-LOCAL_SPACE = 4 * LOCAL_ROWS + GROUP  # packed rows of its two panels, and zeros around the keys
+SHORT_ROWS = 64  # most queries and keys of a short sequence
 KEPT_PLANS = 64
+EVEN = 0.9  # part of the time that workers must be busy, or they share each stage
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,14 @@ class Plan:
     lines: int  # cache lines of a packed row
     fused: bool  # whether the backward is one pass
     gather: bool  # whether the forward copies the rows of each tile instead of packing all keys
-    local: bool  # whether each task packs its own rows
-    key_rows: int  # packed rows
-    query_rows: int
+    rows_at_once: tuple[int, int]  # packed rows of all keys, and of all queries
+    rows_of_stage: tuple[int, int]  # the most of a stage
+    even: float  # number of stages, if all were as long as the longest
     work: float  # upper bound of the multiply-adds of one product over all pairs
+
+    def whole(self, workers: int) -> bool:
+        """Whether workers take whole stages: where these divide evenly between them."""
+        return not self.gather and EVEN * workers * math.ceil(self.even / workers) <= self.even
 
 
 CACHE = cache_sizes().get("L2", 512 * 1024)  # the second-level cache of a core
@@ -98,7 +104,7 @@ def parts(patterns, sequences) -> list[tuple]:
 
     result = []
     for kinds, table in ((patterns, rest), ((Pattern(None),) * len(patterns), runs)):
-        short = np.maximum(table["n_q"], table["n_k"]) <= LOCAL_ROWS
+        short = np.maximum(table["n_q"], table["n_k"]) <= SHORT_ROWS
         result += [(kinds, part) for part in (table[~short], table[short]) if part.size]
     return result
 
@@ -124,112 +130,135 @@ def make_plan(patterns, kv_heads, sequences, head_dim, itemsize, backward=False)
     """
     heads, count = len(patterns), len(sequences)
     n_q, n_k = int(sequences["n_q"].max(initial=0)), int(sequences["n_k"].max(initial=0))
-    local = max(n_q, n_k) <= LOCAL_ROWS
-    if not local:
-        # Longest first: the last tasks are short, and neighbouring panels need similar numbers of zero rows.
-        sequences = sequences[np.argsort(-sequences["n_q"], kind="stable")]
+    # Longest first: the last tasks are short.
+    sequences = sequences[np.argsort(-sequences["n_q"], kind="stable")]
     distinct = list(dict.fromkeys(patterns))
     runs = [pattern.offsets_between(*reach(sequences)) for pattern in distinct]
     ends = np.cumsum([run.size for run in runs])
     which = [distinct.index(pattern) for pattern in patterns]
     reads = [runs[w].size + pattern.global_tokens for w, pattern in zip(which, patterns, strict=True)]
-    fused = backward and (local or fuses(n_q, max(reads), count * kv_heads))
+    short = max(n_q, n_k) <= SHORT_ROWS
+    fused = backward and (short or fuses(n_q, max(reads), count * kv_heads))
     pairs = (
         sequences["n_q"][:, None] * np.minimum(sequences["n_k"][:, None], float(1) * np.array(reads))
     ).sum()
-    gather = not (local or backward) and bool(2 * pairs < kv_heads * sequences["n_k"].sum())
+    gather = not (short or backward) and bool(2 * pairs < kv_heads * sequences["n_k"].sum())
     rows = heads * int(sequences["n_q"].sum())
     block = fused_block_rows(n_q) if fused else block_rows(n_q, max(reads), rows)
 
+    stages = np.zeros((count, kv_heads), STAGE)
+    stages["sequence"], stages["head"] = np.arange(count)[:, None], np.arange(kv_heads)
+    stages = stages.reshape(-1)
+    heads_per_key = heads // kv_heads
     # Heads that share a key head and agree on G share two panels: the keys from G on, and those before.
-    shares = [(h // (heads // kv_heads), pattern.global_tokens) for h, pattern in enumerate(patterns)]
+    shares = [(h // heads_per_key, pattern.global_tokens) for h, pattern in enumerate(patterns)]
     names = list(dict.fromkeys(shares))
     first, last = sequences["k_start"][:, None], (sequences["k_start"] + sequences["n_k"])[:, None]
     edge = np.clip([[g for _, g in names]], first, last)
     owner = [h for h, _ in names]
-    keys = _panels(owner, edge, last - edge)
-    global_keys = _panels(owner, np.broadcast_to(first, edge.shape), edge - first)
-    query_shape = (count, heads)
-    zeros = np.minimum(sequences["n_q"], block)
-    if local:
-        keys["row"] = zeros[keys["sequence"]]
-        global_keys["row"] = 2 * keys["row"] + keys["count"]
-    if local or gather:  # nothing is packed ahead
-        key_panels, key_pieces, key_rows = np.concatenate([keys, global_keys]), np.zeros(0, PIECE), 0
+    keys = _panels(owner, owner, kv_heads, edge, last - edge)
+    global_keys = _panels(owner, owner, kv_heads, first, edge - first)
+    if gather:  # nothing is packed
+        key_panels, key_pieces = np.concatenate([keys, global_keys]), np.zeros(0, PIECE)
     else:
-        key_panels, key_pieces, key_rows = _pack(keys, global_keys, zeros)
-    query_panels, query_pieces, query_rows = np.zeros(0, PANEL), np.zeros(0, PIECE), 0
-    key_tasks = np.zeros(0, TASK)
+        key_panels, key_pieces = _pack(stages, "key", keys, global_keys, np.minimum(sequences["n_q"], block))
+    query_panels, query_pieces = np.zeros(0, PANEL), np.zeros(0, PIECE)
+    tasks = _late_first(_tasks(sequences["n_q"], heads, kv_heads, block))
     if backward and not fused:
-        queries = _panels(
-            range(heads),
-            np.broadcast_to(sequences["q_start"][:, None], query_shape),
-            np.broadcast_to(sequences["n_q"][:, None], query_shape),
-        )
+        key_tasks = _tasks(sequences["n_k"], kv_heads, kv_heads, block)
+        key_tasks["keys"] = 1
+        tasks = np.concatenate([key_tasks, tasks])
+        tasks = tasks[np.argsort(tasks["stage"], kind="stable")]
+        start, n_q = sequences["q_start"][:, None], sequences["n_q"][:, None]
+        owner = np.arange(heads) // heads_per_key
+        queries = _panels(owner, np.arange(heads), kv_heads, start, np.repeat(n_q, heads, axis=1))
+        end = np.arange(kv_heads)  # a panel without rows, for the zeros after the others
+        end = _panels(end, end, kv_heads, start, np.zeros((count, kv_heads), np.int64))
         zeros = np.minimum(sequences["n_k"], block)
-        query_panels, query_pieces, query_rows = _pack(queries, np.zeros(1, PANEL), zeros)
-        key_tasks = _tasks(sequences["n_k"], kv_heads, block)
+        query_panels, query_pieces = _pack(stages, "query", queries, end, zeros)
+    stages["task"], stages["tasks"] = _runs(tasks["stage"], stages.size)
 
-    routes = np.zeros(query_shape, ROUTE)
+    routes = np.zeros((count, heads), ROUTE)
     routes["begin"] = [ends[w] - runs[w].size for w in which]
     routes["end"] = [ends[w] for w in which]
     routes["keys"] = np.arange(count)[:, None] * len(names) + [names.index(share) for share in shares]
     routes["globals"] = routes["keys"] + keys.size
-    routes["queries"] = np.arange(count * heads).reshape(query_shape)
+    routes["queries"] = np.arange(count * heads).reshape(count, heads)
 
     tables = Tables(
         offsets=np.concatenate([*runs, np.zeros(0, np.int64)]),
         sequences=sequences,
+        stages=stages,
         routes=routes,
         key_panels=key_panels,
         query_panels=query_panels,
         key_pieces=key_pieces,
         query_pieces=query_pieces,
-        # The most work first: late queries have more keys, early keys have more queries.
-        query_tasks=_late_first(_tasks(sequences["n_q"], heads, block)),
-        key_tasks=key_tasks,
+        tasks=tasks,
     )
+    lengths = sequences["n_q"] + sequences["n_k"]
+    even = kv_heads * float(lengths.sum()) / max(int(lengths.max(initial=0)), 1)
     lines = -(-head_dim * itemsize // LINE)
-    return Plan(tables, block, lines, fused, gather, local, key_rows, query_rows, float(pairs * head_dim))
+    rows = [stages[f"{side}_rows"] for side in ("key", "query")]
+    at_once, of_stage = (tuple(int(f(r, initial=0)) for r in rows) for f in (np.sum, np.max))
+    return Plan(tables, block, lines, fused, gather, at_once, of_stage, even, float(pairs * head_dim))
 
 
-def _panels(heads, first, count):
-    """PANEL records, not yet placed, from (sequences, heads) tables of first positions and counts."""
+def _panels(owner, heads, kv_heads, first, count):
+    """PANEL records, not yet placed, of ``heads`` that belong to the key heads ``owner``.
+
+    Tables of first positions and counts are (sequences, heads).
+    """
     panels = np.zeros(count.shape, PANEL)
-    panels["sequence"] = np.arange(count.shape[0])[:, None]
+    panels["stage"] = np.arange(count.shape[0])[:, None] * kv_heads + owner
     panels["head"] = heads
     panels["first"], panels["count"] = first, count
     return panels.reshape(-1)
 
 
-def _pack(padded, plain, zeros):
-    """Place panels in one space of rows, with zero rows before and after the padded ones.
+def _pack(stages, side, padded, plain, zeros):
+    """Place the panels of each stage in a space of rows, with zero rows before and after the padded ones.
 
     ``zeros`` gives their number by sequence: the rows of the longest block that reads the panel. Neighbours
-    share the zero rows between them. The first panel has the most before it; unused slots read those.
-    Returns the panels, the pieces in which they are packed, and the size of the space.
+    share the zero rows between them; a space begins with zero rows, which unused slots read. Tells the stages
+    their rows and pieces on that ``side``, and returns the panels and the pieces in which they are packed.
     """
     panels = np.concatenate([padded, plain])
-    around = np.concatenate([zeros[padded["sequence"]], np.zeros(plain.size, np.int64)])
-    before = np.maximum(around, np.concatenate([[zeros.max()], around[:-1]]))
-    ends = np.cumsum(before + panels["count"])
-    panels["row"] = ends - panels["count"]
-    run, start, length = cut(panels["count"], PIECE_ROWS, at_least=1)
+    order = np.argsort(panels["stage"], kind="stable")
+    stage, count = panels["stage"][order], panels["count"][order]
+    around = np.where(order < padded.size, zeros[stages["sequence"][stage]], 0)
+    begins = np.diff(stage, prepend=-1) > 0
+    before = np.maximum(around, np.where(begins, 0, np.append(0, around[:-1])))
+    ends = np.cumsum(before + count)
+    start = (ends - count - before)[begins]
+    panels["row"][order] = ends - count - start[stage]
+    rows = np.diff(np.append(start, ends[-1])) + GROUP  # eights of numbers may be read past the last row
+    stages[f"{side}_row"], stages[f"{side}_rows"] = np.cumsum(rows) - rows, rows
+
+    run, first, length = cut(count, PIECE_ROWS, at_least=1)
     pieces = np.zeros(run.size, PIECE)
-    pieces["panel"], pieces["start"], pieces["count"] = run, start, length
-    pieces["zeros"] = np.where(start == 0, before[run], 0)
-    return panels, pieces, int(ends[-1]) + GROUP
+    pieces["panel"], pieces["start"], pieces["count"] = order[run], first, length
+    pieces["zeros"] = np.where(first == 0, before[run], 0)
+    stages[f"{side}_piece"], stages[f"{side}_pieces"] = _runs(stage[run], stages.size)
+    return panels, pieces
 
 
-def _tasks(lengths, heads, block):
+def _runs(numbers, count):
+    """Where the runs of 0 .. count - 1 in sorted ``numbers`` begin, and their lengths."""
+    lengths = np.bincount(numbers, minlength=count)
+    return np.cumsum(lengths) - lengths, lengths
+
+
+def _tasks(lengths, heads, kv_heads, block):
     """Blocks of rows of every sequence and head, as TASK records."""
     run, start, length = cut(np.repeat(lengths, heads), block)
     tasks = np.zeros(run.size, TASK)
     tasks["sequence"], tasks["head"] = np.divmod(run, heads)
+    tasks["stage"] = run // (heads // kv_heads)
     tasks["first"], tasks["count"] = start, length
     return tasks
 
 
 def _late_first(tasks):
-    """The blocks of every sequence and head from the last to the first."""
+    """The blocks of every sequence and head from the last to the first: late queries have more keys."""
     return tasks[np.lexsort((-tasks["first"], tasks["head"], tasks["sequence"]))]

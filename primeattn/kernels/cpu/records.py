@@ -1,8 +1,9 @@
 """Records that the compiled CPU kernels read: the tables of a plan, and one call as numbers.
 
-A *panel* is a run of consecutive rows of one sequence and head, packed into one space of rows per side (keys,
-queries). A *piece* is a part of a panel that is packed at once, a *route* says where the keys of a query
-head are, and a *task* is a block of rows that one worker computes.
+A *stage* is all work on one key head of a sequence: its keys and values, and the query heads that read them.
+A *panel* is a run of consecutive rows of one sequence and head; the panels of a stage are packed into one
+space of rows per side (keys, queries). A *piece* is a part of a panel that is packed at once, a *route* says
+where the keys of a query head are, and a *task* is a block of rows that one worker computes.
 """
 
 from __future__ import annotations
@@ -14,17 +15,32 @@ import numpy as np
 
 from primeattn.kernels.call import ARRAYS
 
-__all__ = ["ARRAY", "JOB", "PANEL", "PIECE", "ROUTE", "TASK", "Tables", "make_job"]
+__all__ = ["ARRAY", "JOB", "PANEL", "PIECE", "ROUTE", "STAGE", "TASK", "Tables", "make_job"]
 
 
 def _record(*names):
     return np.dtype([(name, np.int64) for name in names])
 
 
+STAGE = _record(
+    "sequence",
+    "head",  # a key head
+    "key_row",  # where all stages are packed before any is computed: its first row,
+    "key_rows",  # and its rows
+    "query_row",
+    "query_rows",
+    "key_piece",  # its first piece of keys,
+    "key_pieces",  # and the number of its pieces
+    "query_piece",
+    "query_pieces",
+    "task",  # its first task
+    "tasks",
+)
+
 PANEL = _record(
-    "sequence",  # index of the sequence
+    "stage",
     "head",  # a key head, or a query head
-    "row",  # packed row of the first position
+    "row",  # row of the first position in the space of its stage
     "first",  # first position
     "count",  # positions
 )
@@ -45,8 +61,10 @@ ROUTE = _record(
 )
 
 TASK = _record(
+    "stage",
+    "keys",  # 1: a block of keys, 0: of queries
     "sequence",
-    "head",  # a query head, or a key head
+    "head",  # a key head, or a query head
     "first",  # first row of the block, counted within the sequence
     "count",  # rows
 )
@@ -57,13 +75,13 @@ class Tables(NamedTuple):
 
     offsets: np.ndarray  # int64, those of all distinct patterns, concatenated
     sequences: np.ndarray  # SEQUENCE (sequences,)
+    stages: np.ndarray  # STAGE (sequences x key heads,)
     routes: np.ndarray  # ROUTE (sequences, query heads)
     key_panels: np.ndarray  # PANEL (panels of keys,)
     query_panels: np.ndarray  # PANEL (panels of queries,), empty unless the backward takes two passes
-    key_pieces: np.ndarray  # PIECE (pieces,), empty if nothing is packed ahead
-    query_pieces: np.ndarray  # PIECE (pieces,), empty unless in two passes
-    query_tasks: np.ndarray  # TASK (blocks of queries,)
-    key_tasks: np.ndarray  # TASK (blocks of keys,), empty unless in two passes
+    key_pieces: np.ndarray  # PIECE (pieces,) by stage
+    query_pieces: np.ndarray  # PIECE (pieces,) by stage, empty unless in two passes
+    tasks: np.ndarray  # TASK (blocks,) by stage; in two passes, blocks of keys come before those of queries
 
 
 # An array of rows. Kernels take addresses and strides, so that another layout or read-only flag needs no
@@ -83,17 +101,13 @@ NUMBERS = (
     "lines",  # cache lines of a packed row
     "heads_per_key",  # query heads that read one key head
     "block",  # most rows in a block
-    "gather",  # 1: each tile copies the rows it needs
-    "local",  # 1: each task packs its own sequence; if both are 0, all rows are packed first
+    "gather",  # 1: each tile copies the rows it needs, and none are packed
+    "whole",  # 1: a worker takes whole stages and packs them; 0: all rows are packed before any task
     "counters",  # address of the shared counters, see packing.py
-    "keys",  # address of the packed keys
-    "values",  # and values
-    "key_rows",  # packed rows of either
-    "queries",  # address of scale * q, packed
-    "douts",  # and of dout
-    "query_rows",  # packed rows of either
-    "minus_lse",  # address of -lse by packed query
-    "minus_delta",  # and of dlse - rowsum(dout * out)
+    "key_rows",  # rows of the space of keys: the longest stage's if stages are whole, else those of all
+    "query_rows",  # and of queries
+    "packs",  # address of the packed rows: the first worker's if stages are whole, else those of all
+    "packs_bytes",  # of each worker's, or 0
     "scratch",  # address of the first worker's scratch
     "scratch_bytes",  # of each worker's
 )

@@ -51,21 +51,22 @@ def _offset_slots(slots, offsets, begin, count, sign, base, panel_row, panel_cou
 
 
 @part_njit
-def _global_slots(slots, panel_row, first, count, n, reach, sign):
-    """Slots for ``count`` rows of a panel from number ``first`` on, the same for every row that may see them.
+def _global_slots(slots, at, panel_row, first, count, n, reach, sign):
+    """Slots from number ``at`` on for ``count`` rows of a panel, the same for every row that may see them.
 
-    Number t exists for r >= t - reach where sign is +1 (a key for later queries) and for r <= t - reach where
-    it is -1 (a query for earlier keys). Returns the number of groups.
+    They are those from number ``first`` on. Number t exists for r >= t - reach where sign is +1 (a key for
+    later queries) and for r <= t - reach where it is -1 (a query for earlier keys). Returns the number of
+    groups.
     """
     groups = (count + GROUP - 1) // GROUP
     for u in range(groups * GROUP):
         if u < count:
-            slots.rows[u] = panel_row + first + u
+            slots.rows[at + u] = panel_row + first + u
             edge = first + u - reach
-            slots.low[u] = max(0, edge) if sign > 0 else 0
-            slots.high[u] = n if sign > 0 else min(n, edge + 1)
+            slots.low[at + u] = max(0, edge) if sign > 0 else 0
+            slots.high[at + u] = n if sign > 0 else min(n, edge + 1)
         else:
-            slots.rows[u] = slots.low[u] = slots.high[u] = 0
+            slots.rows[at + u] = slots.low[at + u] = slots.high[at + u] = 0
     return groups
 
 
@@ -84,30 +85,32 @@ def _below(offsets, limit):
 
 @part_njit
 def query_tile(slots, tables, route, t, position, n):
-    """Fill the slots of tile t of the n queries from ``position`` on; return (groups, step).
+    """Fill the slots of tile t of the n queries from ``position`` on; return (groups, moving).
 
-    There are 0 groups past the last tile. Tiles of offsets, which move along with the query, come first; then
-    those of the globals.
+    There are 0 groups past the last tile. Groups of offsets, which move along with the query, come first: the
+    tile has ``moving`` of them. Then come those of the globals.
     """
     offsets = tables.offsets[route.begin : route.end]
     key_panel, global_panel = tables.key_panels[route.keys], tables.key_panels[route.globals]
     base = position - key_panel.first
     begin = _below(offsets, base - key_panel.count + 1)
     end = _below(offsets, base + n) if key_panel.count > 0 else begin
-    tiles = (end - begin + SLOTS - 1) // SLOTS
-    if t < tiles:
-        begin += t * SLOTS
-        count = min(SLOTS, end - begin)
-        return _offset_slots(slots, offsets, begin, count, -1, base, key_panel.row, key_panel.count, n), 1
-    first = (t - tiles) * SLOTS
     reach = position - global_panel.first
-    count = min(SLOTS, min(global_panel.count, reach + n) - first)
-    return _global_slots(slots, global_panel.row, first, max(count, 0), n, reach, 1), 0
+    seen = max(min(global_panel.count, reach + n), 0)
+    before = (end - begin + GROUP - 1) // GROUP  # groups of offsets, in all tiles
+    begin += t * SLOTS
+    count = max(min(SLOTS, end - begin), 0)
+    row, rows = key_panel.row, key_panel.count
+    moving = _offset_slots(slots, offsets, begin, count, -1, base, row, rows, n)
+    first = max(t * SLOTS - before * GROUP, 0)
+    count = max(min(SLOTS - moving * GROUP, seen - first), 0)
+    fixed = _global_slots(slots, moving * GROUP, global_panel.row, first, count, n, reach, 1)
+    return moving + fixed, moving
 
 
 @part_njit
 def key_tile(slots, tables, route, t, position, n, by_offset):
-    """Fill the slots of tile t of the n keys from ``position`` on with their queries; return (groups, step).
+    """Fill the slots of tile t of the n keys from ``position`` on; return (groups, moving), as above.
 
     With ``by_offset``, key j is read by the queries j + d; else it is global and read by all from j on.
     """
@@ -117,7 +120,8 @@ def key_tile(slots, tables, route, t, position, n, by_offset):
         begin = _below(offsets, 1 - base - n) + t * SLOTS
         count = min(SLOTS, _below(offsets, query_panel.count - base) - begin)
         row, rows = query_panel.row, query_panel.count
-        return _offset_slots(slots, offsets, begin, max(count, 0), 1, base, row, rows, n), 1
+        groups = _offset_slots(slots, offsets, begin, max(count, 0), 1, base, row, rows, n)
+        return groups, groups
     first = max(base, 0) + t * SLOTS
     count = min(SLOTS, query_panel.count - first)
-    return _global_slots(slots, query_panel.row, first, max(count, 0), n, base, -1), 0
+    return _global_slots(slots, 0, query_panel.row, first, max(count, 0), n, base, -1), 0

@@ -1,10 +1,10 @@
 """Work on one tile: a block of consecutive rows against up to ``SLOTS`` other rows each.
 
 Shapes. A tile has n <= block rows (queries, or keys in the transposed pass). Slot u of row r is the packed
-row ``slots.rows[u] + step * r``: with step 1 the slots are offsets, which move along with the row; with step
-0 they are fixed, like global keys. Slot u exists for the rows ``low[u] <= r < high[u]``. Scores are stored as
-s[group][block][GROUP], so that the n + (span of the group) rows that a group of eight slots reads down the
-block stay in the first-level cache.
+row ``slots.rows[u] + step * r``. In the first ``moving`` groups of slots, step is 1: they are offsets, which
+move along with the row. In the others it is 0: they are fixed, like global keys. Slot u exists for the rows
+``low[u] <= r < high[u]``. Scores are stored as s[group][block][GROUP], so that the n + (span of the group)
+rows that a group of eight slots reads down the block stay in the first-level cache.
 
 Packed rows are *chunk-major*: the first four cache lines of all rows, then the next four, and so on. The
 remaining lines form a chunk of two, of one, or both. Columns beyond head_dim are zero.
@@ -23,6 +23,7 @@ from primeattn.compiled.simd import (
     axpy8,
     dot8,
     exp_times,
+    prefetch,
     row_exp,
     row_max,
     scale_lines,
@@ -31,6 +32,7 @@ from primeattn.compiled.simd import (
 )
 
 RUN = 4  # tiles that are summed before the sum is carried over: one long chain would lose digits
+AHEAD = 8  # rows: so far ahead of a copy, memory is asked for its lines (measured)
 ZERO = np.int64(0)  # for calls: each literal number would compile the function again
 
 
@@ -76,9 +78,14 @@ def _scale_chunk(one, job, width, given, x, factor, y):
 
 
 @part_njit
-def copy_row(one, job, source, packed, row, factor):
-    """Pack ``factor`` times the head_dim numbers at an address, and zeros after them."""
+def copy_row(one, job, source, next_row, packed, row, factor):
+    """Pack ``factor`` times the head_dim numbers at an address, and zeros after them.
+
+    The next row will be copied from ``next_row`` bytes further on; 0 if that is not known.
+    """
     end = source + job.head_dim * job.size
+    for line in range(source, end, LINE):
+        prefetch(line + AHEAD * next_row, 0)
     done = ZERO
     while done < job.lines:
         width = chunk_lines(job.lines, done)
@@ -91,9 +98,11 @@ def copy_row(one, job, source, packed, row, factor):
 
 
 @part_njit
-def write_row(one, job, packed, row, target, factor):
-    """Write ``factor`` times the first head_dim numbers of a packed row to an address."""
+def write_row(one, job, packed, row, target, next_row, factor):
+    """Write ``factor`` times the head_dim numbers of a packed row to an address; all else as ``copy_row``."""
     end = target + job.head_dim * job.size
+    for line in range(target, end, LINE):
+        prefetch(line + AHEAD * next_row, 1)
     done = ZERO
     while done < job.lines:
         width = chunk_lines(job.lines, done)
@@ -116,6 +125,12 @@ def _eight(rows, first):
         rows[first + 6],
         rows[first + 7],
     )
+
+
+@part_njit
+def step_of(g, moving):
+    """Rows from a slot of group g in one row to the same slot in the next."""
+    return ZERO + 1 if g < moving else ZERO
 
 
 @part_njit
@@ -167,7 +182,7 @@ def dot_group(one, job, x, x_row, y, rows, step, target, low, high, start):
 
 
 @part_njit
-def dots(one, job, x, x_row, y, slots, groups, step, s, n, onto):
+def dots(one, job, x, x_row, y, slots, groups, moving, s, n, onto):
     """s[g, r, u] = x[x_row + r] · y[slot u of row r], for rows where a slot of the group exists.
 
     With ``onto``, add to s instead.
@@ -177,7 +192,7 @@ def dots(one, job, x, x_row, y, slots, groups, step, s, n, onto):
     for g in range(groups):
         low, high = seen_rows(slots, g, n)
         target = tile_group(job, s, g)
-        rows, first = slots.rows, g * GROUP
+        rows, first, step = slots.rows, g * GROUP, step_of(g, moving)
         if _few(slots, g, step):
             two = rows[first], rows[first + 1]
             dot_group(one, job, x, x_row, y, two, step, target, low, high, start)
@@ -209,7 +224,7 @@ def _axpy_group(one, job, x, x_row, y, rows, step, weights, low, high):
 
 
 @part_njit
-def axpys(one, job, x, x_row, y, slots, spare, groups, step, s, n):
+def axpys(one, job, x, x_row, y, slots, spare, groups, moving, s, n):
     """x[x_row + r] += sum over slots u of s[g, r, u] * y[slot u of row r].
 
     Slots that do not exist for a row must not be read: their weight is 0, but 0 * NaN is NaN. This concerns
@@ -217,7 +232,7 @@ def axpys(one, job, x, x_row, y, slots, spare, groups, step, s, n):
     """
     for g in range(groups):
         low, high = seen_rows(slots, g, n)
-        weights, first, whole = tile_group(job, s, g), g * GROUP, low
+        weights, first, whole, step = tile_group(job, s, g), g * GROUP, low, step_of(g, moving)
         if step == 0:  # rows from ``whole`` on see all slots but the unused ones
             for u in range(first, first + GROUP):
                 if slots.low[u] < slots.high[u]:
@@ -345,7 +360,7 @@ def exp_product(one, job, s, t, groups, n, a, b, step):
 
 
 @part_njit
-def fill_by_slot(one, job, numbers, slots, groups, step, s, n):
+def fill_by_slot(one, job, numbers, slots, groups, moving, s, n):
     """s[g, r, u] = the number of the packed row of slot u of row r, for n rows rounded up to whole eights."""
     for g in range(groups):
         target = tile_group(job, s, g)
@@ -360,7 +375,7 @@ def fill_by_slot(one, job, numbers, slots, groups, step, s, n):
             numbers + rows[6] * job.size,
             numbers + rows[7] * job.size,
         )
-        if step == 1:
+        if g < moving:
             row = GROUP * job.size
             for r in range(0, n, GROUP):
                 transpose8(one, sources, r * job.size, target + r * row, row)

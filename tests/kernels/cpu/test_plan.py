@@ -30,8 +30,12 @@ def test_tasks_cover_every_row_once(lengths):
     table = sequences(*(whole(n, b) for b, n in enumerate(lengths)))
     plan = make_plan((pattern,) * 4, 2, table, 16, 4, backward=True)
     batch = plan.tables.sequences["batch"]
-    assert plan.fused == plan.local == (plan.tables.key_tasks.size == 0) == (max(lengths) <= 64)
-    for tasks, heads in ((plan.tables.query_tasks, 4), (plan.tables.key_tasks, 2))[: 1 if plan.fused else 2]:
+    assert plan.fused == (max(lengths) <= 64)
+    of_keys = plan.tables.tasks["keys"] == 1
+    assert of_keys.any() != plan.fused
+    for tasks, heads in ((plan.tables.tasks[~of_keys], 4), (plan.tables.tasks[of_keys], 2)):
+        if not tasks.size:
+            continue
         rows = [
             (batch[t["sequence"]], t["head"], r)
             for t in tasks
@@ -44,20 +48,61 @@ def test_tasks_cover_every_row_once(lengths):
 
 
 def test_pieces_write_every_packed_row_once():
-    """Panels and the zero rows around them tile the space; only the last rows are slack."""
+    """Panels and the zero rows around them tile the space of a stage; only its last rows are slack."""
     patterns = tuple(pa.Pattern("squares", global_tokens=g) for g in (0, 2, 2, 700))
     table = sequences(whole(PIECE_ROWS + 100), whole(30, 1), whole(70, 2))
     plan = make_plan(patterns, 2, table, 16, 4, backward=True)
     tables = plan.tables
-    for panels, pieces, rows in (
-        (tables.key_panels, tables.key_pieces, plan.key_rows),
-        (tables.query_panels, tables.query_pieces, plan.query_rows),
+    assert len(tables.stages) == 6
+    for side, panels, pieces, rows in (
+        ("key", tables.key_panels, tables.key_pieces, plan.rows_at_once[0]),
+        ("query", tables.query_panels, tables.query_pieces, plan.rows_at_once[1]),
     ):
-        written = np.zeros(rows, int)
-        for piece in pieces:
-            first = panels[piece["panel"]]["row"] + piece["start"]
-            written[first - piece["zeros"] : first + piece["count"]] += 1
-        assert (written[:-8] == 1).all() and (written[-8:] == 0).all()
+        places = np.zeros(rows, int)
+        for number, stage in enumerate(tables.stages):
+            first, last = stage[f"{side}_row"], stage[f"{side}_row"] + stage[f"{side}_rows"]
+            places[first:last] += 1
+            written = np.zeros(last - first, int)
+            for piece in pieces[stage[f"{side}_piece"] :][: stage[f"{side}_pieces"]]:
+                panel = panels[piece["panel"]]
+                assert panel["stage"] == number
+                first = panel["row"] + piece["start"]
+                written[first - piece["zeros"] : first + piece["count"]] += 1
+            assert (written[:-8] == 1).all() and (written[-8:] == 0).all()
+        assert (places == 1).all()
+        assert sum(stage[f"{side}_pieces"] for stage in tables.stages) == len(pieces)
+
+
+def test_stages_have_all_tasks_of_their_heads():
+    patterns = tuple(pa.Pattern("squares", global_tokens=g) for g in (0, 2, 2, 700))
+    tables = make_plan(patterns, 2, sequences(whole(900), whole(300, 1)), 16, 4, backward=True).tables
+    for number, stage in enumerate(tables.stages):
+        tasks = tables.tasks[stage["task"] :][: stage["tasks"]]
+        assert (tasks["stage"] == number).all() and (tasks["sequence"] == stage["sequence"]).all()
+        of_keys = tasks["keys"] == 1
+        assert (tasks["head"][of_keys] == stage["head"]).all()
+        assert set(tasks["head"][~of_keys]) == {2 * stage["head"], 2 * stage["head"] + 1}
+    assert sum(stage["tasks"] for stage in tables.stages) == len(tables.tasks)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "heads", "workers", "whole_stages"),
+    [
+        ([2000], 1, 1, True),
+        ([2000], 1, 2, False),
+        ([2000], 2, 2, True),
+        ([2000], 8, 2, True),
+        ([2000], 8, 3, False),  # a third of the time of two workers would be lost
+        ([2000], 8, 16, False),
+        ([2000] * 5, 3, 2, True),
+        ([8000] + [100] * 20, 1, 2, False),
+        ([8000] + [100] * 20, 16, 2, True),
+    ],
+)
+def test_workers_take_whole_stages_where_these_divide_evenly(lengths, heads, workers, whole_stages):
+    table = sequences(*(whole(n, b) for b, n in enumerate(lengths)))
+    plan = make_plan((pa.Pattern("primes"),) * heads, heads, table, 16, 4)
+    assert plan.whole(workers) == whole_stages
 
 
 def test_long_sequences_come_first_and_late_queries_before_early_ones():
@@ -65,8 +110,8 @@ def test_long_sequences_come_first_and_late_queries_before_early_ones():
     table = sequences(*(whole(n, b) for b, n in enumerate(lengths)))
     tables = make_plan((pa.Pattern("primes"),), 1, table, 16, 4).tables
     assert [lengths[s["batch"]] for s in tables.sequences] == [3000, 100, 70]
-    first = tables.query_tasks["first"][tables.query_tasks["sequence"] == 0]
-    assert tables.query_tasks["sequence"].tolist() == sorted(tables.query_tasks["sequence"])
+    first = tables.tasks["first"][tables.tasks["sequence"] == 0]
+    assert tables.tasks["sequence"].tolist() == sorted(tables.tasks["sequence"])
     assert first.size > 1 and first.tolist() == sorted(first, reverse=True)
 
 
@@ -74,16 +119,18 @@ def test_long_sequences_come_first_and_late_queries_before_early_ones():
 def test_zero_rows_follow_the_length_of_each_sequence(lengths):
     table = sequences(*(whole(n, b) for b, n in enumerate(lengths)))
     plan = make_plan((pa.Pattern("squares", global_tokens=2),), 1, table, 16, 4, backward=True)
-    assert max(plan.key_rows, plan.query_rows) < 2.1 * sum(lengths)
+    assert max(plan.rows_of_stage) <= max(lengths) + 2 * plan.block + 8
+    around = sum(2 * min(n, plan.block) + 8 for n in lengths)
+    assert max(plan.rows_at_once) <= sum(lengths) + around
 
 
-def test_short_sequences_are_packed_by_their_tasks():
+def test_short_sequences_have_plans_of_their_own():
     table = sequences(*(whole(n, b) for b, n in enumerate([2, 64, 65, 2000])))
     patterns = (pa.Pattern("primes", global_tokens=2),)
     (kinds, long), (_, short) = parts(patterns, table)
     assert (long["n_q"].tolist(), short["n_q"].tolist()) == ([65, 2000], [2, 64])
     plan = make_plan(patterns, 1, short, 16, 4, backward=True)
-    assert plan.local and plan.fused and plan.key_rows == plan.tables.key_pieces.size == 0
+    assert plan.fused and not plan.gather
     assert kinds == patterns
     assert [len(parts(patterns, part)) for part in (long, short, short[:0])] == [1, 1, 0]
 
