@@ -32,6 +32,7 @@ from primeattn.kernels.cpu.tiles import (
     ZERO,
     Packed,
     add_rows,
+    ahead,
     axpy_group,
     axpys,
     carry,
@@ -129,11 +130,12 @@ def _load_block(one, scale, job, sequence, head, first, n, room, eight):
     minus_lse, minus_delta = view(room.minus_lse, n, one), view(room.minus_delta, n, one)
     for r in range(n):
         row = sequence.q_row + first + r
-        copy_row(one, job, row_address(job.q, b, h, row), job.q.row, room.q, block + r, scale)
+        q, later = row_address(job.q, b, h, row), ahead(r, n, job.out.row)
+        copy_row(one, job, q, ahead(r, n, job.q.row), room.q, block + r, scale)
         dout = row_address(job.dout, b, h, row)
-        copy_row(one, job, dout, job.dout.row, room.dout, block + r, one)
+        copy_row(one, job, dout, ahead(r, n, job.dout.row), room.dout, block + r, one)
         minus_lse[r], minus_delta[r] = minus_lse_and_delta(
-            one, job, b, h, row, room.dout, block + r, room.dq, r, eight
+            one, job, b, h, row, later, room.dout, block + r, room.dq, r, eight
         )
     zero_rows(one, job, room.q, block + n, block - n)
     zero_rows(one, job, room.dout, block + n, block - n)
@@ -255,7 +257,7 @@ def _backward_stage(one, scale, job, tables, stage, packs, slots, shifted, scrat
                 dq_rows = room.total_dq
             dq = row_address(job.dq, b, head, sequence.q_row + first)
             for r in range(n):
-                write_row(one, job, dq_rows, r, dq + r * job.dq.row, job.dq.row, scale)
+                write_row(one, job, dq_rows, r, dq + r * job.dq.row, ahead(r, n, job.dq.row), scale)
     dk_rows, dv_rows = room.dk, room.dv
     if carried:
         carry(one, job, room.total_dk, room.dk, room.block + n_k, False)
@@ -264,8 +266,8 @@ def _backward_stage(one, scale, job, tables, stage, packs, slots, shifted, scrat
     dk = row_address(job.dk, b, kv_head, sequence.k_row)
     dv = row_address(job.dv, b, kv_head, sequence.k_row)
     for j in range(n_k):
-        write_row(one, job, dk_rows, room.block + j, dk + j * job.dk.row, job.dk.row, one)
-        write_row(one, job, dv_rows, room.block + j, dv + j * job.dv.row, job.dv.row, one)
+        write_row(one, job, dk_rows, room.block + j, dk + j * job.dk.row, ahead(j, n_k, job.dk.row), one)
+        write_row(one, job, dv_rows, room.block + j, dv + j * job.dv.row, ahead(j, n_k, job.dv.row), one)
 
 
 @cached_njit

@@ -29,6 +29,7 @@ from primeattn.kernels.cpu.tiles import (
     RUN,
     ZERO,
     Packed,
+    ahead,
     axpys,
     carry_softmax,
     copy_row,
@@ -92,7 +93,7 @@ def _forward_block(one, scale, job, tables, task, packs, slots, spare, scratch):
     zero_rows(one, job, out, ZERO, n)
     for r in range(n):
         row = sequence.q_row + task.first + r
-        copy_row(one, job, row_address(job.q, b, h, row), job.q.row, q, r, scale)
+        copy_row(one, job, row_address(job.q, b, h, row), ahead(r, n, job.q.row), q, r, scale)
     t, position = ZERO, sequence.q_start + task.first
     while True:
         groups, moving = query_tile(slots, tables, route, t, position, n)
@@ -113,7 +114,7 @@ def _forward_block(one, scale, job, tables, task, packs, slots, spare, scratch):
     for r in range(n):
         row = sequence.q_row + task.first + r
         factor = one / sums[r] if sums[r] != 0 else sums[r]
-        write_row(one, job, out, r, row_address(job.out, b, h, row), job.out.row, factor)
+        write_row(one, job, out, r, row_address(job.out, b, h, row), ahead(r, n, job.out.row), factor)
         if job.lse.address != 0:
             lse = view(row_address(job.lse, b, h, row), ZERO + 1, one)
             lse[0] = maxima[r] + np.log(sums[r])

@@ -16,7 +16,7 @@ from primeattn.compiled.handover import pause
 from primeattn.compiled.jit import part_njit
 from primeattn.compiled.simd import LINE, atomic_add, view
 from primeattn.kernels.cpu.slots import SLOT_BYTES, make_slots
-from primeattn.kernels.cpu.tiles import ZERO, Packed, copy_row, dot_group, row_address, zero_rows
+from primeattn.kernels.cpu.tiles import ZERO, Packed, ahead, copy_row, dot_group, row_address, zero_rows
 
 # Counters of a call: pieces drawn, pieces packed, tasks or stages drawn, workers begun.
 PIECES, PACKED, WORK, WORKERS = (np.int64(i) for i in range(4))
@@ -67,20 +67,21 @@ def _pack_keys(one, job, sequence, panel, piece, packs):
     zero_rows(one, job, packs.keys, row - piece.zeros, piece.zeros)
     zero_rows(one, job, packs.values, row - piece.zeros, piece.zeros)
     for i in range(piece.count):
-        copy_row(one, job, k + i * job.k.row, job.k.row, packs.keys, row + i, one)
-        copy_row(one, job, v + i * job.v.row, job.v.row, packs.values, row + i, one)
+        copy_row(one, job, k + i * job.k.row, ahead(i, piece.count, job.k.row), packs.keys, row + i, one)
+        copy_row(one, job, v + i * job.v.row, ahead(i, piece.count, job.v.row), packs.values, row + i, one)
 
 
 @part_njit
-def minus_lse_and_delta(one, job, b, h, r, douts, row, spare, spare_row, eight):
+def minus_lse_and_delta(one, job, b, h, r, later, douts, row, spare, spare_row, eight):
     """-lse and dlse - rowsum(dout * out) of a query; for a row without keys, -inf, which gives p = 0.
 
-    dout is row ``row`` of ``douts``. The sum uses a spare row and ``eight`` numbers, and adds in the same
-    order as dP: if one key has all the weight, out is its value, and dP - delta is 0 (in rows of one chunk).
+    Memory is asked for the row of out ``later`` bytes further on. dout is row ``row`` of ``douts``. The
+    sum uses a spare row and ``eight`` numbers, and adds in the same order as dP: if one key has all the
+    weight, out is its value, and dP - delta is 0 (in rows of one chunk).
     """
     lse = view(row_address(job.lse, b, h, r), ZERO + 1, one)[0]
     out = row_address(job.out, b, h, r)
-    copy_row(one, job, out, job.out.row, spare, spare_row, one)
+    copy_row(one, job, out, later, spare, spare_row, one)
     eight[:] = 0
     two = spare_row, spare_row
     dot_group(one, job, douts, row, spare, two, ZERO, np.int64(eight.ctypes.data), ZERO, ZERO + 1, ZERO)
@@ -100,15 +101,16 @@ def _pack_queries(one, scale, job, sequence, panel, piece, packs, eight):
     zero_rows(one, job, packs.douts, row - piece.zeros, piece.zeros)
     minus_lse[row - piece.zeros : row] = -np.inf
     minus_delta[row - piece.zeros : row] = 0
-    b, h = sequence.batch, panel.head
-    for i in range(row, row + piece.count):
-        r = sequence.q_row + piece.start + i - row
-        dout = row_address(job.dout, b, h, r)
-        copy_row(one, job, dout, job.dout.row, packs.douts, i, one)
+    b, h, n = sequence.batch, panel.head, piece.count
+    for t in range(n):
+        i, r = row + t, sequence.q_row + piece.start + t
+        dout, later = row_address(job.dout, b, h, r), ahead(t, n, job.out.row)
+        copy_row(one, job, dout, ahead(t, n, job.dout.row), packs.douts, i, one)
         minus_lse[i], minus_delta[i] = minus_lse_and_delta(
-            one, job, b, h, r, packs.douts, i, packs.queries, i, eight
+            one, job, b, h, r, later, packs.douts, i, packs.queries, i, eight
         )
-        copy_row(one, job, row_address(job.q, b, h, r), job.q.row, packs.queries, i, scale)
+        q = row_address(job.q, b, h, r)
+        copy_row(one, job, q, ahead(t, n, job.q.row), packs.queries, i, scale)
 
 
 @part_njit

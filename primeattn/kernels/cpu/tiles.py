@@ -32,7 +32,7 @@ from primeattn.compiled.simd import (
 )
 
 RUN = 4  # tiles that are summed before the sum is carried over: one long chain would lose digits
-AHEAD = 8  # rows: so far ahead of a copy, memory is asked for its lines (measured)
+AHEAD = 8  # rows: so far before a row is copied, memory is asked for it (measured)
 ZERO = np.int64(0)  # for calls: each literal number would compile the function again
 
 
@@ -78,14 +78,20 @@ def _scale_chunk(one, job, width, given, x, factor, y):
 
 
 @part_njit
-def copy_row(one, job, source, next_row, packed, row, factor):
+def ahead(r, n, row):
+    """Bytes from row r of n to the one to ask for now; 0 near the end. Rows are ``row`` bytes apart."""
+    return AHEAD * row if r + AHEAD < n else ZERO
+
+
+@part_njit
+def copy_row(one, job, source, later, packed, row, factor):
     """Pack ``factor`` times the head_dim numbers at an address, and zeros after them.
 
-    The next row will be copied from ``next_row`` bytes further on; 0 if that is not known.
+    Memory is asked for the row that lies ``later`` bytes further on.
     """
     end = source + job.head_dim * job.size
-    for line in range(source, end, LINE):
-        prefetch(line + AHEAD * next_row, 0)
+    for line in range(source + later, end + later, LINE):
+        prefetch(line, 0)
     done = ZERO
     while done < job.lines:
         width = chunk_lines(job.lines, done)
@@ -98,11 +104,11 @@ def copy_row(one, job, source, next_row, packed, row, factor):
 
 
 @part_njit
-def write_row(one, job, packed, row, target, next_row, factor):
+def write_row(one, job, packed, row, target, later, factor):
     """Write ``factor`` times the head_dim numbers of a packed row to an address; all else as ``copy_row``."""
     end = target + job.head_dim * job.size
-    for line in range(target, end, LINE):
-        prefetch(line + AHEAD * next_row, 1)
+    for line in range(target + later, end + later, LINE):
+        prefetch(line, 1)
     done = ZERO
     while done < job.lines:
         width = chunk_lines(job.lines, done)
