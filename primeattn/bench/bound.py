@@ -21,7 +21,7 @@ from primeattn.kernels import sparse_index_kernel, sparse_index_kernel_backward
 from primeattn.kernels.call import SEQUENCE
 from primeattn.kernels.cpu.plan import make_plan
 from primeattn.kernels.cpu.records import make_job
-from primeattn.kernels.cpu.tiles import ZERO, Packed, axpy_group, dot_group
+from primeattn.kernels.cpu.tiles import ALONE, ZERO, Packed, axpy_group, dot_group
 from primeattn.patterns import Pattern
 from primeattn.workspace import Workspace
 
@@ -39,14 +39,14 @@ FORWARD, BACKWARD = "forward", "forward+backward"
 def _dots(one, jobs, x, y, s, rows):
     x, y = _packed(x), _packed(y)
     for _ in range(TIMES):
-        dot_group(one, jobs[0], x, ZERO, y, rows, ZERO + 1, s.ctypes.data, ZERO, ZERO + ROWS, ZERO)
+        dot_group(one, ALONE, jobs[0], x, ZERO, y, rows, ZERO + 1, s.ctypes.data, ZERO, ZERO + ROWS, ZERO)
 
 
 @numba.njit
 def _axpys(one, jobs, x, y, s, rows):
     x, y = _packed(x), _packed(y)
     for _ in range(TIMES):
-        axpy_group(one, jobs[0], x, ZERO, y, rows, ZERO, ZERO + 1, s.ctypes.data, ZERO, ZERO + ROWS)
+        axpy_group(one, ALONE, jobs[0], x, ZERO, y, rows, ZERO, ZERO + 1, s.ctypes.data, ZERO, ZERO + ROWS)
 
 
 @numba.njit

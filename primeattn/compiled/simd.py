@@ -78,6 +78,10 @@ class _Emitter:
         function = self.b.module.globals.get(name) or ir.Function(self.b.module, kind, name)
         return self.b.call(function, [x, y, z])
 
+    def multiply_add(self, x, y, total):
+        """x * y + total, or x * y if there is no total yet."""
+        return self.b.fmul(x, y) if total is None else self.fma(x, y, total)
+
     def shuffle(self, x, y, index):
         return self.b.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, len(index)), index))
 
@@ -222,11 +226,12 @@ def _literal(lines):
 
 
 @intrinsic
-def dot8(typingctx, lines, one, x, y, rows, y_step, old, old_step, s, n):
-    """s[r, u] = old[r, u] + x[r] · y[rows[u], r] for n rows r and eight ``rows``; of two, the rest is old.
+def dot8(typingctx, lines, one, heads, x, y, rows, y_step, old, old_step, s, n):
+    """s[r, h, u] = old[r, h, u] + x[r, h] · y[rows[u], r] for n rows r and eight ``rows``.
 
-    Rows of x and rows[u] of y are ``lines`` cache lines wide, and x[r] lie one after the other; y[rows[u], r]
-    are ``y_step`` bytes apart, groups of old ``old_step``.
+    Of two rows, the rest is old. There are as many h as numbers in the tuple ``heads``: heads whose rows
+    meet the same rows of y. Rows of x and rows[u] of y are ``lines`` cache lines wide, and x[r, h] lie
+    one after the other; y[rows[u], r] are ``y_step`` bytes apart, and old[r] ``old_step``.
     """
     n_lines = _literal(lines)
     if n_lines is None:
@@ -234,33 +239,31 @@ def dot8(typingctx, lines, one, x, y, rows, y_step, old, old_step, s, n):
 
     def codegen(context, builder, sig, args):
         emit = _Emitter(builder, one)
-        x, y, rows, y_step, old, old_step, s, n = args[2:]
-        ys = emit.at_rows(y, rows, n_lines)
+        x, y, rows, y_step, old, old_step, s, n = args[3:]
+        ys, row, group = emit.at_rows(y, rows, n_lines), n_lines * LINE, GROUP * emit.size
         with emit.rows(
-            n, (x, n_lines * LINE), (I64(0), y_step), (old, old_step), (s, GROUP * emit.size)
-        ) as row:
-            x, offset, old, s = row
+            n, (x, len(heads) * row), (I64(0), y_step), (old, old_step), (s, len(heads) * group)
+        ) as at:
+            x, offset, old, s = at
             at = [builder.add(y, offset) for y in ys]
-            totals = None
-            for step in range(0, n_lines * LINE, VECTOR):  # eight chains side by side hide their latency
-                x_part, y_parts = (
-                    emit.load(emit.vector, x, step),
-                    [emit.load(emit.vector, y, step) for y in at],
-                )
-                if totals is None:
-                    totals = [builder.fmul(x_part, y_part) for y_part in y_parts]
-                else:
-                    pairs = zip(y_parts, totals, strict=True)
-                    totals = [emit.fma(x_part, y_part, total) for y_part, total in pairs]
-            emit.store(builder.fadd(emit.sums(totals), emit.load(emit.group, old)), s)
+            totals = [[None] * len(ys) for _ in heads]
+            for step in range(0, row, VECTOR):  # eight chains side by side hide their latency
+                y_parts = [emit.load(emit.vector, y, step) for y in at]
+                for h, sums in enumerate(totals):
+                    x_part = emit.load(emit.vector, x, h * row + step)
+                    for u, y_part in enumerate(y_parts):
+                        sums[u] = emit.multiply_add(x_part, y_part, sums[u])
+            for h, sums in enumerate(totals):
+                total = builder.fadd(emit.sums(sums), emit.load(emit.group, old, h * group))
+                emit.store(total, s, h * group)
         return context.get_dummy_value()
 
-    return types.void(lines, one, x, y, rows, y_step, old, old_step, s, n), codegen
+    return types.void(lines, one, heads, x, y, rows, y_step, old, old_step, s, n), codegen
 
 
 @intrinsic
-def axpy8(typingctx, lines, one, x, y, rows, y_step, s, n):
-    """x[r] += sum over u of s[r, u] * y[rows[u], r] for n rows r; all else as in ``dot8``.
+def axpy8(typingctx, lines, one, heads, x, y, rows, y_step, s, n):
+    """x[r, h] += sum over u of s[r, h, u] * y[rows[u], r] for n rows r; all else as in ``dot8``.
 
     The sum is taken before x is added: a chain of additions to x is an eighth as long.
     """
@@ -270,24 +273,26 @@ def axpy8(typingctx, lines, one, x, y, rows, y_step, s, n):
 
     def codegen(context, builder, sig, args):
         emit = _Emitter(builder, one)
-        x, y, rows, y_step, s, n = args[2:]
-        ys = emit.at_rows(y, rows, n_lines)
-        steps = range(0, n_lines * LINE, VECTOR)
-        with emit.rows(n, (x, n_lines * LINE), (I64(0), y_step), (s, GROUP * emit.size)) as (x, offset, s):
-            sums = None
+        x, y, rows, y_step, s, n = args[3:]
+        ys, row, group = emit.at_rows(y, rows, n_lines), n_lines * LINE, GROUP * emit.size
+        steps = range(0, row, VECTOR)
+        with emit.rows(n, (x, len(heads) * row), (I64(0), y_step), (s, len(heads) * group)) as (x, offset, s):
+            totals = [[None] * len(steps) for _ in heads]
             for u, y in enumerate(ys):
                 y = builder.add(y, offset)
-                weight = emit.splat(emit.load(emit.element, s, u * emit.size), emit.vector)
                 parts = [emit.load(emit.vector, y, step) for step in steps]
-                if sums is None:
-                    sums = [builder.fmul(weight, part) for part in parts]
-                else:
-                    sums = [emit.fma(weight, part, total) for part, total in zip(parts, sums, strict=True)]
-            for total, step in zip(sums, steps, strict=True):
-                emit.store(builder.fadd(emit.load(emit.vector, x, step), total), x, step)
+                for h, sums in enumerate(totals):
+                    weight = emit.load(emit.element, s, h * group + u * emit.size)
+                    weight = emit.splat(weight, emit.vector)
+                    for i, part in enumerate(parts):
+                        sums[i] = emit.multiply_add(weight, part, sums[i])
+            for h, sums in enumerate(totals):
+                for step, total in zip(steps, sums, strict=True):
+                    at = h * row + step
+                    emit.store(builder.fadd(emit.load(emit.vector, x, at), total), x, at)
         return context.get_dummy_value()
 
-    return types.void(lines, one, x, y, rows, y_step, s, n), codegen
+    return types.void(lines, one, heads, x, y, rows, y_step, s, n), codegen
 
 
 @intrinsic

@@ -7,7 +7,18 @@ import pytest
 from numba import njit
 
 from primeattn.compiled import simd
-from primeattn.compiled.simd import GROUP, atomic_add, axpy8, dot8, exp_times, row_exp, row_max, transpose8
+from primeattn.compiled.simd import (
+    GROUP,
+    LINE,
+    atomic_add,
+    axpy8,
+    dot8,
+    exp_times,
+    row_exp,
+    row_max,
+    transpose8,
+)
+from primeattn.kernels.cpu.tiles import ALONE, TWO
 
 DTYPES = [np.float32, np.float64]
 
@@ -32,16 +43,23 @@ def _softmax(one, s, stride, groups, best, shift, total, n):
 @njit
 def _dot(one, width, x, y, rows, old, s):
     if width == 4:
-        dot8(4, one, x, y, rows, 0, old, 0, s, 1)
+        dot8(4, one, ALONE, x, y, rows, 0, old, 0, s, 1)
     elif width == 2:
-        dot8(2, one, x, y, rows, 0, old, 0, s, 1)
+        dot8(2, one, ALONE, x, y, rows, 0, old, 0, s, 1)
     else:
-        dot8(1, one, x, y, rows, 0, old, 0, s, 1)
+        dot8(1, one, ALONE, x, y, rows, 0, old, 0, s, 1)
 
 
 @njit
 def _axpy(one, x, y, rows, s):
-    axpy8(2, one, x, y, rows, 0, s, 1)
+    axpy8(2, one, ALONE, x, y, rows, 0, s, 1)
+
+
+@njit
+def _rows_of_heads(one, heads, x, y, rows, y_step, old, s, n):
+    """Scores, and onto x the values that they weigh."""
+    dot8(2, one, heads, x, y, rows, y_step, old, 0, s, n)
+    axpy8(2, one, heads, x, y, rows, y_step, s, n)
 
 
 @njit
@@ -154,6 +172,29 @@ def test_dot_and_axpy(dtype, lines, rows, rng, dot=_dot, axpy=_axpy):
 def test_dot_with_vector_registers_of_any_machine(vector, rows, dtype, rng, monkeypatch):
     monkeypatch.setattr(simd, "VECTOR", vector)
     test_dot_and_axpy(dtype, 2, tuple(rows), rng, dot=compiled(_dot, vector), axpy=compiled(_axpy, vector))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("vector", [32, 64])
+@pytest.mark.parametrize("count", [8, 2])
+def test_two_heads_at_once_give_the_bits_of_each_alone(count, vector, dtype, rng, monkeypatch):
+    monkeypatch.setattr(simd, "VECTOR", vector)
+    n, d = 5, 2 * LINE // np.dtype(dtype).itemsize
+    x, y = rng.standard_normal((n, 2, d)).astype(dtype), rng.standard_normal((40, d)).astype(dtype)
+    old, s = rng.standard_normal((2, GROUP)).astype(dtype), np.empty((n, 2, GROUP), dtype)
+    alone = []
+    for h in range(2):
+        one_x, one_s = x[:, h].copy(), np.empty((n, GROUP), dtype)
+        alone.append((ALONE, one_x, old[h].copy(), one_s))
+    rows = tuple(rng.integers(0, 30, count).tolist())
+    for heads, xs, olds, scores in ((TWO, x, old, s), *alone):
+        addresses = (a.ctypes.data for a in (xs, y))
+        compiled(_rows_of_heads, vector)(
+            dtype(1), heads, *addresses, rows, y.strides[0], olds.ctypes.data, scores.ctypes.data, n
+        )
+    for h, (_, one_x, _, one_s) in enumerate(alone):
+        assert np.array_equal(s[:, h], one_s) and np.array_equal(x[:, h], one_x)
+    assert not np.array_equal(s[:, 0], s[:, 1])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -319,6 +319,31 @@ print((peak() - before) / (4 * q.nbytes))
 """
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("n_q", "n_k", "batch"), [(700, 700, 1), (3, 3000, 1), (40, 40, 3)])
+def test_heads_computed_together_give_the_bits_of_each_alone(n_q, n_k, batch, dtype, rng, monkeypatch):
+    """Whatever the vector registers of the machine; prefill, decoding and short sequences."""
+    primes, squares = (pa.Pattern(s, window=3, global_tokens=g) for s, g in (("primes", 2), ("squares", 20)))
+    patterns = (primes, primes, squares, squares)
+    q = rng.standard_normal((batch, 4, n_q, 20)).astype(dtype)
+    k, v = rng.standard_normal((2, batch, 2, n_k, 20)).astype(dtype)
+    results, together = [], []
+    for vector in (32, 64):
+        monkeypatch.setattr(plan, "VECTOR", vector)
+        plan._make_plans.cache_clear()
+        together.append(plan.heads_together(patterns, 2))
+        results.append(pa.attention(q, k, v, patterns, q_start=n_k - n_q))
+    plan._make_plans.cache_clear()
+    assert together == [1, 2]
+    assert same_bits(*results)
+    expected, _ = reference.forward(q, k, v, patterns, q_start=n_k - n_q)
+    assert largest_error(results[1][0], expected) < FORWARD[dtype]
+
+
+def same_bits(results, others):
+    return all(np.array_equal(a, b) for a, b in zip(results, others, strict=True))
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux")
 def test_memory_is_linear_in_the_length():
     """Growth over the size of q, k, v and out at n = 65536, where a score matrix would be 256 times that."""

@@ -24,6 +24,7 @@ from primeattn.kernels.cpu.packing import (
 )
 from primeattn.kernels.cpu.slots import key_tile, query_tile
 from primeattn.kernels.cpu.tiles import (
+    ALONE,
     RUN,
     ZERO,
     ahead,
@@ -56,11 +57,11 @@ def _backward_query_block(one, scale, job, tables, task, packs, slots, spare, sc
             break
         if t > 0 and t % RUN == 0:
             carry(one, job, total, dq, n, t == RUN)
-        dots(one, job, queries, at, keys, slots, groups, moving, s, n, False)
-        dots(one, job, douts, at, values, slots, groups, moving, ds, n, False)
+        dots(one, ALONE, job, queries, at, keys, slots, groups, moving, s, n, False)
+        dots(one, ALONE, job, douts, at, values, slots, groups, moving, ds, n, False)
         exp_product(one, job, s, ds, groups, n, minus_lse, minus_delta, job.size)
-        mask(one, job, slots, groups, ds, n, 0.0)
-        axpys(one, job, dq, ZERO, keys, slots, spare, groups, moving, ds, n)
+        mask(one, ALONE, job, slots, groups, ds, n, 0.0)
+        axpys(one, ALONE, job, dq, ZERO, keys, slots, spare, groups, moving, ds, n)
         t += 1
     if t > RUN:
         carry(one, job, total, dq, n, False)
@@ -99,13 +100,13 @@ def _backward_key_block(one, job, tables, task, packs, slots, spare, scratch):
                     carry(one, job, total_dv, dv, task.count, tiles == RUN)
                 fill_by_slot(one, job, packs.minus_lse, slots, groups, moving, s, n)
                 fill_by_slot(one, job, packs.minus_delta, slots, groups, moving, ds, n)
-                dots(one, job, keys, at, queries, slots, groups, moving, s, n, True)
-                dots(one, job, values, at, douts, slots, groups, moving, ds, n, True)
+                dots(one, ALONE, job, keys, at, queries, slots, groups, moving, s, n, True)
+                dots(one, ALONE, job, values, at, douts, slots, groups, moving, ds, n, True)
                 exp_product(one, job, s, ds, groups, n, zero, zero, ZERO)
-                mask(one, job, slots, groups, s, n, 0.0)
-                mask(one, job, slots, groups, ds, n, 0.0)
-                axpys(one, job, dv, first - begin, douts, slots, spare, groups, moving, s, n)
-                axpys(one, job, dk, first - begin, queries, slots, spare, groups, moving, ds, n)
+                mask(one, ALONE, job, slots, groups, s, n, 0.0)
+                mask(one, ALONE, job, slots, groups, ds, n, 0.0)
+                axpys(one, ALONE, job, dv, first - begin, douts, slots, spare, groups, moving, s, n)
+                axpys(one, ALONE, job, dk, first - begin, queries, slots, spare, groups, moving, ds, n)
                 t, tiles = t + 1, tiles + 1
     if tiles > RUN:
         carry(one, job, total_dk, dk, task.count, False)

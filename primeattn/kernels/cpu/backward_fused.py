@@ -28,6 +28,7 @@ from primeattn.kernels.cpu.packing import (
 )
 from primeattn.kernels.cpu.slots import SLOT_BYTES, SLOTS, Slots, query_tile
 from primeattn.kernels.cpu.tiles import (
+    ALONE,
     RUN,
     ZERO,
     Packed,
@@ -167,7 +168,7 @@ def _add_run(one, job, slots, u0, u1, room, shifted, x, shift, y, n):
     row = GROUP * job.size
     for c in range(0, count, GROUP):
         transpose8(one, sources, c * job.size, room.weights + c * row, row)
-    axpy_group(one, job, x, low + shift, y, shifted.rows, ZERO, ZERO + 1, room.weights, ZERO, count)
+    axpy_group(one, ALONE, job, x, low + shift, y, shifted.rows, ZERO, ZERO + 1, room.weights, ZERO, count)
 
 
 @part_njit
@@ -182,7 +183,7 @@ def _add_globals(one, job, slots, room, shifted, x, shift, y):
             for i in range(GROUP):
                 shifted.rows[i] = room.block + r + i if r + i >= slots.low[u] else 0
             weights = room.columns + (u * room.span + room.block + r) * job.size
-            axpy_group(one, job, x, ZERO, y, shifted.rows, ZERO, ZERO, weights, ZERO, ZERO + 1)
+            axpy_group(one, ALONE, job, x, ZERO, y, shifted.rows, ZERO, ZERO, weights, ZERO, ZERO + 1)
         if slots.low[u] < slots.high[u]:
             add_rows(one, job, x, slots.rows[u] + shift, x, ZERO, ZERO + 1)
 
@@ -236,12 +237,12 @@ def _backward_stage(one, scale, job, tables, stage, packs, slots, shifted, scrat
                     break
                 if t > 0 and t % RUN == 0:
                     carry(one, job, room.total_dq, room.dq, n, t == RUN)
-                dots(one, job, room.q, room.block, keys, slots, groups, moving, room.s, n, False)
-                dots(one, job, room.dout, room.block, values, slots, groups, moving, room.ds, n, False)
+                dots(one, ALONE, job, room.q, room.block, keys, slots, groups, moving, room.s, n, False)
+                dots(one, ALONE, job, room.dout, room.block, values, slots, groups, moving, room.ds, n, False)
                 exp_product(one, job, room.s, room.ds, groups, n, room.minus_lse, room.minus_delta, job.size)
-                mask(one, job, slots, groups, room.s, n, 0.0)
-                mask(one, job, slots, groups, room.ds, n, 0.0)
-                axpys(one, job, room.dq, ZERO, keys, slots, shifted, groups, moving, room.ds, n)
+                mask(one, ALONE, job, slots, groups, room.s, n, 0.0)
+                mask(one, ALONE, job, slots, groups, room.ds, n, 0.0)
+                axpys(one, ALONE, job, room.dq, ZERO, keys, slots, shifted, groups, moving, room.ds, n)
                 for g in range(groups):
                     step = step_of(g, moving)
                     panel = tables.key_panels[route.keys if step == 1 else route.globals]

@@ -76,8 +76,8 @@ def _gather(one, job, tables, sequence, route, slots, groups, moving, head, n, k
 
 
 @part_njit
-def _forward_block(one, scale, job, tables, task, packs, slots, spare, scratch):
-    """out and lse of one block of queries."""
+def _forward_block(one, heads, scale, job, tables, task, packs, slots, spare, scratch):
+    """out and lse of one block of queries, of one or more heads."""
     sequence, route = tables.sequences[task.sequence], tables.routes[task.sequence, task.head]
     keys, values = packs.keys, packs.values
     q, out, total, _, s, numbers = split_scratch(job, scratch)
@@ -87,37 +87,41 @@ def _forward_block(one, scale, job, tables, task, packs, slots, spare, scratch):
     if job.gather:
         keys = Packed(copies, SLOTS * job.block)
         values = Packed(copies + keys.rows * job.lines * LINE, keys.rows)
-    n, b, h = task.count, sequence.batch, task.head
-    maxima[:n] = maxima[job.block : job.block + n] = np.finfo(maxima.dtype).min
-    sums[:n] = 0
-    zero_rows(one, job, out, ZERO, n)
-    for r in range(n):
-        row = sequence.q_row + task.first + r
-        copy_row(one, job, row_address(job.q, b, h, row), ahead(r, n, job.q.row), q, r, scale)
+    n, b, h, together = task.count, sequence.batch, task.head, len(heads)
+    rows = n * together
+    maxima[:rows] = maxima[job.block : job.block + rows] = np.finfo(maxima.dtype).min
+    sums[:rows] = 0
+    zero_rows(one, job, out, ZERO, rows)
+    for i in range(together):
+        for r in range(n):
+            at = row_address(job.q, b, h + i, sequence.q_row + task.first + r)
+            copy_row(one, job, at, ahead(r, n, job.q.row), q, r * together + i, scale)
     t, position = ZERO, sequence.q_start + task.first
     while True:
         groups, moving = query_tile(slots, tables, route, t, position, n)
         if groups == 0:
             break
         if t > 0 and t % RUN == 0:
-            carry_softmax(one, job, total, out, maxima, sums, n, t == RUN)
+            carry_softmax(one, job, total, out, maxima, sums, rows, t == RUN)
         if job.gather:
             _gather(one, job, tables, sequence, route, slots, groups, moving, h, n, keys, values)
-        dots(one, job, q, ZERO, keys, slots, groups, moving, s, n, False)
-        mask(one, job, slots, groups, s, n, -np.inf)
-        softmax(one, job, out, maxima, sums, s, groups, n)
-        axpys(one, job, out, ZERO, values, slots, spare, groups, moving, s, n)
+        dots(one, heads, job, q, ZERO, keys, slots, groups, moving, s, n, False)
+        mask(one, heads, job, slots, groups, s, n, -np.inf)
+        softmax(one, job, out, maxima, sums, s, groups, rows)
+        axpys(one, heads, job, out, ZERO, values, slots, spare, groups, moving, s, n)
         t += 1
     if t > RUN:
-        carry_softmax(one, job, total, out, maxima, sums, n, False)
+        carry_softmax(one, job, total, out, maxima, sums, rows, False)
         out, sums = total, sums[job.block :]
-    for r in range(n):
-        row = sequence.q_row + task.first + r
-        factor = one / sums[r] if sums[r] != 0 else sums[r]
-        write_row(one, job, out, r, row_address(job.out, b, h, row), ahead(r, n, job.out.row), factor)
-        if job.lse.address != 0:
-            lse = view(row_address(job.lse, b, h, row), ZERO + 1, one)
-            lse[0] = maxima[r] + np.log(sums[r])
+    for i in range(together):
+        for r in range(n):
+            row, at = sequence.q_row + task.first + r, r * together + i
+            factor = one / sums[at] if sums[at] != 0 else sums[at]
+            target = row_address(job.out, b, h + i, row)
+            write_row(one, job, out, at, target, ahead(r, n, job.out.row), factor)
+            if job.lse.address != 0:
+                lse = view(row_address(job.lse, b, h + i, row), ZERO + 1, one)
+                lse[0] = maxima[at] + np.log(sums[at])
 
 
 @part_njit
@@ -131,7 +135,7 @@ def split_scratch(job, scratch):
 
 
 @cached_njit
-def forward(one, scale, jobs, tables, word, helps):
+def forward(one, heads, scale, jobs, tables, word, helps):
     """Fill out and lse; ``one`` is 1 in the working dtype, and scale has that dtype too."""
     if not enter(word, helps):
         return
@@ -150,5 +154,5 @@ def forward(one, scale, jobs, tables, word, helps):
         if job.whole:
             pack_keys(one, job, tables, stage, packs)
         for t in range(first, last):
-            _forward_block(one, scale, job, tables, tables.tasks[t], packs, slots, spare, scratch)
+            _forward_block(one, heads, scale, job, tables, tables.tasks[t], packs, slots, spare, scratch)
     leave(word, helps)

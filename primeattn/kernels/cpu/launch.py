@@ -10,6 +10,7 @@ from primeattn.compiled import threads
 from primeattn.compiled.simd import LINE
 from primeattn.kernels.cpu import backward, backward_fused, forward, packing, records, scalar
 from primeattn.kernels.cpu.plan import make_plans
+from primeattn.kernels.cpu.tiles import ALONE, TWO
 
 SERIAL_WORK = 1_000_000  # multiply-adds below which waking a second thread costs more than it saves
 
@@ -35,7 +36,8 @@ def _forward(call, plan):
     size = call.arrays["q"].itemsize
     scratch_bytes = forward.scratch_bytes(plan.block, plan.lines, size, plan.gather)
     workers = _workers(plan, plan.tables.tasks.size, products=2)
-    _run(forward.forward, call, plan, scratch_bytes, workers, plan.whole(workers))
+    heads = ALONE if plan.together == 1 else TWO
+    _run(forward.forward, call, plan, scratch_bytes, workers, plan.whole(workers), heads)
 
 
 def _backward_in_one_pass(call, plan):
@@ -59,7 +61,7 @@ def _workers(plan, tasks, products):
     return min(threads.get_num_threads(), tasks) if plan.work * products > SERIAL_WORK else 1
 
 
-def _run(kernel, call, plan, scratch_bytes, workers, whole):
+def _run(kernel, call, plan, scratch_bytes, workers, whole, *heads):
     """Lay out packed rows and ``scratch_bytes`` per worker, and run the kernel."""
     q, workspace = call.arrays["q"], call.workspace
     key_rows, query_rows = plan.rows_of_stage if whole else plan.rows_at_once
@@ -92,4 +94,4 @@ def _run(kernel, call, plan, scratch_bytes, workers, whole):
             address += size
         job = records.make_job(call.arrays, numbers)
         one, scale = q.dtype.type(1), q.dtype.type(call.scale)
-        threads.run(lambda *way: kernel(one, scale, job, plan.tables, *way), workers)
+        threads.run(lambda *way: kernel(one, *heads, scale, job, plan.tables, *way), workers)

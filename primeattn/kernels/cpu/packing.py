@@ -16,7 +16,16 @@ from primeattn.compiled.handover import pause
 from primeattn.compiled.jit import part_njit
 from primeattn.compiled.simd import LINE, atomic_add, view
 from primeattn.kernels.cpu.slots import SLOT_BYTES, make_slots
-from primeattn.kernels.cpu.tiles import ZERO, Packed, ahead, copy_row, dot_group, row_address, zero_rows
+from primeattn.kernels.cpu.tiles import (
+    ALONE,
+    ZERO,
+    Packed,
+    ahead,
+    copy_row,
+    dot_group,
+    row_address,
+    zero_rows,
+)
 
 # Counters of a call: pieces drawn, pieces packed, tasks or stages drawn, workers begun.
 PIECES, PACKED, WORK, WORKERS = (np.int64(i) for i in range(4))
@@ -83,8 +92,8 @@ def minus_lse_and_delta(one, job, b, h, r, later, douts, row, spare, spare_row, 
     out = row_address(job.out, b, h, r)
     copy_row(one, job, out, later, spare, spare_row, one)
     eight[:] = 0
-    two = spare_row, spare_row
-    dot_group(one, job, douts, row, spare, two, ZERO, np.int64(eight.ctypes.data), ZERO, ZERO + 1, ZERO)
+    two, target = (spare_row, spare_row), np.int64(eight.ctypes.data)
+    dot_group(one, ALONE, job, douts, row, spare, two, ZERO, target, ZERO, ZERO + 1, ZERO)
     minus_delta = -eight[0]
     if job.dlse.address != 0:
         minus_delta += view(row_address(job.dlse, b, h, r), ZERO + 1, one)[0]

@@ -19,7 +19,7 @@ from functools import lru_cache
 import numpy as np
 
 from primeattn.compiled.caches import cache_sizes
-from primeattn.compiled.simd import GROUP, LINE
+from primeattn.compiled.simd import GROUP, LINE, VECTOR
 from primeattn.kernels.blocks import cut
 from primeattn.kernels.call import SEQUENCE, reach
 from primeattn.kernels.cpu.records import PANEL, PIECE, ROUTE, STAGE, TASK, Tables
@@ -38,7 +38,8 @@ class Plan:
     """Tables and sizes of one call."""
 
     tables: Tables
-    block: int  # most rows in a block
+    together: int  # query heads that the forward computes at once
+    block: int  # most rows in a block, of all these heads
     lines: int  # cache lines of a packed row
     fused: bool  # whether the backward is one pass
     gather: bool  # whether the forward copies the rows of each tile instead of packing all keys
@@ -85,6 +86,15 @@ def fuses(n_q: int, reads: int, key_heads: int) -> bool:
     takes a whole key head of a sequence at a time; two passes divide the work by blocks of rows.
     """
     return key_heads >= 8 and 16 * reads >= n_q
+
+
+def heads_together(patterns, heads_per_key: int) -> int:
+    """Number of query heads that the forward computes at once: two, if all pairs share key head and pattern.
+
+    Each row of k and v is then loaded once for both. That takes twice the registers; only AVX-512 has them.
+    """
+    pairs = zip(patterns[::2], patterns[1::2], strict=False)
+    return 2 if VECTOR == 64 and heads_per_key % 2 == 0 and all(a == b for a, b in pairs) else 1
 
 
 def parts(patterns, sequences) -> list[tuple]:
@@ -163,7 +173,9 @@ def make_plan(patterns, kv_heads, sequences, head_dim, itemsize, backward=False)
     else:
         key_panels, key_pieces = _pack(stages, "key", keys, global_keys, np.minimum(sequences["n_q"], block))
     query_panels, query_pieces = np.zeros(0, PANEL), np.zeros(0, PIECE)
-    tasks = _late_first(_tasks(sequences["n_q"], heads, kv_heads, block))
+    together = 1 if backward else heads_together(patterns, heads_per_key)
+    tasks = _late_first(_tasks(sequences["n_q"], heads // together, kv_heads, block))
+    tasks["head"] *= together
     if backward and not fused:
         key_tasks = _tasks(sequences["n_k"], kv_heads, kv_heads, block)
         key_tasks["keys"] = 1
@@ -201,7 +213,8 @@ def make_plan(patterns, kv_heads, sequences, head_dim, itemsize, backward=False)
     lines = -(-head_dim * itemsize // LINE)
     rows = [stages[f"{side}_rows"] for side in ("key", "query")]
     at_once, of_stage = (tuple(int(f(r, initial=0)) for r in rows) for f in (np.sum, np.max))
-    return Plan(tables, block, lines, fused, gather, at_once, of_stage, even, float(pairs * head_dim))
+    work = float(pairs * head_dim)
+    return Plan(tables, together, together * block, lines, fused, gather, at_once, of_stage, even, work)
 
 
 def _panels(owner, heads, kv_heads, first, count):

@@ -10,7 +10,7 @@ from primeattn.compiled.jit import part_njit
 from primeattn.compiled.simd import GROUP, LINE, view
 
 SLOTS = 128  # most slots in a tile, whose scores are rescaled once
-SLOT_BYTES = 3 * 8 * SLOTS + LINE  # memory of one Slots
+SLOT_BYTES = 3 * 8 * SLOTS + 2 * LINE  # memory of one Slots
 
 
 class Slots(NamedTuple):
@@ -19,7 +19,7 @@ class Slots(NamedTuple):
     rows: np.ndarray
     low: np.ndarray
     high: np.ndarray
-    start: np.ndarray  # GROUP numbers: the zeros that a group's scores start from, and spare room
+    start: np.ndarray  # two GROUPs: the zeros that scores start from, and spare room
 
 
 @part_njit
@@ -27,7 +27,7 @@ def make_slots(one, address):
     """Slots of a tile in the ``SLOT_BYTES`` at an address; ``start`` has the dtype of ``one``."""
     integer, size = np.int64(1), 8 * SLOTS
     rows, low = view(address, SLOTS, integer), view(address + size, SLOTS, integer)
-    high, start = view(address + 2 * size, SLOTS, integer), view(address + 3 * size, GROUP, one)
+    high, start = view(address + 2 * size, SLOTS, integer), view(address + 3 * size, 2 * GROUP, one)
     return Slots(rows, low, high, start)
 
 

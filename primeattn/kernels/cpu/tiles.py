@@ -6,6 +6,10 @@ move along with the row. In the others it is 0: they are fixed, like global keys
 ``low[u] <= r < high[u]``. Scores are stored as s[group][block][GROUP], so that the n + (span of the group)
 rows that a group of eight slots reads down the block stay in the first-level cache.
 
+Query heads that share their keys and offsets may be computed together. Then q, out and s have a row for each
+of them in turn, where one row stands above. ``heads`` is a tuple, ALONE or TWO: its length is known when the
+code is compiled.
+
 Packed rows are *chunk-major*: the first four cache lines of all rows, then the next four, and so on. The
 remaining lines form a chunk of two, of one, or both. Columns beyond head_dim are zero.
 """
@@ -31,6 +35,7 @@ from primeattn.compiled.simd import (
     view,
 )
 
+ALONE, TWO = (np.int64(0),), (np.int64(0),) * 2  # heads computed together; only the lengths count
 RUN = 4  # tiles that are summed before the sum is carried over: one long chain would lose digits
 AHEAD = 8  # rows: so far before a row is copied, memory is asked for it (measured)
 ZERO = np.int64(0)  # for calls: each literal number would compile the function again
@@ -168,27 +173,28 @@ def seen_rows(slots, g, n):
 
 
 @part_njit
-def dot_group(one, job, x, x_row, y, rows, step, target, low, high, start):
-    """Scores of a group for low <= r < high, added to the eight at ``start``, or to ``target`` if it is 0."""
+def dot_group(one, heads, job, x, x_row, y, rows, step, target, low, high, start):
+    """Scores of a group for low <= r < high, added to those at ``start``, or to ``target`` if it is 0."""
     done = ZERO
     while done < job.lines:
         width = chunk_lines(job.lines, done)
         ys, row = chunk_address(y, done, width, step * low), width * LINE
-        xs, count = chunk_address(x, done, width, x_row + low), high - low
-        new = target + low * GROUP * job.size
+        xs, count = chunk_address(x, done, width, x_row + low * len(heads)), high - low
+        size = GROUP * len(heads) * job.size
+        new = target + low * size
         begun = done > 0 or start == 0
-        old, stride = (new, GROUP * job.size) if begun else (start, ZERO)
+        old, stride = (new, size) if begun else (start, ZERO)
         if width == 4:
-            dot8(4, one, xs, ys, rows, step * row, old, stride, new, count)
+            dot8(4, one, heads, xs, ys, rows, step * row, old, stride, new, count)
         elif width == 2:
-            dot8(2, one, xs, ys, rows, step * row, old, stride, new, count)
+            dot8(2, one, heads, xs, ys, rows, step * row, old, stride, new, count)
         else:
-            dot8(1, one, xs, ys, rows, step * row, old, stride, new, count)
+            dot8(1, one, heads, xs, ys, rows, step * row, old, stride, new, count)
         done += width
 
 
 @part_njit
-def dots(one, job, x, x_row, y, slots, groups, moving, s, n, onto):
+def dots(one, heads, job, x, x_row, y, slots, groups, moving, s, n, onto):
     """s[g, r, u] = x[x_row + r] · y[slot u of row r], for rows where a slot of the group exists.
 
     With ``onto``, add to s instead.
@@ -201,36 +207,37 @@ def dots(one, job, x, x_row, y, slots, groups, moving, s, n, onto):
         rows, first, step = slots.rows, g * GROUP, step_of(g, moving)
         if _few(slots, g, step):
             two = rows[first], rows[first + 1]
-            dot_group(one, job, x, x_row, y, two, step, target, low, high, start)
+            dot_group(one, heads, job, x, x_row, y, two, step, target, low, high, start)
         else:
-            dot_group(one, job, x, x_row, y, _eight(rows, first), step, target, low, high, start)
+            eight = _eight(rows, first)
+            dot_group(one, heads, job, x, x_row, y, eight, step, target, low, high, start)
 
 
 @part_njit
-def axpy_group(one, job, x, x_row, y, rows, first, step, weights, low, high):
+def axpy_group(one, heads, job, x, x_row, y, rows, first, step, weights, low, high):
     """x[x_row + r] += sum over u of weights[r, u] * y[rows[first + u] + step * r], for low <= r < high."""
-    _axpy_group(one, job, x, x_row, y, _eight(rows, first), step, weights, low, high)
+    _axpy_group(one, heads, job, x, x_row, y, _eight(rows, first), step, weights, low, high)
 
 
 @part_njit
-def _axpy_group(one, job, x, x_row, y, rows, step, weights, low, high):
-    weights += low * GROUP * job.size
+def _axpy_group(one, heads, job, x, x_row, y, rows, step, weights, low, high):
+    weights += low * len(heads) * GROUP * job.size
     done = ZERO
     while done < job.lines:
         width = chunk_lines(job.lines, done)
         ys, row = chunk_address(y, done, width, step * low), width * LINE
-        xs, count = chunk_address(x, done, width, x_row + low), high - low
+        xs, count = chunk_address(x, done, width, x_row + low * len(heads)), high - low
         if width == 4:
-            axpy8(4, one, xs, ys, rows, step * row, weights, count)
+            axpy8(4, one, heads, xs, ys, rows, step * row, weights, count)
         elif width == 2:
-            axpy8(2, one, xs, ys, rows, step * row, weights, count)
+            axpy8(2, one, heads, xs, ys, rows, step * row, weights, count)
         else:
-            axpy8(1, one, xs, ys, rows, step * row, weights, count)
+            axpy8(1, one, heads, xs, ys, rows, step * row, weights, count)
         done += width
 
 
 @part_njit
-def axpys(one, job, x, x_row, y, slots, spare, groups, moving, s, n):
+def axpys(one, heads, job, x, x_row, y, slots, spare, groups, moving, s, n):
     """x[x_row + r] += sum over slots u of s[g, r, u] * y[slot u of row r].
 
     Slots that do not exist for a row must not be read: their weight is 0, but 0 * NaN is NaN. This concerns
@@ -247,13 +254,13 @@ def axpys(one, job, x, x_row, y, slots, spare, groups, moving, s, n):
             for u in range(GROUP):
                 seen = slots.low[first + u] <= r < slots.high[first + u]
                 spare.rows[u] = slots.rows[first + u] if seen else 0
-            at = weights + r * GROUP * job.size
-            axpy_group(one, job, x, x_row + r, y, spare.rows, ZERO, ZERO, at, ZERO, ZERO + 1)
+            at, row = weights + r * len(heads) * GROUP * job.size, x_row + r * len(heads)
+            axpy_group(one, heads, job, x, row, y, spare.rows, ZERO, ZERO, at, ZERO, ZERO + 1)
         if _few(slots, g, step):
             two = slots.rows[first], slots.rows[first + 1]
-            _axpy_group(one, job, x, x_row, y, two, step, weights, whole, high)
+            _axpy_group(one, heads, job, x, x_row, y, two, step, weights, whole, high)
         else:
-            axpy_group(one, job, x, x_row, y, slots.rows, first, step, weights, whole, high)
+            axpy_group(one, heads, job, x, x_row, y, slots.rows, first, step, weights, whole, high)
 
 
 @part_njit
@@ -289,19 +296,20 @@ def carry(one, job, total, x, n, first):
 
 
 @part_njit
-def mask(one, job, slots, groups, s, n, value):
+def mask(one, heads, job, slots, groups, s, n, value):
     """s = ``value`` where a slot does not exist for a row.
 
     The computed score may be NaN there: the row read in its place is 0, but 0 * NaN is NaN.
     """
     for g in range(groups):
         low, high = seen_rows(slots, g, n)
-        target = tile_group(job, s, g)
+        target, rows = tile_group(job, s, g), n * len(heads)
+        low, high = low * len(heads), high * len(heads)
         view(target, low * GROUP, one)[:] = value
-        view(target + high * GROUP * job.size, (n - high) * GROUP, one)[:] = value
-        scores = view(target, n * GROUP, one)
+        view(target + high * GROUP * job.size, (rows - high) * GROUP, one)[:] = value
+        scores = view(target, rows * GROUP, one)
         for u in range(GROUP):
-            first, last = slots.low[g * GROUP + u], slots.high[g * GROUP + u]
+            first, last = slots.low[g * GROUP + u] * len(heads), slots.high[g * GROUP + u] * len(heads)
             if first >= last:
                 first = last = high
             for r in range(low, first):

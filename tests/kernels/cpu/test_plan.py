@@ -10,6 +10,7 @@ from primeattn.kernels.cpu.plan import (
     SEQUENCE,
     block_rows,
     fused_block_rows,
+    heads_together,
     make_plan,
     make_plans,
     parts,
@@ -175,6 +176,27 @@ def test_heads_share_what_they_agree_on():
     assert panels(2, 2, 2, 2) == (1, [0, 0, 0, 0])
     assert panels(2, 2, 2, 2, kv_heads=2) == (2, [0, 0, 1, 1])
     assert panels(2, 0, 2, 0) == (2, [0, 1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("which", "heads_per_key", "together"),
+    [
+        ([0, 0], 2, 2),
+        ([0, 0], 1, 1),
+        ([0, 0, 1, 1], 2, 2),
+        ([0, 0, 1, 1], 4, 2),
+        ([0, 1, 0, 1], 4, 1),
+        ([0, 0, 0], 3, 1),
+        ([0] * 6, 3, 1),
+    ],
+)
+def test_pairs_of_heads_with_one_key_head_and_pattern_are_computed_together(
+    which, heads_per_key, together, monkeypatch
+):
+    patterns = pa.Pattern("primes"), pa.Pattern("primes", window=1)
+    for vector, expected in ((64, together), (32, 1)):
+        monkeypatch.setattr(plan, "VECTOR", vector)
+        assert heads_together([patterns[w] for w in which], heads_per_key) == expected
 
 
 def test_offsets_of_equal_patterns_are_kept_once():
