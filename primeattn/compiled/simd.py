@@ -421,22 +421,19 @@ def transpose8(typingctx, one, sources, offset, s, stride):
 
 
 @intrinsic
-def prefetch(typingctx, address, writes):
-    """Ask for the cache line at an address, valid or not; ``writes``: a literal 1 if it will be written."""
-    if not isinstance(writes, types.IntegerLiteral):
-        return None
-    write = writes.literal_value
+def prefetch(typingctx, address):
+    """Ask for the cache line at an address, valid or not, which will be read."""
 
     def codegen(context, builder, sig, args):
         pointer = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
         kind = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
         name = "llvm.prefetch.p0i8"
         function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
-        near, data = I32(3), I32(1)
-        builder.call(function, [pointer, I32(write), near, data])
+        read, near, data = I32(0), I32(3), I32(1)
+        builder.call(function, [pointer, read, near, data])
         return context.get_dummy_value()
 
-    return types.void(address, writes), codegen
+    return types.void(address), codegen
 
 
 def _atomic(operation):

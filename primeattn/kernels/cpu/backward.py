@@ -27,7 +27,6 @@ from primeattn.kernels.cpu.tiles import (
     ALONE,
     RUN,
     ZERO,
-    ahead,
     axpys,
     carry,
     dots,
@@ -68,7 +67,7 @@ def _backward_query_block(one, scale, job, tables, task, packs, slots, spare, sc
         dq = total
     for r in range(n):
         row = sequence.q_row + task.first + r
-        write_row(one, job, dq, r, row_address(job.dq, b, h, row), ahead(r, n, job.dq.row), scale)
+        write_row(one, job, dq, r, row_address(job.dq, b, h, row), scale)
 
 
 @part_njit
@@ -115,8 +114,8 @@ def _backward_key_block(one, job, tables, task, packs, slots, spare, scratch):
     b, h = sequence.batch, task.head
     for r in range(task.count):
         row = sequence.k_row + task.first + r
-        write_row(one, job, dk, r, row_address(job.dk, b, h, row), ahead(r, task.count, job.dk.row), one)
-        write_row(one, job, dv, r, row_address(job.dv, b, h, row), ahead(r, task.count, job.dv.row), one)
+        write_row(one, job, dk, r, row_address(job.dk, b, h, row), one)
+        write_row(one, job, dv, r, row_address(job.dv, b, h, row), one)
 
 
 @cached_njit

@@ -258,7 +258,7 @@ def _backward_stage(one, scale, job, tables, stage, packs, slots, shifted, scrat
                 dq_rows = room.total_dq
             dq = row_address(job.dq, b, head, sequence.q_row + first)
             for r in range(n):
-                write_row(one, job, dq_rows, r, dq + r * job.dq.row, ahead(r, n, job.dq.row), scale)
+                write_row(one, job, dq_rows, r, dq + r * job.dq.row, scale)
     dk_rows, dv_rows = room.dk, room.dv
     if carried:
         carry(one, job, room.total_dk, room.dk, room.block + n_k, False)
@@ -267,8 +267,8 @@ def _backward_stage(one, scale, job, tables, stage, packs, slots, shifted, scrat
     dk = row_address(job.dk, b, kv_head, sequence.k_row)
     dv = row_address(job.dv, b, kv_head, sequence.k_row)
     for j in range(n_k):
-        write_row(one, job, dk_rows, room.block + j, dk + j * job.dk.row, ahead(j, n_k, job.dk.row), one)
-        write_row(one, job, dv_rows, room.block + j, dv + j * job.dv.row, ahead(j, n_k, job.dv.row), one)
+        write_row(one, job, dk_rows, room.block + j, dk + j * job.dk.row, one)
+        write_row(one, job, dv_rows, room.block + j, dv + j * job.dv.row, one)
 
 
 @cached_njit

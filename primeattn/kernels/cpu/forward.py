@@ -118,7 +118,7 @@ def _forward_block(one, heads, scale, job, tables, task, packs, slots, spare, sc
             row, at = sequence.q_row + task.first + r, r * together + i
             factor = one / sums[at] if sums[at] != 0 else sums[at]
             target = row_address(job.out, b, h + i, row)
-            write_row(one, job, out, at, target, ahead(r, n, job.out.row), factor)
+            write_row(one, job, out, at, target, factor)
             if job.lse.address != 0:
                 lse = view(row_address(job.lse, b, h + i, row), ZERO + 1, one)
                 lse[0] = maxima[at] + np.log(sums[at])

@@ -96,7 +96,7 @@ def copy_row(one, job, source, later, packed, row, factor):
     """
     end = source + job.head_dim * job.size
     for line in range(source + later, end + later, LINE):
-        prefetch(line, 0)
+        prefetch(line)
     done = ZERO
     while done < job.lines:
         width = chunk_lines(job.lines, done)
@@ -109,11 +109,9 @@ def copy_row(one, job, source, later, packed, row, factor):
 
 
 @part_njit
-def write_row(one, job, packed, row, target, later, factor):
-    """Write ``factor`` times the head_dim numbers of a packed row to an address; all else as ``copy_row``."""
+def write_row(one, job, packed, row, target, factor):
+    """Write ``factor`` times the first head_dim numbers of a packed row to an address."""
     end = target + job.head_dim * job.size
-    for line in range(target + later, end + later, LINE):
-        prefetch(line, 1)
     done = ZERO
     while done < job.lines:
         width = chunk_lines(job.lines, done)
