@@ -85,7 +85,9 @@ def extent(array) -> tuple[int, int]:
     >>> end - begin
     48
     """
-    begin = end = array.ctypes.data
+    begin = end = array.__array_interface__["data"][0]  # faster than ctypes
+    if array.flags.c_contiguous:
+        return begin, begin + array.nbytes
     for stride, size in zip(array.strides, array.shape, strict=True):
         begin += min(stride * (size - 1), 0)
         end += max(stride * (size - 1), 0)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from primeattn.compiled.blas import openblas_threads
+from primeattn.compiled.blas import openblas_core, openblas_threads
 from primeattn.compiled.jit import cache_folder
 from primeattn.compiled.simd import VECTOR
 from primeattn.kernels import get_num_threads
@@ -38,6 +38,7 @@ def collect() -> dict[str, dict]:
         "vector_bits": 8 * VECTOR,
         "threads": get_num_threads(),
         "blas_threads": openblas_threads()[0]() or None,
+        "blas_core": openblas_core(VECTOR),
         "compiled_code": cache_folder(),
     }
     return {"versions": versions(), "machine": machine(), "cpu": cpu, "gpu": device.describe()}

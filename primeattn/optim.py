@@ -87,12 +87,14 @@ class _Optimiser(Config):
 
         def step_leaf(path, g, *arrays):
             old, new = arrays[: len(arrays) // 2], arrays[len(arrays) // 2 :]
-            # Rules work in place on contiguous arrays.
+            # Rules work on contiguous arrays; one may read and write the same.
             work = [a if a.flags.c_contiguous else np.empty(a.shape, a.dtype) for a in new]
-            _copy(old, work)
-            rule, g, flat = self.rule(path, old[0], step, lr), _flat(g), [a.reshape(-1) for a in work]
-            share(row_blocks(g.size, 1), lambda _, block: rule(g[block], *(a[block] for a in flat)))
-            _copy(work, new)
+            flat = [*map(_flat, (g, *old)), *(a.reshape(-1) for a in work)]
+            rule = self.rule(path, old[0], step, lr)
+            share(row_blocks(g.size, 1), lambda _, block: rule(*(a[block] for a in flat)))
+            for target, source in zip(new, work, strict=True):
+                if target is not source:
+                    np.copyto(target, source)
 
         tree.map_with_path(step_leaf, grads, ps, *olds, new_ps, *news)
         new_state["step"][...] = step
@@ -131,7 +133,7 @@ class SGD(_Optimiser):
 
     def rule(self, path, p, step, lr):
         numbers = _typed(p, self.momentum, lr)
-        return lambda g, p, v: loops.sgd(g, numbers, p, v)
+        return lambda g, *arrays: loops.sgd(g, numbers, *arrays)
 
 
 @dataclass(frozen=True, repr=False)
@@ -184,7 +186,7 @@ class Adam(_Optimiser):
         keep, scale = 1 - lr * self.decay_rate(path, p), lr / (1 - b1**step)
         root = 1 / math.sqrt(1 - b2**step)
         numbers = _typed(p, b1, 1 - b1, b2, 1 - b2, keep, scale, root, self.eps)
-        return lambda g, p, m, v: loops.adam(g, numbers, p, m, v)
+        return lambda g, *arrays: loops.adam(g, numbers, *arrays)
 
 
 def _typed(p, *numbers):
@@ -295,12 +297,6 @@ def _refuse_shared(name, written, read):
 def _flat(array):
     """``array`` as one contiguous axis: a view if it is contiguous, else a copy."""
     return np.ascontiguousarray(array).reshape(-1)
-
-
-def _copy(sources, targets):
-    for source, target in zip(sources, targets, strict=True):
-        if target is not source:
-            np.copyto(target, source)
 
 
 def warmup_cosine(step, *, base_lr, warmup, total, final=0.1):

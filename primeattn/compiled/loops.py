@@ -285,21 +285,23 @@ def sum_squares(x):
 
 
 @cached_njit
-def sgd(g, numbers, p, v):
-    """One step in place; ``numbers`` are the momentum and the learning rate."""
+def sgd(g, numbers, p, v, new_p, new_v):
+    """One step; ``numbers`` are the momentum and the learning rate."""
     momentum, lr = numbers
     for i in range(p.size):
-        v[i] = momentum * v[i] + g[i]
-        p[i] -= lr * v[i]
+        velocity = momentum * v[i] + g[i]
+        new_v[i] = velocity
+        new_p[i] = p[i] - lr * velocity
 
 
 @cached_njit
-def adam(g, numbers, p, m, v):
-    """One step in place; ``numbers`` are b1, 1 - b1, b2, 1 - b2, 1 - lr decay, lr / (1 - b1^t),
-    1 / sqrt(1 - b2^t) and eps.
+def adam(g, numbers, p, m, v, new_p, new_m, new_v):
+    """One step; ``numbers`` are b1, 1 - b1, b2, 1 - b2, 1 - lr decay, lr / (1 - b1^t), 1 / sqrt(1 - b2^t)
+    and eps.
     """
     b1, c1, b2, c2, keep, rate, root, eps = numbers
     for i in range(p.size):
-        m[i] = b1 * m[i] + c1 * g[i]
-        v[i] = b2 * v[i] + c2 * (g[i] * g[i])
-        p[i] = keep * p[i] - rate * (m[i] / (root * np.sqrt(v[i]) + eps))
+        mean = b1 * m[i] + c1 * g[i]
+        square = b2 * v[i] + c2 * (g[i] * g[i])
+        new_m[i], new_v[i] = mean, square
+        new_p[i] = keep * p[i] - rate * (mean / (root * np.sqrt(square) + eps))

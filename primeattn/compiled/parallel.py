@@ -10,7 +10,8 @@ from primeattn.compiled import loops, products, threads
 from primeattn.compiled.blas import openblas
 
 BLOCK = 1 << 16  # entries in a block: enough work to outweigh its hand-over to a thread
-PRODUCT = 1 << 24  # multiply-adds per block of a product
+FEWEST = 4  # blocks that are handed to threads; fewer are done before a thread wakes
+PRODUCT = 1 << 23  # multiply-adds per block of a product
 INNER = 1 << 13  # terms that BLAS sums at once in ``sum_products``
 
 
@@ -40,7 +41,7 @@ def share(blocks, work):
             work(i, block)
 
     workers = min(threads.get_num_threads(), len(blocks))
-    if workers > 1:
+    if workers > 1 and len(blocks) >= FEWEST:
         threads.delegate(worker, workers)
     worker()  # everything, or what the helpers left
 

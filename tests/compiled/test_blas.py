@@ -51,3 +51,15 @@ def test_another_blas_is_left_as_it_is(monkeypatch):
     out = np.empty((2, 3))
     parallel.product(np.ones((2, 2)), np.ones((2, 3)), out)
     assert (out == 2).all()
+
+
+def test_core_says_where_openblas_has_shorter_vectors_than_the_processor(monkeypatch):
+    known = blas.openblas()
+    if known is None:
+        pytest.skip("NumPy uses another BLAS")
+    for core, vector, told in (("Haswell", 32, False), ("Haswell", 64, True), ("SkylakeX", 64, False)):
+        monkeypatch.setattr(blas, "openblas", lambda core=core: known._replace(core=core))
+        text = blas.openblas_core(vector)
+        assert text.startswith(core) and ("OPENBLAS_CORETYPE" in text) == told
+    monkeypatch.setattr(blas, "openblas", lambda: None)
+    assert blas.openblas_core(64) is None
