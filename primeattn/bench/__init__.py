@@ -129,7 +129,7 @@ def _bound(options, out, command):
 
     results = report.write_json(out / "data" / "bound.json", bound.run(**options), command)
     print(bound.text(results), "", sep="\n")
-    return 0, (out / "data" / "bound.json",)
+    return 0, [out / "data" / "bound.json", *_figure(bound, results, out / "bound.png")]
 
 
 def _gpu(options, out, command):

@@ -13,7 +13,7 @@ import itertools
 import numba
 import numpy as np
 
-from primeattn.bench.report import number, table
+from primeattn.bench.report import SEQUENCE_STYLES, dress, number, plot_rows, table
 from primeattn.bench.timing import as_seconds, as_sizes, interleave, thread_count, watched
 from primeattn.compiled.caches import cache_sizes
 from primeattn.compiled.simd import GROUP, LINE, VECTOR, exp_times, row_exp, row_max
@@ -23,9 +23,10 @@ from primeattn.kernels.cpu.plan import make_plan
 from primeattn.kernels.cpu.records import make_job
 from primeattn.kernels.cpu.tiles import ALONE, ZERO, Packed, axpy_group, dot_group
 from primeattn.patterns import Pattern
+from primeattn.plot.files import new_figure
 from primeattn.workspace import Workspace
 
-__all__ = ["run", "text"]
+__all__ = ["figure", "run", "text"]
 
 LENGTHS, SEQUENCES = (512, 2048, 8192), ("primes", "squares")
 WINDOW, GLOBAL_TOKENS = 3, 2
@@ -182,6 +183,28 @@ def measure(head_dim, heads, n, pattern, which, budget, dtype="float32") -> dict
         "ratio": 1e9 * whole.median / pairs / bound,
         "other_cores": others,
     }
+
+
+def figure(results):
+    """The ratio to the bound against length, for the most heads and the widest head: a Figure."""
+    settings = results["settings"]
+    wanted = {"heads": max(settings["heads"]), "head_dim": max(settings["head_dims"])}
+    rows = [row for row in results["rows"] if all(row[name] == value for name, value in wanted.items())]
+    fig = new_figure(figsize=(5.6, 4.4), layout="constrained")
+    ax = fig.subplots()
+    for name, (color, marker) in zip(settings["sequences"], SEQUENCE_STYLES * 9, strict=False):
+        for which, dash in ((FORWARD, "-"), (BACKWARD, "--")):
+            drawn = [row for row in rows if row["sequence"] == name and row["pass"] == which]
+            label = f"{name.replace('_', '-')}, {which.replace('+', ' + ')}"
+            plot_rows(
+                ax, drawn, "ratio", color=color, marker=marker, markersize=4, linestyle=dash, label=label
+            )
+    ax.axhline(1, color="black", linewidth=0.8)
+    title = f"{wanted['heads']} heads of {wanted['head_dim']}, one thread"
+    ax.set(ylabel="time of a call / its inner loops alone", title=title)
+    ax.set_ylim(bottom=0)
+    dress(ax, settings["n"])
+    return fig
 
 
 def text(results) -> str:

@@ -22,6 +22,7 @@ def test_command(tmp_path, capsys):
     assert bench.main([*words, "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "1x2x200x64" in printed and "over the bound" in printed
+    assert (tmp_path / "bound.png").stat().st_size > 5000
     rows = json.loads((tmp_path / "data" / "bound.json").read_text())["rows"]
     assert [row["pass"] for row in rows] == [bound.FORWARD, bound.BACKWARD]
     for row in rows:
