@@ -51,10 +51,13 @@ from primeattn.nn import (
     SkipConnection,
     SparseIndexAttention,
     SquareSelfAttention,
+    copy_cache,
     gelu,
     relu,
     setup,
     silu,
+    with_cache,
+    without_cache,
 )
 from primeattn.patterns import Pattern
 from primeattn.tree import test_mode, train_mode, with_segments
@@ -80,6 +83,7 @@ __all__ = [
     "Workspace",
     "attention",
     "check_gradients",
+    "copy_cache",
     "gelu",
     "get_num_threads",
     "merge",
@@ -91,7 +95,9 @@ __all__ = [
     "sparse_index_kernel_backward",
     "test_mode",
     "train_mode",
+    "with_cache",
     "with_segments",
+    "without_cache",
 ]
 
 __version__ = "0.1.0"

@@ -21,7 +21,7 @@ _NUMBERS = 2**22  # in a temporary array: 16 MiB of float32
 def attention_map(layer, x, ps, st, head, *, batch=0):
     """Return the attention probabilities of one head as a sparse matrix,
 
-        p_ij = exp(q_i·k_j / sqrt(head_dim)) / sum of the same over keys(i),    j in keys(i).
+        p_ij = exp(scale q_i·k_j) / sum of the same over keys(i),    j in keys(i).
 
     with the q and k that the layer gives to its kernel. It stores all pairs of the head's pattern (within the
     packed sequences of ``st``, if any) and no others, even where p underflows to 0. Apart from a call of the
@@ -43,7 +43,7 @@ def attention_map(layer, x, ps, st, head, *, batch=0):
     Returns
     -------
     scipy.sparse.csr_matrix (seq, seq)
-        In the dtype of x, indices sorted. Rows sum to 1.
+        In the dtype of x, indices sorted. Rows sum to 1, or to what a sink leaves.
 
     Raises
     ------
@@ -86,8 +86,11 @@ def attention_map(layer, x, ps, st, head, *, batch=0):
         weights = np.exp(scores - np.repeat(largest, counts))
         sums = np.add.reduceat(weights, starts)
         if not np.allclose(largest + np.log(sums), lse[begin:end], rtol=1e-3, atol=1e-3, equal_nan=True):
-            raise ValueError(f"layer: its scores are not q·k / sqrt(head_dim) over its pattern, in {layer!r}")
+            raise ValueError(f"layer: its scores are not scale q·k over its pattern, in {layer!r}")
         p.data[part] = weights / np.repeat(sums, counts)
+    if layer.sinks:
+        share = 1 / (1 + np.exp(ps["sinks"][head] - lse.astype(np.float64)))
+        p.data *= np.repeat(share, np.diff(p.indptr)).astype(x.dtype)
     return p
 
 
@@ -149,7 +152,7 @@ class _Watch(Memory):
 
 
 def _as_computed(layer, x, ps, st, head):
-    """Return q / sqrt(head_dim) and k of one head, each (seq, head_dim), and lse (seq,), from a call."""
+    """Return scale * q and k of one head, each (seq, head_dim), and lse (seq,), from a call."""
     if layer.device == "cuda":  # arrays on the GPU cannot be read here
         layer = replace(layer, device=None)
     watch = _Watch()
@@ -161,7 +164,7 @@ def _as_computed(layer, x, ps, st, head):
         )
     q, k, lse = watch.attentions[0]
     return (
-        q[0, head] * (1 / np.sqrt(q.shape[3])).astype(x.dtype),
+        q[0, head] * x.dtype.type(1 / np.sqrt(q.shape[3]) if layer.scale is None else layer.scale),
         k[0, head * k.shape[1] // q.shape[1]],
         lse[0, head],
     )

@@ -8,6 +8,7 @@ from primeattn.nn.attention import (
     SparseIndexAttention,
     SquareSelfAttention,
 )
+from primeattn.nn.cache import copy_cache, with_cache, without_cache
 from primeattn.nn.container import Chain, SkipConnection
 from primeattn.nn.dense import Dense
 from primeattn.nn.dropout import Dropout
@@ -33,6 +34,7 @@ __all__ = [
     "SparseIndexAttention",
     "SquareSelfAttention",
     "TruncatedNormal",
+    "copy_cache",
     "gelu",
     "glorot_uniform",
     "he_normal",
@@ -40,5 +42,7 @@ __all__ = [
     "relu",
     "setup",
     "silu",
+    "with_cache",
+    "without_cache",
     "zeros",
 ]

@@ -95,6 +95,14 @@ class Layer(Config):
     def backward(self, dy, saved, ps, memory):
         raise NotImplementedError(f"{type(self).__name__} defines no backward")
 
+    def with_cache(self, st, start, capacity, dtype):
+        """State with an empty cache, for :func:`primeattn.with_cache`, which checks the arguments.
+
+        ``start`` (batch,) are the positions of the first tokens, ``capacity`` bounds the positions. A layer
+        without positions keeps its state; a container passes this on to its children.
+        """
+        return st
+
     @property
     def parameter_count(self) -> int:
         """Number of trainable numbers; needs no setup."""
@@ -120,7 +128,7 @@ class Layer(Config):
         self._check_call(x, ps, st)
 
     def _check_call(self, x, ps, st):
-        if not isinstance(st, dict) or st.keys() != self._state_keys:
+        if not isinstance(st, dict) or st.keys() - {"cache"} != self._state_keys:
             got = sorted(st) if isinstance(st, dict) else type(st).__name__
             raise ValueError(
                 f"{type(self).__name__}: expected a state with keys {sorted(self._state_keys)}, got {got}"

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, InitVar, dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import ClassVar
 
+import numpy as np
+
 from primeattn import kernels
-from primeattn._config import check_callable, freeze_flag, freeze_size
+from primeattn._config import check_callable, freeze_flag, freeze_real, freeze_size
+from primeattn.compiled import heads as loops
+from primeattn.nn import cache, rotary
 from primeattn.nn._buffers import DeviceBuffers, HostBuffers
-from primeattn.nn._layer import Layer, check_float
+from primeattn.nn._layer import Layer, Parameter, check_float
 from primeattn.nn.dense import Dense
-from primeattn.nn.initializers import glorot_uniform
+from primeattn.nn.embedding import refuse_segments, segment_bounds
+from primeattn.nn.initializers import glorot_uniform, zeros
+from primeattn.nn.norm import RMSNorm
 from primeattn.patterns import Pattern
 
 __all__ = ["MianChowlaSelfAttention", "PrimeSelfAttention", "SparseIndexAttention", "SquareSelfAttention"]
@@ -20,7 +26,7 @@ __all__ = ["MianChowlaSelfAttention", "PrimeSelfAttention", "SparseIndexAttentio
 
 @dataclass(frozen=True, repr=False)
 class SparseIndexAttention(Layer):
-    """``[q|k|v] = Wi(x);  y = Wo(concat_h softmax(q_h k_h^T / sqrt(head_dim), over the pattern) v_h)``
+    """``[q|k|v] = Wi(x);  y = Wo(concat_h softmax(scale q_h k_h^T, over the pattern) v_h)``
 
     Causal self-attention in which each query sees only the keys that ``pattern`` allows (see `Pattern`).
 
@@ -31,9 +37,22 @@ class SparseIndexAttention(Layer):
     pattern : Pattern, or sequence of Pattern
         One for all heads, or one per head.
     heads : int
-        Number of query heads, a divisor of dims; head_dim = dims / heads.
+        Number of query heads.
     kv_heads : int, optional
         Number of key and value heads, a divisor of heads; each serves a group. By default ``heads``.
+    head_dim : int, optional
+        Features of a head; by default dims / heads, if that is whole.
+    scale : float, optional
+        By default 1 / sqrt(head_dim).
+    rotary : float, optional
+        Base of rotary positions, such as 10000.0: q and k turn by the angles of their positions, "half"
+        pairing as in Llama (Su et al., RoFormer, 2021). None: no positions.
+    rotary_dims : int, optional
+        So many features of a head turn, an even number; by default all.
+    qk_norm : bool
+        Normalise each row of q and of k by RMSNorm with a learned scale, before positions.
+    sinks : bool
+        One learned logit per query head joins the denominator of its softmax: attention may go nowhere.
     bias : bool
         Whether Wi and Wo have a bias.
     init : callable
@@ -43,10 +62,14 @@ class SparseIndexAttention(Layer):
 
     Notes
     -----
-    ps = {"Wi": {"weight": (dims, (heads + 2 kv_heads) head_dim)}, "Wo": {"weight": (dims, dims)}}, with
-    "bias" in both if ``bias``. The columns of Wi are [q | k | v], each split by heads. st holds the
-    boundaries of packed sequences, which attention does not cross (`with_segments`). A batch padded on the
-    right needs no mask, since no token sees later ones.
+    ps = {"Wi": {"weight": (dims, (heads + 2 kv_heads) head_dim)}, "Wo": {"weight": (heads head_dim, dims)}},
+    with "bias" in both if ``bias``, "q_norm" and "k_norm" {"scale": (head_dim,)} if ``qk_norm``, and "sinks"
+    (heads,) if ``sinks``. The columns of Wi are [q | k | v], each split by heads. st holds the boundaries of
+    packed sequences, which attention does not cross (`with_segments`). A batch padded on the right needs no
+    mask, since no token sees later ones.
+
+    A variant of your own derives from this class and overrides `prepare`, to change q, k and v before the
+    kernel, or `finish`, to change what comes out of it, each together with its backward.
 
     Examples
     --------
@@ -64,6 +87,12 @@ class SparseIndexAttention(Layer):
     _: KW_ONLY
     heads: int = 1
     kv_heads: int | None = None
+    head_dim: int | None = None
+    scale: float | None = None
+    rotary: float | None = None
+    rotary_dims: int | None = None
+    qk_norm: bool = False
+    sinks: bool = False
     bias: bool = False
     init: Callable = glorot_uniform
     device: str | None = None
@@ -75,8 +104,18 @@ class SparseIndexAttention(Layer):
             raise TypeError(f"{name}: seq_len_max is not needed: any length")
         freeze_size(self, "dims")
         freeze_size(self, "heads")
-        if self.dims % self.heads:
-            raise ValueError(f"{name}: heads must divide dims, got heads={self.heads}, dims={self.dims}")
+        if self.head_dim is None:
+            if self.dims % self.heads:
+                raise ValueError(
+                    f"{name}: heads must divide dims, got heads={self.heads}, dims={self.dims}, or give head_dim"
+                )
+            object.__setattr__(self, "head_dim", self.dims // self.heads)
+        freeze_size(self, "head_dim")
+        if self.scale is not None:
+            freeze_real(self, "scale", 0)
+        self._check_rotary(name)
+        freeze_flag(self, "qk_norm")
+        freeze_flag(self, "sinks")
         if self.kv_heads is None:
             object.__setattr__(self, "kv_heads", self.heads)
         freeze_size(self, "kv_heads")
@@ -97,12 +136,28 @@ class SparseIndexAttention(Layer):
         if len(per_head) != self.heads:
             raise ValueError(f"{name}: expected one pattern or {self.heads} of them, got {len(per_head)}")
 
-    def default(self, field):
-        return self.heads if field.name == "kv_heads" else field.default
+    def _check_rotary(self, name):
+        if self.rotary is None:
+            if self.rotary_dims is not None:
+                raise ValueError(f"{name}: rotary_dims needs rotary, got rotary_dims={self.rotary_dims!r}")
+            return
+        freeze_real(self, "rotary", 0)
+        if self.rotary == 0:
+            raise ValueError(f"{name}: rotary must be above 0, got 0")
+        if self.rotary_dims is None:
+            object.__setattr__(self, "rotary_dims", self.head_dim)
+        freeze_size(self, "rotary_dims")
+        if self.rotary_dims % 2 or self.rotary_dims > self.head_dim:
+            raise ValueError(
+                f"{name}: rotary_dims must be even and at most head_dim, got rotary_dims={self.rotary_dims}, "
+                f"head_dim={self.head_dim}"
+            )
 
-    @property
-    def head_dim(self):
-        return self.dims // self.heads
+    def default(self, field):
+        derived = {"kv_heads": self.heads, "rotary_dims": self.head_dim if self.rotary else None}
+        if self.dims % self.heads == 0:
+            derived["head_dim"] = self.dims // self.heads
+        return derived.get(field.name, field.default)
 
     def pattern_of(self, head) -> Pattern:
         """Return the pattern of one query head."""
@@ -115,10 +170,19 @@ class SparseIndexAttention(Layer):
 
     @cached_property
     def Wo(self):
-        return Dense(self.dims, self.dims, bias=self.bias, init=self.init)
+        return Dense(self.heads * self.head_dim, self.dims, bias=self.bias, init=self.init)
+
+    @cached_property
+    def norm(self):
+        return RMSNorm(self.head_dim)
 
     def parameters(self):
-        return {"Wi": self.Wi.parameters(), "Wo": self.Wo.parameters()}
+        declared = {"Wi": self.Wi.parameters(), "Wo": self.Wo.parameters()}
+        if self.qk_norm:
+            declared |= {"q_norm": self.norm.parameters(), "k_norm": self.norm.parameters()}
+        if self.sinks:
+            declared["sinks"] = Parameter((self.heads,), zeros)
+        return declared
 
     def states(self, rng):
         return {"cu_seqlens": None}
@@ -142,43 +206,158 @@ class SparseIndexAttention(Layer):
     def _numbers(self, lse):
         return (lse,)
 
-    def _kernel(self, function, *arrays, segments, memory):
+    def prepare(self, q, k, v, ps, positions, memory):
+        """Change q (batch, heads, seq, head_dim), k and v (batch, kv_heads, seq, head_dim) in place.
+
+        Here: normalise, then turn. ``positions`` (batch or 1, seq) are those of the rows. Returns what
+        ``prepare_backward`` needs.
+        """
+        saved = []
+        if self.qk_norm:
+            for x, name in ((q, "q_norm"), (k, "k_norm")):
+                rows = memory.copy(x.transpose(0, 2, 1, 3))
+                normed, _, of_norm = self.norm.forward(rows, ps[name], {}, memory)
+                np.copyto(x, normed.transpose(0, 2, 1, 3))
+                saved.append(of_norm)
+        if self.rotary is not None:
+            for x in (q, k):
+                rotary.rotate(x, positions, self.rotary, self.rotary_dims)
+        return saved, positions
+
+    def prepare_backward(self, dq, dk, dv, saved, ps, memory):
+        """Turn the gradients of what `prepare` made into those of what it was given, in place.
+
+        Returns the gradients of the parameters that it used, as a dict.
+        """
+        of_norms, positions = saved
+        dps = {}
+        if self.rotary is not None:
+            for dx in (dq, dk):
+                rotary.rotate(dx, positions, self.rotary, self.rotary_dims, inverse=True)
+        if self.qk_norm:
+            for dx, name, of_norm in zip((dq, dk), ("q_norm", "k_norm"), of_norms, strict=True):
+                rows = memory.copy(dx.transpose(0, 2, 1, 3))
+                back, dps[name] = self.norm.backward(rows, of_norm, ps[name], memory)
+                np.copyto(dx, back.transpose(0, 2, 1, 3))
+        return dps
+
+    def finish(self, out, lse, ps, memory):
+        """Return what replaces out (batch, seq, heads, head_dim), and what ``finish_backward`` needs.
+
+        out and lse (batch, heads, seq) must stay as they are. Here: a sink takes its share of the weight,
+        ``out * sigmoid(lse - sink)``.
+        """
+        if not self.sinks:
+            return out, None
+        result = memory.take(out.shape, out.dtype)
+        for b in range(len(out)):
+            loops.weigh(out[b], lse[b], ps["sinks"], result[b])
+        return result, (out, lse)
+
+    def finish_backward(self, dresult, saved, ps, memory):
+        """Return the gradients of out, of lse (None if it was not used), and of parameters, as a dict."""
+        if not self.sinks:
+            return dresult, None, {}
+        out, lse = saved
+        dout, dlse = memory.take(out.shape, out.dtype), memory.take(lse.shape, lse.dtype)
+        sums, dsinks = memory.take((self.heads,), np.float64), memory.take((self.heads,), out.dtype)
+        sums.fill(0)
+        for b in range(len(out)):
+            loops.weigh_backward(dresult[b], out[b], lse[b], ps["sinks"], dout[b], dlse[b], sums)
+        dsinks[...] = sums
+        return dout, dlse, {"sinks": dsinks}
+
+    def with_cache(self, st, start, capacity, dtype):
+        if self.device == "cuda":
+            raise ValueError(f"{type(self).__name__}: a cache needs device None, 'auto' or 'cpu', got 'cuda'")
+        shape = len(start), self.kv_heads, capacity, self.head_dim
+        rows = {name: np.zeros(shape, dtype) for name in ("keys", "values")}
+        return {**st, "cache": cache.begin(start, capacity, **rows)}
+
+    def _place(self, st, shape, memory):
+        """Positions of the tokens, (batch or 1, seq), and the state after them."""
+        if "cache" in st:
+            refuse_segments(self, st)
+            positions, kept = cache.advance(self, st["cache"], shape, memory)
+            return positions, {**st, "cache": kept}
+        if st["cu_seqlens"] is None:
+            return _count(shape[1]), st
+        bounds = segment_bounds(self, st, shape)
+        return _count(shape[1]) - np.repeat(bounds[:-1], np.diff(bounds)), st
+
+    def _seen(self, k, v, positions, st):
+        """Keys and values that the queries may see, and options that say where they are."""
+        if "cache" not in st:
+            return k, v, {"cu_seqlens": st["cu_seqlens"]}
+        kept, end = st["cache"], max(int(positions.max(initial=-1)) + 1, 0)
+        for rows, name in ((k, "keys"), (v, "values")):
+            if rows.dtype != kept[name].dtype:
+                raise TypeError(
+                    f"{type(self).__name__}: the cache is {kept[name].dtype} but x is {rows.dtype}; "
+                    f"see dtype of with_cache"
+                )
+            cache.append(rows, positions, kept[name])
+        return kept["keys"][:, :, :end], kept["values"][:, :, :end], {"q_start": positions[:, 0]}
+
+    def _kernel(self, function, *arrays, memory, **options):
         device = None if self.device == "cuda" else self.device  # "cuda": they are there already
-        function(*arrays, self.pattern, cu_seqlens=segments, workspace=memory.workspace, device=device)
-        if function is kernels.sparse_index_kernel:
-            _, lse, q, k, _ = arrays
-            memory.attended(q, k, lse, segments)
+        options |= {"scale": self.scale, "device": device}
+        function(*arrays, self.pattern, workspace=memory.workspace, **options)
 
     def forward(self, x, ps, st, memory):
         buffers = DeviceBuffers(memory) if self.device == "cuda" else HostBuffers(memory)
-        segments = st["cu_seqlens"]
         qkv, _, saved_i = self.Wi.forward(x if x.ndim == 3 else x[None], ps["Wi"], {}, memory)
-        attended = memory.take((*qkv.shape[:2], self.dims), x.dtype)
-        source, result = buffers.copy_of(qkv), buffers.place_for(attended)
-        lse = buffers.take((qkv.shape[0], self.heads, qkv.shape[1]), x.dtype)
-        outputs = *buffers.views(result, self._rows), *buffers.views(lse, self._numbers)
-        inputs = buffers.views(source, self._split)
-        self._kernel(kernels.sparse_index_kernel, *outputs, *inputs, segments=segments, memory=memory)
+        batch, seq, _ = qkv.shape
+        positions, st = self._place(st, (batch, seq), memory)
+        prepared = self.prepare(*self._split(qkv), ps, positions, memory)
+        attended = memory.take((batch, seq, self.Wo.in_features), x.dtype)
+        lse = memory.take((batch, self.heads, seq), x.dtype)
+        source, result, numbers = buffers.copy_of(qkv), buffers.place_for(attended), buffers.place_for(lse)
+        outputs = *buffers.views(result, self._rows), *buffers.views(numbers, self._numbers)
+        q, k, v = buffers.views(source, self._split)
+        k, v, options = self._seen(k, v, positions, st)
+        self._kernel(kernels.sparse_index_kernel, *outputs, q, k, v, memory=memory, **options)
+        if "cache" not in st:
+            memory.attended(q, k, outputs[1], st["cu_seqlens"])
         buffers.fetch(attended, result)
-        y, _, saved_o = self.Wo.forward(attended, ps["Wo"], {}, memory)
-        return y.reshape(x.shape), st, (saved_i, source, result, lse, segments, saved_o)
+        buffers.fetch(lse, numbers)
+        by_head = attended.reshape(batch, seq, self.heads, self.head_dim)
+        finished, saved_f = self.finish(by_head, lse, ps, memory)
+        y, _, saved_o = self.Wo.forward(finished.reshape(attended.shape), ps["Wo"], {}, memory)
+        saved = saved_i, prepared, source, result, numbers, options, saved_f, saved_o
+        return y.reshape(x.shape), st, saved
 
     def backward(self, dy, saved, ps, memory):
         buffers = DeviceBuffers(memory) if self.device == "cuda" else HostBuffers(memory)
-        saved_i, qkv, attended, lse, segments, saved_o = saved
-        dattended, dps_o = self.Wo.backward(dy if dy.ndim == 3 else dy[None], saved_o, ps["Wo"], memory)
-        batch, seq, _ = dattended.shape
-        dqkv = memory.take((batch, seq, self.Wi.out_features), dattended.dtype)
+        saved_i, prepared, qkv, attended, lse, options, saved_f, saved_o = saved
+        dfinished, dps_o = self.Wo.backward(dy if dy.ndim == 3 else dy[None], saved_o, ps["Wo"], memory)
+        batch, seq, width = dfinished.shape
+        by_head = dfinished.reshape(batch, seq, self.heads, self.head_dim)
+        dattended, dlse, dps_f = self.finish_backward(by_head, saved_f, ps, memory)
+        dattended, options = dattended.reshape(batch, seq, width), dict(options)
+        if dlse is not None:
+            [options["dlse"]] = buffers.views(buffers.copy_of(dlse), self._numbers)
+        dqkv = memory.take((batch, seq, self.Wi.out_features), dfinished.dtype)
         result = buffers.place_for(dqkv)
         self._kernel(
             kernels.sparse_index_kernel_backward, *buffers.views(result, self._split),
             *buffers.views(buffers.copy_of(dattended), self._rows), *buffers.views(qkv, self._split),
             *buffers.views(attended, self._rows), *buffers.views(lse, self._numbers),
-            segments=segments, memory=memory,
+            memory=memory, **options,
         )  # fmt: skip
         buffers.fetch(dqkv, result)
+        dps_p = self.prepare_backward(*self._split(dqkv), prepared, ps, memory)
         dx, dps_i = self.Wi.backward(dqkv, saved_i, ps["Wi"], memory)
-        return dx.reshape(dy.shape), {"Wi": dps_i, "Wo": dps_o}
+        dps = {"Wi": dps_i, "Wo": dps_o} | dps_p | dps_f
+        return dx.reshape(dy.shape), {name: dps[name] for name in ps}
+
+
+@lru_cache(8)
+def _count(length):
+    """Positions 0, 1, 2, ... of one entry of a batch."""
+    positions = np.arange(length)[None]
+    positions.flags.writeable = False
+    return positions
 
 
 @dataclass(frozen=True, repr=False)
@@ -206,7 +385,7 @@ class PrimeSelfAttention(_SequenceSelfAttention):
     ----------
     dims : int
         Size of the last axis of x and y.
-    heads, kv_heads, bias, init, device
+    heads, kv_heads, head_dim, scale, rotary, rotary_dims, qk_norm, sinks, bias, init, device
         As in `SparseIndexAttention`.
     window : int
         Number of tokens just before a query that it sees, 3 by default.

@@ -82,6 +82,9 @@ class Chain(Layer, Mapping):
     def states(self, rng):
         return {name: layer.states(rng) for name, layer in self.children}
 
+    def with_cache(self, st, *arguments):
+        return {name: layer.with_cache(st[name], *arguments) for name, layer in self.children}
+
     def check_input(self, x, ps):
         """Nothing to check: the first child does."""
 
@@ -127,6 +130,9 @@ class SkipConnection(Layer):
 
     def states(self, rng):
         return self.layer.states(rng)
+
+    def with_cache(self, st, *arguments):
+        return self.layer.with_cache(st, *arguments)
 
     def forward(self, x, ps, st, memory):
         inner, st, saved = self.layer.apply(x, ps, st, memory)

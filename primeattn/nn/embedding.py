@@ -12,6 +12,7 @@ from primeattn._config import check_callable, freeze_size
 from primeattn.checks import is_array
 from primeattn.compiled import loops
 from primeattn.compiled.parallel import as_rows
+from primeattn.nn import cache
 from primeattn.nn._layer import Layer, Parameter, check_float
 from primeattn.nn.initializers import Normal
 
@@ -95,6 +96,8 @@ class Embedding(Layer):
     def forward(self, x, ps, st, memory):
         y = memory.take((*x.shape, self.dim), ps["weight"].dtype)
         shape, bounds = (1, x.size), np.array([0, x.size])
+        if "cache" in st:
+            return self._continue(x, ps, st, memory)
         if self.previous:
             shape, bounds = x.shape if x.ndim == 2 else shape, segment_bounds(self, st, x.shape)
         tokens = memory.take(shape, np.int64)
@@ -104,6 +107,28 @@ class Embedding(Layer):
         for back, table in enumerate(_tables(ps)):
             loops.add_earlier(tokens, bounds, back, table, y_rows)
         return y, st, (tokens, bounds)
+
+    def with_cache(self, st, start, capacity, dtype):
+        if not self.previous:
+            return st
+        return {
+            **st,
+            "cache": cache.begin(start, capacity, tokens=np.zeros((len(start), self.previous), np.int64)),
+        }
+
+    def _continue(self, x, ps, st, memory):
+        """``forward`` after earlier tokens: the cache holds the last few."""
+        refuse_segments(self, st)
+        tokens = x if x.ndim == 2 else x[None]
+        positions, kept = cache.advance(self, st["cache"], tokens.shape, memory)
+        known = np.concatenate([kept["tokens"], tokens], axis=1)
+        y = memory.take((*tokens.shape, self.dim), ps["weight"].dtype)
+        y.fill(0)
+        for back, table in enumerate(_tables(ps)):
+            seen = known[:, self.previous - back : known.shape[1] - back]
+            y += np.where((positions >= back)[..., None], table[seen], 0)
+        kept = {**kept, "tokens": known[:, known.shape[1] - self.previous :]}
+        return y.reshape(*x.shape, self.dim), {**st, "cache": kept}, None
 
     def backward(self, dy, saved, ps, memory):
         tokens, bounds = saved
@@ -160,7 +185,24 @@ class PositionalEmbedding(Layer):
     def check_input(self, x, ps):
         check_float(self, x, ps, self.dim, ranks=(2, 3))
 
+    def with_cache(self, st, start, capacity, dtype):
+        return {**st, "cache": cache.begin(start, capacity)}
+
+    def _continue(self, x, ps, st, memory):
+        """``forward`` at the positions after those of earlier calls."""
+        refuse_segments(self, st)
+        rows = x if x.ndim == 3 else x[None]
+        positions, kept = cache.advance(self, st["cache"], rows.shape[:2], memory)
+        longest = int(positions.max(initial=-1)) + 1
+        if longest > self.max_len:
+            raise ValueError(f"{self}: sequences must have at most {self.max_len} positions, got {longest}")
+        y = memory.take(x.shape, x.dtype)
+        np.add(rows, ps["weight"][np.maximum(positions, 0)], out=y.reshape(rows.shape))
+        return y, {**st, "cache": kept}, None
+
     def forward(self, x, ps, st, memory):
+        if "cache" in st:
+            return self._continue(x, ps, st, memory)
         bounds = segment_bounds(self, st, x.shape[:-1])
         longest = int(np.diff(bounds).max(initial=0))
         if longest > self.max_len:
@@ -180,6 +222,12 @@ class PositionalEmbedding(Layer):
                 loops.add_rows(sequence[start:stop], sums)  # y = x + weight
         dps["weight"][...] = sums
         return dy, dps
+
+
+def refuse_segments(layer, st):
+    """Raise if a state with a cache has boundaries of packed sequences, too."""
+    if st["cu_seqlens"] is not None:
+        raise ValueError(f"{layer}: cu_seqlens and a cache do not go together")
 
 
 def segment_bounds(layer, st, shape):

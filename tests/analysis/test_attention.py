@@ -105,20 +105,19 @@ def turned(x):
 
 
 @dataclass(frozen=True, repr=False)
-class Rotary(PrimeSelfAttention):
+class Turned(PrimeSelfAttention):
     """Queries and keys are turned on their way to the kernel."""
 
-    def _kernel(self, function, out, lse, q, k, v, **options):
-        super()._kernel(function, out, lse, turned(q), turned(k), v, **options)
+    def prepare(self, q, k, v, ps, positions, memory):
+        q[...], k[...] = turned(q), turned(k)
 
 
 @dataclass(frozen=True, repr=False)
 class Sharper(PrimeSelfAttention):
     """Another scale, which no hook tells."""
 
-    def _kernel(self, function, *arrays, segments, memory):
+    def _kernel(self, function, *arrays, memory, **options):
         function(*arrays, self.pattern, scale=3.0)
-        memory.attended(arrays[2], arrays[3], arrays[1], segments)
 
 
 @dataclass(frozen=True, repr=False)
@@ -130,7 +129,7 @@ class Silent(PrimeSelfAttention):
 
 
 def test_a_layer_derived_from_these_is_seen_as_it_computes(rng):
-    layer = Rotary(8, heads=2)
+    layer = Turned(8, heads=2)
     x, ps, st = example(layer, rng, shape=(41,))
     qkv = (x @ ps["Wi"]["weight"]).reshape(41, 6, 4).transpose(1, 0, 2)[None]
     q, k = turned(qkv[:, :2]), turned(qkv[:, 2:4])
@@ -145,7 +144,7 @@ def test_a_layer_derived_from_these_is_seen_as_it_computes(rng):
     ("layer", "match"),
     [
         (Silent(8), "layer: expected one call of the kernel by SparseIndexAttention, got 0 in Silent"),
-        (Sharper(8), r"layer: its scores are not q·k / sqrt\(head_dim\) over its pattern, in Sharper"),
+        (Sharper(8), r"layer: its scores are not scale q·k over its pattern, in Sharper"),
     ],
 )
 def test_a_layer_that_computes_otherwise_is_refused(layer, match, rng):
