@@ -1,4 +1,4 @@
-"""A small language model over bytes: building, scoring, sampling."""
+"""A small language model over bytes: building, scoring, and generating text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from numbers import Real
 
 import numpy as np
 
-from primeattn.checks import as_int
+from primeattn.checks import as_int, integers
 from primeattn.data import evaluation_windows
 from primeattn.losses import cross_entropy
 from primeattn.nn import (
@@ -19,12 +19,15 @@ from primeattn.nn import (
     SkipConnection,
     SparseIndexAttention,
     gelu,
+    with_cache,
+    without_cache,
 )
+from primeattn.nn._layer import parameter_dtype
 from primeattn.nn.initializers import Normal
 from primeattn.tree import test_mode
 from primeattn.workspace import Workspace
 
-__all__ = ["evaluate", "make_model", "sample", "sinusoids"]
+__all__ = ["evaluate", "generate", "make_model", "sinusoids", "stream"]
 
 
 def make_model(pattern, *, layers=2, width=128, heads=4, context=256) -> Chain:
@@ -105,48 +108,171 @@ def evaluate(model, ps, st, text, context, batch=16) -> float:
     return nats / math.log(2) / text.size
 
 
-def sample(model, ps, st, length, context, rng, temperature=0.8) -> bytes:
-    """Return ``length`` bytes, each drawn from softmax(logits / temperature) given those before it.
+def generate(
+    model,
+    ps,
+    st,
+    prompt,
+    length,
+    temperature=1.0,
+    top_k=None,
+    top_p=None,
+    rng=None,
+    *,
+    context=None,
+    slide=False,
+):
+    """Go on from a prompt: each token is drawn from softmax(logits / temperature) given those before.
 
-    At temperature 0 each is the byte with the largest logit (the first of equals), and ``rng`` is not used.
-    The text begins after a newline. The model sees at most the last ``context`` bytes; when that many have
-    been written, it drops the first half of them.
+    The model computes each token once, with the caches of `with_cache`: layers of your own that look at other
+    tokens must have one.
 
-    Raises
-    ------
-    TypeError, ValueError
-        A length below 0, a context below 1, a temperature that is negative or not finite.
+    Parameters
+    ----------
+    model : Layer
+        Tokens (batch, t) -> logits (batch, t, vocabulary).
+    ps, st : nested dicts
+    prompt : bytes, int array (t,), or list of either
+        At least one token. A list is a batch; its prompts may differ in length.
+    length : int
+    temperature : float
+        At 0, each token is the one with the largest logit (the first of equals), and ``rng`` is not used.
+    top_k : int, optional
+        Draw only from the ``top_k`` most likely tokens.
+    top_p : float, optional
+        Draw only from the fewest tokens that have at least this probability together, in (0, 1].
+    rng : numpy.random.Generator or int
+        Draws the tokens; an int is a seed, None the seed 0.
+    context : int, optional
+        Most positions that the model takes.
+    slide : bool
+        When ``context`` positions are used, go on with the later half of the text as the prompt. Otherwise
+        more than ``context`` tokens are refused at once.
+
+    Returns
+    -------
+    bytes, int array (length,), or list of either
+        As the prompt.
 
     Examples
     --------
     >>> import numpy as np, primeattn as pa
     >>> model = pa.language_model.make_model(pa.Pattern("primes", window=3), layers=1, width=16, context=32)
     >>> ps, st = pa.setup(np.random.default_rng(0), model)
-    >>> len(pa.language_model.sample(model, ps, st, 10, 32, np.random.default_rng(0)))
+    >>> len(pa.language_model.generate(model, ps, st, b"def ", 10, rng=0))
     10
     """
-    length, context = as_int("length", length, minimum=0), as_int("context", context, minimum=1)
+    length, batched = as_int("length", length, minimum=0), isinstance(prompt, list)
+    prompts = prompt if batched else [prompt]
+    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "context": context, "slide": slide}
+    steps = stream(model, ps, st, prompts, length, rng=rng, **options)
+    drawn = np.array(list(steps), np.int64).reshape(length, len(prompts)).T
+    drawn = [
+        bytes(row.tolist()) if isinstance(p, (bytes, bytearray)) else row
+        for p, row in zip(prompts, drawn, strict=True)
+    ]
+    return drawn if batched else drawn[0]
+
+
+def stream(
+    model,
+    ps,
+    st,
+    prompts,
+    length,
+    *,
+    temperature=1.0,
+    top_k=None,
+    top_p=None,
+    rng=None,
+    context=None,
+    slide=False,
+):
+    """Yield the tokens of `generate` one by one, as int arrays (batch,), for a list of prompts.
+
+    Examples
+    --------
+    >>> import numpy as np, primeattn as pa
+    >>> model = pa.language_model.make_model(pa.Pattern("primes", window=3), layers=1, width=16, context=32)
+    >>> ps, st = pa.setup(np.random.default_rng(0), model)
+    >>> [tokens.shape for tokens in pa.language_model.stream(model, ps, st, [b"a", b"bc"], 2)]
+    [(2,), (2,)]
+    """
+    draw = _sampler(temperature, top_k, top_p, rng)
+    texts = [_tokens(prompt) for prompt in prompts]
+    if not texts:
+        raise ValueError("prompt: expected at least one, got an empty list")
+    needed = max(map(len, texts)) + length - 1  # the last token is not looked at
+    if context is not None and as_int("context", context, minimum=1) < needed and not slide:
+        raise ValueError(f"context: expected at least {needed} positions, or slide=True, got {context}")
+    capacity = max(needed, 1) if context is None else min(needed, context)
+    return _steps(model, ps, without_cache(test_mode(st)), texts, length, capacity, draw)
+
+
+def _steps(model, ps, st, texts, length, capacity, draw):
+    workspace, cached, used = Workspace(), None, 0
+    for _ in range(length):
+        if cached is None or used == capacity:
+            last = capacity if cached is None else max(1, capacity // 2)
+            fresh = _left_padded([text[-last:] for text in texts])
+            starts = np.array([min(len(text), last) for text in texts]) - fresh.shape[1]
+            cached, used = (
+                with_cache(model, st, len(texts), capacity, start=starts, dtype=parameter_dtype(ps)),
+                0,
+            )
+        workspace.reset()
+        logits, cached = model(fresh, ps, cached, workspace=workspace)
+        used += fresh.shape[1]
+        drawn = draw(logits[:, -1].astype(np.float64))
+        fresh = drawn[:, None]
+        for text, token in zip(texts, drawn.tolist(), strict=True):
+            text.append(token)
+        yield drawn
+
+
+def _tokens(prompt):
+    """The tokens of a prompt as a list."""
+    if not isinstance(prompt, (bytes, bytearray)):
+        prompt = integers("prompt", prompt)
+        if prompt.ndim != 1:
+            raise ValueError(f"prompt: expected bytes or one axis of tokens, got shape {prompt.shape}")
+    if len(prompt) == 0:
+        raise ValueError("prompt: expected at least one token, got none")
+    return list(prompt) if isinstance(prompt, (bytes, bytearray)) else prompt.tolist()
+
+
+def _left_padded(texts):
+    longest = max(map(len, texts))
+    padded = np.zeros((len(texts), longest), np.int64)
+    for row, text in zip(padded, texts, strict=True):
+        row[longest - len(text) :] = text
+    return padded
+
+
+def _sampler(temperature, top_k, top_p, rng):
+    """A function from logits (batch, vocabulary) to tokens (batch,)."""
     if not isinstance(temperature, Real) or isinstance(temperature, bool):
         raise TypeError(f"temperature: expected a number, got {temperature!r}")
     if not 0 <= temperature < math.inf:
         raise ValueError(f"temperature: expected a finite number >= 0, got {temperature}")
-    st, workspace = test_mode(st), Workspace()
-    text, start = bytearray(b"\n"), 0
-    window = np.zeros((1, context), np.uint8)  # of fixed length: no byte sees the padding after it
-    while len(text) <= length:
-        if len(text) - start > context:
-            start = len(text) - max(1, context // 2)
-        seen = text[start:]
-        window[0, : len(seen)] = seen
-        workspace.reset()
-        logits, _ = model(window, ps, st, workspace=workspace)
-        text.append(_draw(logits[0, len(seen) - 1].astype(np.float64), temperature, rng))
-    return bytes(text[1:])
+    top_k = None if top_k is None else as_int("top_k", top_k, minimum=1)
+    if top_p is not None and not (isinstance(top_p, Real) and 0 < top_p <= 1):
+        raise ValueError(f"top_p: expected a number in (0, 1], got {top_p!r}")
+    if not isinstance(rng, np.random.Generator):
+        rng = np.random.default_rng(0 if rng is None else as_int("rng", rng, minimum=0))
 
+    def draw(logits):
+        if temperature == 0:
+            return logits.argmax(axis=1)
+        order = np.argsort(-logits, axis=1, kind="stable")[:, :top_k]  # most likely first
+        kept = np.take_along_axis(logits, order, axis=1)
+        with np.errstate(over="ignore"):  # at a small temperature only the largest remains
+            p = np.exp((kept - kept[:, :1]) / temperature)
+        below = np.cumsum(p, axis=1) - p  # the probability of more likely ones
+        if top_p is not None:
+            p[below >= top_p * p.sum(axis=1, keepdims=True)] = 0
+        ends = np.cumsum(p, axis=1)
+        at = (ends <= rng.random(len(p))[:, None] * ends[:, -1:]).sum(axis=1)
+        return order[np.arange(len(p)), at]
 
-def _draw(logits, temperature, rng):
-    if temperature == 0:
-        return logits.argmax()
-    with np.errstate(over="ignore"):  # at a small temperature only the largest remains
-        p = np.exp((logits - logits.max()) / temperature)
-    return rng.choice(256, p=p / p.sum())
+    return draw

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numba
@@ -22,15 +22,16 @@ from primeattn.checks import as_int
 from primeattn.data import Batches, load_corpus
 from primeattn.files import check_writable, written_whole
 from primeattn.kernels import get_num_threads
-from primeattn.language_model import evaluate, make_model, sample
+from primeattn.language_model import evaluate, generate, make_model
 from primeattn.losses import cross_entropy
 from primeattn.nn import Chain, setup
 from primeattn.optim import AdamW, clip_by_global_norm, warmup_cosine
 from primeattn.patterns import Pattern
+from primeattn.tree import check as check_tree
 from primeattn.tree import map as map_tree
 from primeattn.workspace import Workspace
 
-__all__ = ["FILES", "TrainConfig", "Trainer", "report", "run"]
+__all__ = ["FILES", "TrainConfig", "Trainer", "load_run", "report", "run"]
 
 FILES = ("checkpoint.npz", "results.json", "sample.txt", "loss.png", "mask.png")  # what ``run`` writes
 
@@ -195,6 +196,37 @@ class Trainer:
         vars(self).update({name: state[stored] for name, stored in names.items()})
 
 
+def load_run(out) -> tuple:
+    """Read a run from its folder; return its options, model, parameters and state.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        There is no checkpoint, or it is not that of a training run.
+
+    Examples
+    --------
+    >>> import tempfile, primeattn as pa
+    >>> options = pa.train.TrainConfig(layers=1, width=16, heads=2, context=32, batch=2, steps=2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = pa.train.run(options, out=f"{folder}/run")
+    ...     config, model, ps, st = pa.train.load_run(f"{folder}/run")
+    >>> config == options
+    True
+    """
+    path = Path(out) / "checkpoint.npz"
+    options = checkpoint.load(path).get("options")
+    names = {field.name for field in fields(TrainConfig)}
+    if not isinstance(options, dict) or not names <= options.keys():
+        raise ValueError(f"run: {str(path)!r} is no checkpoint of a training run")
+    config = TrainConfig(**{name: options[name] for name in names})
+    model = config.model()
+    ps, _ = setup(np.random.default_rng(0), model)
+    state = checkpoint.load(path, model=model)
+    check_tree(state["parameters"], ps, "parameters")
+    return config, model, state["parameters"], state["states"]
+
+
 def run(config=None, *, text=None, out="runs/train", resume=False, force=False, save_every=100) -> dict:
     """Train, evaluate, and write the folder ``out``; return the results.
 
@@ -255,7 +287,8 @@ def run(config=None, *, text=None, out="runs/train", resume=False, force=False, 
     _train(trainer, out / "checkpoint.npz", save_every)
     results = _results(trainer)
     rng = np.random.default_rng(config.seed)
-    written = sample(trainer.model, trainer.ps, trainer.st, 400, config.context, rng)
+    given = trainer.model, trainer.ps, trainer.st, b"\n", 400
+    written = generate(*given, temperature=0.8, rng=rng, context=config.context, slide=True)
     results["sample"] = written.decode("utf-8", errors="replace")
     for name, content in (("sample.txt", written), ("results.json", json.dumps(results, indent=1).encode())):
         with written_whole(out / name) as file:

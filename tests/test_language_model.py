@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from primeattn.language_model import evaluate, make_model, sample, sinusoids
+from primeattn.language_model import evaluate, generate, make_model, sinusoids
 from primeattn.nn import setup
 from primeattn.patterns import Pattern
 
@@ -64,36 +64,79 @@ def test_evaluate_a_model_in_one_window(rng):
     )
 
 
-def test_sample_follows_the_model(rng):
+def test_generate_follows_the_model(rng):
     successor = 50.0 * np.eye(256)[(np.arange(256) + 1) % 256]
-    for context in (1, 2, 7, 100):
-        assert sample(Bigram(successor), {}, {}, 30, context, rng) == bytes(range(11, 41))
+    for context in (1, 2, 7, 100, None):
+        options = {"context": context, "slide": True, "rng": rng}
+        assert generate(Bigram(successor), {}, {}, b"\n", 30, **options) == bytes(range(11, 41))
     coin = np.full((256, 256), -np.inf)
     coin[:, [ord("a"), ord("b")]] = math.log(3), 0.0
-    drawn = sample(Bigram(coin), {}, {}, 2000, 10, rng, temperature=1.0)
+    drawn = generate(Bigram(coin), {}, {}, b"\n", 2000, rng=rng)
     assert set(drawn) == set(b"ab") and drawn.count(b"a") / 2000 == pytest.approx(3 / 4, abs=0.04)
-    colder = sample(Bigram(coin), {}, {}, 2000, 10, rng, temperature=0.5)
+    colder = generate(Bigram(coin), {}, {}, b"\n", 2000, temperature=0.5, rng=rng)
     assert colder.count(b"a") / 2000 == pytest.approx(9 / 10, abs=0.04)
 
 
-def test_sample_of_a_model_equals_scoring_it_in_full(rng):
+def test_generated_text_equals_scoring_it_in_full(rng):
+    model = make_model(PATTERN, layers=2, width=16, heads=2, context=40)
+    ps, st = setup(rng, model)
+    prompts = [b"def ", b"x", b"import numpy"]
+    drawn = generate(model, ps, st, prompts, 20, temperature=0)
+    for prompt, new in zip(prompts, drawn, strict=True):
+        logits, _ = model(np.frombuffer(prompt + new[:-1], np.uint8), ps, st)
+        assert bytes(logits[len(prompt) - 1 :].argmax(axis=1).astype(np.uint8)) == new
+        assert generate(model, ps, st, prompt, 20, temperature=0) == new
+        tokens = generate(model, ps, st, np.frombuffer(prompt, np.uint8), 20, temperature=0)
+        assert tokens.tolist() == list(new)
+
+
+def test_generate_slides_or_says_that_the_context_is_full(rng):
     model = make_model(PATTERN, layers=1, width=16, heads=2, context=24)
     ps, st = setup(rng, model)
-    drawn = sample(model, ps, st, 20, 24, np.random.default_rng(1), temperature=1e-6)
-    logits, _ = model(np.frombuffer(b"\n" + drawn[:-1], np.uint8), ps, st)
-    assert bytes(logits.argmax(axis=1).astype(np.uint8)) == drawn
+    drawn = generate(model, ps, st, b"abc", 60, temperature=0, context=24, slide=True)
+    text, start = b"abc", 0
+    while len(text) < 63:
+        if len(text) - start == 25:
+            start = len(text) - 12
+        logits, _ = model(np.frombuffer(text[start:], np.uint8), ps, st)
+        text += bytes([logits[-1].argmax()])
+    assert drawn == text[3:]
+    with pytest.raises(ValueError, match="context: expected at least 62 positions, or slide=True, got 24"):
+        generate(model, ps, st, b"abc", 60, context=24)
+    with pytest.raises(ValueError, match="sequences must have at most 24 positions"):
+        generate(model, ps, st, b"abc", 60)
 
 
-def test_sample_is_greedy_at_temperature_0(rng):
+def test_generate_is_greedy_at_temperature_0(rng):
     table = rng.standard_normal((256, 256))
     table[:, 7] = table[:, 9] = 10.0  # of equals the first
-    assert sample(Bigram(table), {}, {}, 5, 10, None, temperature=0) == bytes([7] * 5)
+    assert generate(Bigram(table), {}, {}, b"\n", 5, temperature=0) == bytes([7] * 5)
     table = rng.standard_normal((256, 256)).astype(np.float32)
-    greedy = sample(Bigram(table), {}, {}, 50, 10, None, temperature=0.0)
+    greedy = generate(Bigram(table), {}, {}, b"\n", 50, temperature=0.0)
     assert all(after == table[before].argmax() for before, after in zip(b"\n" + greedy, greedy, strict=False))
     for cold in (1e-3, 1e-300, 5e-324):
         with np.errstate(all="raise", under="ignore"):
-            assert sample(Bigram(1e10 * table), {}, {}, 50, 10, rng, temperature=cold) == greedy
+            assert generate(Bigram(1e10 * table), {}, {}, b"\n", 50, temperature=cold) == greedy
+
+
+def test_top_k_and_top_p_draw_from_the_most_likely_tokens(rng):
+    logits = np.full(256, -50.0)
+    logits[[3, 9, 40, 41]] = np.log([0.1, 0.4, 0.3, 0.2])
+    table = np.tile(logits, (256, 1))
+
+    def shares(**options):
+        drawn = generate(Bigram(table), {}, {}, b"a", 3000, rng=rng, **options)
+        return {token: drawn.count(token) / 3000 for token in set(drawn)}
+
+    near = {"abs": 0.05}
+    assert shares() == pytest.approx({3: 0.1, 9: 0.4, 40: 0.3, 41: 0.2}, **near)
+    assert shares(top_k=2) == pytest.approx({9: 4 / 7, 40: 3 / 7}, **near)
+    assert shares(top_p=0.4) == shares(top_k=1) == {9: 1.0}
+    assert shares(top_p=0.41) == pytest.approx({9: 4 / 7, 40: 3 / 7}, **near)
+    assert shares(top_p=0.65, top_k=3) == pytest.approx({9: 4 / 7, 40: 3 / 7}, **near)
+    assert shares(top_p=1.0).keys() == {3, 9, 40, 41}
+    seeded = [generate(Bigram(table), {}, {}, b"a", 50, rng=seed) for seed in (5, 5, 6, None, 0)]
+    assert seeded[0] == seeded[1] != seeded[2] and seeded[3] == seeded[4]
 
 
 @pytest.mark.parametrize(
@@ -107,12 +150,20 @@ def test_sample_is_greedy_at_temperature_0(rng):
         ({"context": 0}, ValueError, "context: expected an integer >= 1, got 0"),
         ({"context": 2.0}, TypeError, r"context: expected an integer, got 2\.0"),
         ({"length": -1}, ValueError, "length: expected an integer >= 0, got -1"),
+        ({"top_k": 0}, ValueError, "top_k: expected an integer >= 1, got 0"),
+        ({"top_p": 0}, ValueError, r"top_p: expected a number in \(0, 1\], got 0"),
+        ({"top_p": 1.5}, ValueError, r"top_p: expected a number in \(0, 1\], got 1.5"),
+        ({"prompt": b""}, ValueError, "prompt: expected at least one token, got none"),
+        ({"prompt": []}, ValueError, "prompt: expected at least one, got an empty list"),
+        ({"prompt": np.zeros((2, 2), int)}, ValueError, "prompt: expected bytes or one axis of tokens"),
+        ({"prompt": "def"}, TypeError, "prompt: expected integers"),
+        ({"rng": 1.5}, TypeError, "rng: expected an integer"),
     ],
 )
-def test_sample_refuses(change, error, message, rng):
-    options = {"length": 3, "context": 4, "rng": rng, **change}
+def test_generate_refuses(change, error, message, rng):
+    options = {"prompt": b"a", "length": 3, "context": 4, "rng": rng, **change}
     with pytest.raises(error, match=message):
-        sample(Bigram(np.zeros((256, 256))), {}, {}, **options)
+        generate(Bigram(np.zeros((256, 256))), {}, {}, **options)
 
 
 def test_evaluate_refuses_an_empty_batch():

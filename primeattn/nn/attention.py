@@ -107,7 +107,8 @@ class SparseIndexAttention(Layer):
         if self.head_dim is None:
             if self.dims % self.heads:
                 raise ValueError(
-                    f"{name}: heads must divide dims, got heads={self.heads}, dims={self.dims}, or give head_dim"
+                    f"{name}: heads must divide dims, got heads={self.heads}, dims={self.dims}; or give "
+                    "head_dim"
                 )
             object.__setattr__(self, "head_dim", self.dims // self.heads)
         freeze_size(self, "head_dim")
