@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Real
+
 import numpy as np
 
 from primeattn.checks import is_array
@@ -12,8 +15,9 @@ from primeattn.nn._memory import Memory
 __all__ = ["cross_entropy", "mse"]
 
 
-def cross_entropy(logits, labels, *, ignore=-100, workspace=None):
-    """``loss = mean over counted r of (log sum_c exp z_rc - z_{r, label_r})``, in nats.
+def cross_entropy(logits, labels, *, ignore=-100, label_smoothing=0.0, z_loss=0.0, workspace=None):
+    """``loss = mean over counted r of (L_r - (1 - s) z_{r, label_r} - s mean_c z_rc + z_loss L_r**2)``,
+    with ``L_r = log sum_c exp z_rc`` and ``s = label_smoothing``, in nats.
 
     Parameters
     ----------
@@ -23,6 +27,11 @@ def cross_entropy(logits, labels, *, ignore=-100, workspace=None):
         Classes 0 .. classes - 1, or ``ignore``.
     ignore : int
         Rows with this label are not counted; their gradient is 0. If all are ignored, the loss is 0.
+    label_smoothing : float
+        Part of the target, in [0, 1), that all classes share evenly. Szegedy et al., Rethinking the inception
+        architecture for computer vision (2016).
+    z_loss : float
+        At least 0. Draws L_r to 0, so that logits do not drift; 1e-4 in Chowdhery et al., PaLM (2022).
     workspace : Workspace, optional
         Memory for dlogits; a new array by default.
 
@@ -31,12 +40,14 @@ def cross_entropy(logits, labels, *, ignore=-100, workspace=None):
     loss : float
         Summed in float64.
     dlogits : array
-        ``(softmax(z)_rc - [c = label_r]) / number of counted rows``, of the shape and dtype of the logits.
+        ``((1 + 2 z_loss L_r) softmax(z)_rc - (1 - s) [c = label_r] - s / classes) / number of counted rows``,
+        of the shape and dtype of the logits.
 
     Raises
     ------
     TypeError, ValueError
-        If logits are not floats, or labels are not integers, have another shape or are out of range.
+        If logits are not floats, or labels are not integers, have another shape or are out of range; for an
+        option out of its range.
 
     Examples
     --------
@@ -54,6 +65,8 @@ def cross_entropy(logits, labels, *, ignore=-100, workspace=None):
         raise TypeError(f"labels: expected a numpy array of integers, got {got}")
     if labels.shape != logits.shape[:-1]:
         raise ValueError(f"labels: expected shape {logits.shape[:-1]}, got {labels.shape}")
+    label_smoothing = _as_float("label_smoothing", label_smoothing, 1)
+    z_loss = _as_float("z_loss", z_loss, math.inf)
     classes, memory = logits.shape[-1], Memory(workspace)
     with memory.hold():
         counted = memory.take(labels.shape, bool)
@@ -74,7 +87,7 @@ def cross_entropy(logits, labels, *, ignore=-100, workspace=None):
         losses = memory.take((len(blocks),), np.float64)
 
         def rows(i, b):
-            losses[i] = loops.cross_entropy(z_rows[b], columns[b], count, d_rows[b])
+            losses[i] = loops.cross_entropy(z_rows[b], columns[b], count, label_smoothing, z_loss, d_rows[b])
 
         share(blocks, rows)
         return float(losses.sum()) / count, dlogits
@@ -126,3 +139,12 @@ def _check_float(name, array):
     if not is_array(array) or array.dtype not in (np.float32, np.float64):
         got = array.dtype if is_array(array) else type(array).__name__
         raise TypeError(f"{name}: expected a float32 or float64 array, got {got}")
+
+
+def _as_float(name, value, high):
+    """Return ``value`` as a float; raise unless it is a number in [0, high)."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
+    if not 0 <= value < high:
+        raise ValueError(f"{name}: expected a number in [0, {high}), got {value}")
+    return float(value)

@@ -6,6 +6,8 @@ the way to a leaf with slashes: ``layer_0/weight``. Nothing here changes its arg
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from primeattn.checks import integers, is_array
@@ -17,6 +19,7 @@ __all__ = [
     "map_with_path",
     "test_mode",
     "train_mode",
+    "unflatten",
     "with_segments",
     "zeros_like",
 ]
@@ -84,6 +87,47 @@ def flatten(tree) -> dict:
     leaves = {}
     map_with_path(leaves.__setitem__, tree)
     return leaves
+
+
+def unflatten(flat, like):
+    """Tree with the leaves of ``flat`` and the keys of ``like``: the inverse of `flatten`.
+
+    Parameters
+    ----------
+    flat : mapping
+        From path to leaf, such as a result of `flatten` or of ``np.load`` on an ``.npz`` file.
+    like : nested dict
+        The expected structure, empty dicts included; its leaves are not used. `check` compares leaves.
+
+    Raises
+    ------
+    ValueError
+        If the paths of ``flat`` are not those of ``like``.
+    TypeError
+        If ``flat`` is no mapping, or holds a dict in the place of a leaf.
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> like = {"layer_0": {"weight": 0, "bias": 0}, "layer_1": {}}
+    >>> pa.tree.unflatten({"layer_0/bias": 2, "layer_0/weight": 1}, like)
+    {'layer_0': {'weight': 1, 'bias': 2}, 'layer_1': {}}
+    """
+    if not isinstance(flat, Mapping):
+        raise TypeError(f"flat: expected a mapping from paths to leaves, got {type(flat).__name__}")
+    paths = flatten(like)
+    if flat.keys() != paths.keys():
+        missing = [path for path in paths if path not in flat]
+        unexpected = [path for path in flat if path not in paths]
+        raise ValueError(f"flat: expected the paths of like; missing {missing}, unexpected {unexpected}")
+
+    def leaf(path, _):
+        value = flat[path]
+        if isinstance(value, dict):
+            raise TypeError(f"flat: expected a leaf at {path!r}, got a dict")
+        return value
+
+    return map_with_path(leaf, like)
 
 
 def zeros_like(tree):

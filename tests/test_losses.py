@@ -41,6 +41,53 @@ def test_gradient_is_that_of_the_loss(rng):
         assert slope == pytest.approx(dlogits[index], abs=1e-9)
 
 
+OPTIONS = [(0.0, 1e-2), (0.1, 0.0), (0.3, 1e-4)]
+
+
+@pytest.mark.parametrize("label_smoothing,z_loss", OPTIONS)
+@pytest.mark.parametrize(("dtype", "tol"), [(np.float32, 2e-6), (np.float64, 1e-14)])
+@pytest.mark.parametrize("shape", [(7,), (400, 200)])
+def test_smoothing_and_z_loss_against_numpy(label_smoothing, z_loss, dtype, tol, shape, rng):
+    logits = (3 * rng.standard_normal((*shape, 11)) - 2).astype(dtype)
+    labels = rng.integers(0, 11, shape)
+    labels[rng.random(shape) < 0.3] = -100
+    z, counted = logits.astype(np.float64), labels != -100
+    lse = np.log(np.exp(z).sum(-1))
+    target = (1 - label_smoothing) * (np.arange(11) == labels[..., None]) + label_smoothing / 11
+    losses = lse - (target * z).sum(-1) + z_loss * lse**2
+    expected = (1 + 2 * z_loss * lse[..., None]) * np.exp(z - lse[..., None]) - target
+    expected = np.where(counted[..., None], expected, 0) / counted.sum()
+    loss, dlogits = cross_entropy(logits, labels, label_smoothing=label_smoothing, z_loss=z_loss)
+    assert loss == pytest.approx(losses[counted].mean(), rel=tol)
+    assert dlogits.dtype == dtype
+    np.testing.assert_allclose(dlogits, expected, rtol=0, atol=tol / counted.sum())
+
+
+@pytest.mark.parametrize("label_smoothing,z_loss", OPTIONS)
+def test_gradient_of_smoothing_and_z_loss_is_that_of_the_loss(label_smoothing, z_loss, rng):
+    logits, labels = rng.standard_normal((5, 19)), np.array([0, 2, -100, 18, 7])  # two groups and a tail
+    options = {"label_smoothing": label_smoothing, "z_loss": z_loss}
+    _, dlogits = cross_entropy(logits, labels, **options)
+    for index in np.ndindex(logits.shape):
+        e = np.zeros_like(logits)
+        e[index] = 1e-5
+        up, down = (cross_entropy(logits + sign * e, labels, **options)[0] for sign in (1, -1))
+        assert (up - down) / 2e-5 == pytest.approx(dlogits[index], abs=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_options_at_zero_change_no_bit_even_where_logits_are_infinite(dtype, rng):
+    """Without them, a class may be ruled out by a logit of -inf."""
+    logits, labels = rng.standard_normal((50, 37)).astype(dtype), rng.integers(0, 36, 50)
+    logits[:, 36] = -np.inf
+    loss, dlogits = cross_entropy(logits, labels)
+    assert np.isfinite(loss) and (dlogits[:, 36] == 0).all()
+    again, dagain = cross_entropy(logits, labels, label_smoothing=0, z_loss=0)
+    assert again == loss and np.array_equal(dagain, dlogits)
+    _, drawn = cross_entropy(logits, labels, z_loss=1e-4)
+    assert np.isfinite(drawn).all()
+
+
 def test_ignored_rows_have_no_say_even_if_not_finite(rng):
     logits, labels = rng.standard_normal((4, 3)), np.array([0, 7, 1, 7])
     loss, dlogits = cross_entropy(logits, labels, ignore=7)
@@ -51,6 +98,8 @@ def test_ignored_rows_have_no_say_even_if_not_finite(rng):
     logits[1] = np.nan
     again, dagain = cross_entropy(logits, labels, ignore=7)
     assert again == loss and (dagain == dlogits).all()
+    loss, dlogits = cross_entropy(logits, labels, ignore=7, label_smoothing=0.1, z_loss=0.1)
+    assert np.isfinite(loss) and (dlogits[1::2] == 0).all()
 
 
 def test_all_ignored_and_empty():
@@ -119,6 +168,22 @@ def test_workspace_holds_the_gradient(rng):
 def test_cross_entropy_refuses(logits, labels, error, match):
     with pytest.raises(error, match=match):
         cross_entropy(logits, labels)
+
+
+@pytest.mark.parametrize(
+    ("option", "error", "match"),
+    [
+        ({"label_smoothing": 1.0}, ValueError, r"label_smoothing: expected a number in \[0, 1\), got 1.0"),
+        ({"label_smoothing": -0.1}, ValueError, "label_smoothing: .* got -0.1"),
+        ({"label_smoothing": True}, TypeError, "label_smoothing: expected a number, got True"),
+        ({"z_loss": np.nan}, ValueError, r"z_loss: expected a number in \[0, inf\), got nan"),
+        ({"z_loss": np.inf}, ValueError, "z_loss: .* got inf"),
+        ({"z_loss": "1e-4"}, TypeError, "z_loss: expected a number, got '1e-4'"),
+    ],
+)
+def test_cross_entropy_refuses_options(option, error, match):
+    with pytest.raises(error, match=match):
+        cross_entropy(np.zeros((2, 3)), np.zeros(2, int), **option)
 
 
 def test_mse_value_and_gradient(rng):

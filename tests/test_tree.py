@@ -35,6 +35,38 @@ def test_paths():
     assert list(flat) == ["a", "b/c"] and flat["b/c"] is TREE["b"]["c"]
 
 
+def test_unflatten_is_the_inverse_of_flatten(rng):
+    ps, _ = setup(rng, Chain(Dense(2, 3), Dropout(0.1), inner=Chain(Dense(3, 1))))
+    back = tree.unflatten(tree.flatten(ps), like=ps)
+    assert list(back) == list(ps) and back["layer_1"] == {}
+    assert back["inner"]["layer_0"]["weight"] is ps["inner"]["layer_0"]["weight"]
+    shuffled = dict(sorted(tree.flatten(TREE).items(), reverse=True))
+    assert list(tree.unflatten(shuffled, TREE)) == ["a", "b"]
+    assert tree.unflatten(tree.flatten({}), {}) == {}
+
+
+def test_unflatten_takes_an_npz_file(tmp_path):
+    np.savez(tmp_path / "flat.npz", **tree.flatten(TREE))
+    with np.load(tmp_path / "flat.npz") as flat:
+        tree.check(tree.unflatten(flat, TREE), TREE)
+
+
+@pytest.mark.parametrize(
+    ("flat", "error", "match"),
+    [
+        ({"a": 1}, ValueError, r"flat: expected the paths of like; missing \['b/c'\], unexpected \[\]"),
+        ({"a": 1, "b/c": 2, "b/empty": 3}, ValueError, r"missing \[\], unexpected \['b/empty'\]"),
+        ({"a": 1, "b": 2}, ValueError, r"missing \['b/c'\], unexpected \['b'\]"),
+        ({"a/x": 1, "b/c": 2}, ValueError, r"missing \['a'\], unexpected \['a/x'\]"),
+        ({"a": {"x": 1}, "b/c": 2}, TypeError, "flat: expected a leaf at 'a', got a dict"),
+        ([1, 2], TypeError, "flat: expected a mapping from paths to leaves, got list"),
+    ],
+)
+def test_unflatten_refuses(flat, error, match):
+    with pytest.raises(error, match=match):
+        tree.unflatten(flat, TREE)
+
+
 def test_zeros_like_is_new_and_keeps_dtypes():
     zeros = tree.zeros_like(TREE)
     assert (zeros["a"] == 0).all() and zeros["a"].dtype == np.float64 and zeros["b"]["c"].dtype == np.float32

@@ -244,14 +244,24 @@ def sum_by_earlier(tokens, bounds, back, dy, ends, order, dtable):
         begin = ends[v]
 
 
+@_sums
+def _sum(x):
+    total = 0.0
+    for i in range(x.size):
+        total += np.float64(x[i])
+    return total
+
+
 @cached_njit
-def cross_entropy(z, label, count, dz):
-    """Sum over the rows of ``log sum_c exp z_c - z_label``, in float64; ``dz`` is its gradient over count.
+def cross_entropy(z, label, count, smoothing, z_loss, dz):
+    """Sum over the rows of ``L - (1 - smoothing) z_label - smoothing mean_c z_c + z_loss L^2``, in float64,
+    with L = log sum_c exp z_c; ``dz`` is its gradient over count.
 
     z and dz are (rows, classes); rows with a negative label are skipped, and their gradient is 0.
     """
     loss, tail = 0.0, _tail(z)
     one, count = z.dtype.type(1), z.dtype.type(count)
+    others = z.dtype.type(smoothing / z.shape[1]) / count
     for r in range(len(z)):
         d = dz[r]
         if label[r] < 0:
@@ -261,12 +271,21 @@ def cross_entropy(z, label, count, dz):
         for c in range(d.size):
             d[c] = z[r, c] - largest
         shifted = np.float64(d[label[r]])
+        if smoothing != 0:
+            shifted = (1 - smoothing) * shifted + smoothing * (_sum(d) / d.size)
         total = _exp(d, tail)
         loss += math.log(total) - shifted
         factor = one / (count * z.dtype.type(total))
+        if z_loss != 0:
+            lse = np.float64(largest) + math.log(total)
+            loss += z_loss * lse * lse
+            factor *= z.dtype.type(1 + 2 * z_loss * lse)
         for c in range(d.size):
             d[c] *= factor
-        d[label[r]] -= one / count
+        if smoothing != 0:
+            for c in range(d.size):
+                d[c] -= others
+        d[label[r]] -= z.dtype.type(1 - smoothing) / count
     return loss
 
 

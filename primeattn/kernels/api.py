@@ -55,8 +55,10 @@ def sparse_index_kernel(
     scale : float, optional
         1 / sqrt(head_dim) by default.
     q_start, k_start : int or (batch,) int array
-        Positions of the first query and the first key: row r attends the keys of position q_start + r that
-        lie in [k_start, k_start + n_k). A row left without keys gets out = 0 and lse = -inf.
+        Positions of the first query and the first key: row r has position q_start + r, and attends keys in
+        [k_start, k_start + n_k). A row left without keys gets out = 0 and lse = -inf. A position below 0 is
+        padding: nobody sees such a key, no such query sees any, and what these rows hold does not matter.
+        So ``q_start = k_start = -padding`` serves batches padded on the left.
     cu_seqlens : (sequences + 1,) int array, optional
         Boundaries, from 0 to n_q, of packed sequences in a batch of 1. Each sequence attends only itself and
         has its own globals. Not together with q_start or k_start.
@@ -75,7 +77,8 @@ def sparse_index_kernel(
         Implementation; None chooses. On the CPU that is "tiles"; "scalar" takes the same calls, in plain
         loops to read and, with NUMBA_DISABLE_JIT=1, to step through. On the GPU, "gather" takes everything,
         and "wheel" uses tensor cores (see :mod:`primeattn.wheel`): it needs float16 or bfloat16, head_dim
-        64 or 128, rows at multiples of 16 bytes, scale above 0, and a key at the position of every query.
+        64 or 128, rows at multiples of 16 bytes, scale above 0, and a key at the position of every query,
+        none of them padding.
         With "wheel", a NaN or infinity may spread from one row to others of the same tile.
 
     Returns
@@ -146,8 +149,9 @@ def sparse_index_kernel_backward(
     P = exp(s - lse);  dP = dout·v;  dS = P * (dP - rowsum(dout * out) + dlse)
     dq = scale * dS k;  dk = scale * dSᵀ q;  dv = Pᵀ dout, summed over the query heads of a key head
 
-    If ``out`` and ``lse`` were merged from several ranges of keys (see :func:`merge`), a call per range gives
-    its final dk and dv, and a dq to be added to those of the other ranges.
+    Rows of padding (positions below 0) get dq = dk = dv = 0, whatever dout holds there. If ``out`` and
+    ``lse`` were merged from several ranges of keys (see :func:`merge`), a call per range gives its final dk
+    and dv, and a dq to be added to those of the other ranges.
 
     Parameters
     ----------

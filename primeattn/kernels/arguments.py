@@ -12,7 +12,7 @@ from primeattn.kernels.call import DTYPES, HALF_DTYPES, SEQUENCE, Call, lse_dtyp
 from primeattn.patterns import Pattern
 from primeattn.workspace import Workspace
 
-POSITIONS = 2**62  # limit of positions: the sum or difference of two fits int64
+POSITIONS = 2**62  # limit of positions, also below 0: the sum or difference of two fits int64
 
 
 def check_forward(target, arrays, options, workspace) -> Call:
@@ -157,7 +157,7 @@ def _check_sequences(q, k, q_start, k_start, cu_seqlens):
         table["batch"] = np.arange(batch)
         table["n_q"], table["n_k"] = n_q, n_k
         table["q_start"], table["k_start"] = starts["q_start"], starts["k_start"]
-        return table
+        return _without_padding(table)
     for name, start in starts.items():
         if np.any(start != 0):
             raise ValueError(f"{name}: expected 0 together with cu_seqlens, got {start}")
@@ -172,19 +172,34 @@ def _check_sequences(q, k, q_start, k_start, cu_seqlens):
     return table[table["n_q"] > 0]
 
 
+def _without_padding(table):
+    """``table`` with the rows of positions below 0 as sequences of their own, where nobody sees anybody."""
+    parts = [table]
+    for side in "qk":
+        start, count = table[f"{side}_start"], table[f"n_{side}"]
+        padding = np.clip(-start, 0, count)
+        if padding.any():
+            alone = np.zeros(table.size, SEQUENCE)
+            alone["batch"], alone[f"n_{side}"] = table["batch"], padding
+            parts.append(alone[padding > 0])
+            table[f"{side}_row"] += padding
+            count -= padding
+        np.maximum(start, 0, out=start)
+    return np.concatenate(parts) if len(parts) > 1 else table
+
+
 def _check_start(name, start, batch):
     if not isinstance(start, np.ndarray):
-        start = as_int(name, start, minimum=0)
-        if start >= POSITIONS:
-            raise ValueError(f"{name}: expected a position below 2**62, got {start}")
+        start = as_int(name, start)
+        if abs(start) >= POSITIONS:
+            raise ValueError(f"{name}: expected a position below 2**62 in size, got {start}")
         return start
     start = integers(name, start)
     if start.shape not in ((), (batch,)):
         raise ValueError(f"{name}: expected an integer or shape ({batch},), got shape {start.shape}")
-    if start.min(initial=0) < 0:
-        raise ValueError(f"{name}: expected positions >= 0, got {start.min()}")
-    if start.max(initial=0) >= POSITIONS:
-        raise ValueError(f"{name}: expected positions below 2**62, got {start.max()}")
+    for value in (int(start.min(initial=0)), int(start.max(initial=0))):
+        if abs(value) >= POSITIONS:
+            raise ValueError(f"{name}: expected positions below 2**62 in size, got {value}")
     return start
 
 

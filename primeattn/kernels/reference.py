@@ -17,7 +17,7 @@ __all__ = ["backward", "forward", "mask"]
 def mask(pattern, n_q: int, n_k: int, q_start: int = 0, k_start: int = 0) -> np.ndarray:
     """Boolean (n_q, n_k) mask: entry [r, c] is True where the query attends the key.
 
-    With i = q_start + r and j = k_start + c: j <= i and (j < G or i - j <= W or i - j in S).
+    With i = q_start + r and j = k_start + c: 0 <= j <= i and (j < G or i - j <= W or i - j in S).
 
     Examples
     --------
@@ -32,9 +32,10 @@ def mask(pattern, n_q: int, n_k: int, q_start: int = 0, k_start: int = 0) -> np.
     """
     i = q_start + np.arange(n_q)[:, None]
     j = k_start + np.arange(n_k)[None, :]
-    in_offsets = np.zeros(max(q_start + n_q, 1), bool)
-    in_offsets[pattern.offsets(q_start + n_q)] = True
-    return (j <= i) & ((j < pattern.global_tokens) | in_offsets[np.maximum(i - j, 0)])
+    n = max(q_start + n_q, 1)
+    in_offsets = np.zeros(n, bool)
+    in_offsets[pattern.offsets(n)] = True
+    return (j >= 0) & (j <= i) & ((j < pattern.global_tokens) | in_offsets[np.clip(i - j, 0, n - 1)])
 
 
 def forward(q, k, v, pattern, *, scale=None, q_start=0, k_start=0, cu_seqlens=None):

@@ -57,7 +57,7 @@ def random_case(seed):
     elif kind != "plain":
         n_k = int(rng.integers(1, 601))
         shape = batch if kind == "array starts" else ()
-        starts = [rng.integers(0, 300, size=shape) for _ in range(2)]
+        starts = [rng.integers(-150, 300, size=shape) for _ in range(2)]
         options["q_start"], options["k_start"] = (
             int(s) if s.shape == () else s for s in map(np.asarray, starts)
         )
@@ -69,7 +69,15 @@ def random_case(seed):
         options["scale"] = float(rng.uniform(-0.5, 0.5))
     q = strided(rng, (batch, heads, n_q, d), dtype)
     k, v = (strided(rng, (batch, kv_heads, n_k, d), dtype) for _ in range(2))
+    for array, start in ((q, "q_start"), (k, "k_start"), (v, "k_start")):
+        spoil_padding(array, options.get(start, 0))
     return rng, dtype, (q, k, v), pattern, options
+
+
+def spoil_padding(array, start):
+    """Put NaN in the rows of positions below 0."""
+    for entry, first in zip(array, np.broadcast_to(start, len(array)), strict=True):
+        entry[:, : max(-first, 0)] = np.nan
 
 
 def largest_error(a, b):
@@ -91,6 +99,8 @@ def check_against_the_reference(seed, kernel=None):
 
     dout = strided(rng, q.shape, dtype)
     dlse = rng.standard_normal(lse.shape).astype(dtype) if seed % 3 else None
+    for array in (dout, dlse)[: 1 if dlse is None else 2]:
+        spoil_padding(array, options.get("q_start", 0))
     expected = reference.backward(dout, q, k, v, out, lse, pattern, dlse=dlse, **options)
     buffers = [strided(rng, a.shape, dtype) for a in (q, k, v)]
     got = pa.sparse_index_kernel_backward(

@@ -16,7 +16,7 @@ def random_case(rng):
     kind = rng.choice(["plain", "starts", "packed", "decode"])
     if kind == "starts":
         n_k = int(rng.integers(1, 90))
-        options = {"q_start": int(rng.integers(0, 60)), "k_start": int(rng.integers(0, 30))}
+        options = {"q_start": int(rng.integers(-20, 60)), "k_start": int(rng.integers(-20, 30))}
     elif kind == "decode":  # few queries, many keys: the forward copies the rows that it needs
         n_q, n_k = int(rng.integers(1, 4)), 400
         options = {"q_start": int(rng.integers(0, 400))}

@@ -78,11 +78,15 @@ BAD = [
     (ValueError, "scale: expected a finite number, got inf", {"scale": np.float32(np.inf)}),
     (TypeError, "scale: expected a number or None, got str", {"scale": "1"}),
     (TypeError, "scale: expected a number or None, got bool", {"scale": True}),
-    (ValueError, "q_start: expected an integer >= 0, got -1", {"q_start": -1}),
-    (ValueError, "k_start: expected an integer >= 0, got -1", {"k_start": -1}),
+    (ValueError, r"q_start: expected a position below 2\*\*62 in size, got -4", {"q_start": -(2**62)}),
+    (ValueError, r"k_start: expected a position below 2\*\*62 in size, got 46", {"k_start": 2**62}),
     (TypeError, "q_start: expected an integer, got 1.0", {"q_start": 1.0}),
     (TypeError, "q_start: expected integers, got float64", {"q_start": np.ones(2)}),
-    (ValueError, "k_start: expected positions >= 0, got -3", {"k_start": np.array([0, -3])}),
+    (
+        ValueError,
+        r"k_start: expected positions below 2\*\*62 in size, got -9",
+        {"k_start": np.array([0, -(2**63)])},
+    ),
     (
         ValueError,
         r"q_start: expected an integer or shape \(2,\), got shape \(3,\)",

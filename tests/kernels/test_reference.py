@@ -10,11 +10,13 @@ from primeattn.kernels import reference
 
 
 def keys(pattern, i, first, last):
-    offsets = set(pattern.offsets(i + 1).tolist())
-    return [j for j in range(first, min(last, i + 1)) if j < pattern.global_tokens or i - j in offsets]
+    offsets = set(pattern.offsets(max(i + 1, 0)).tolist())
+    return [
+        j for j in range(max(first, 0), min(last, i + 1)) if j < pattern.global_tokens or i - j in offsets
+    ]
 
 
-@pytest.mark.parametrize("q_start,k_start", [(0, 0), (5, 0), (5, 3), (0, 4)])
+@pytest.mark.parametrize("q_start,k_start", [(0, 0), (5, 0), (5, 3), (0, 4), (-3, -2), (2, -4)])
 def test_forward_is_the_formula(q_start, k_start, rng):
     q, k, v = rng.standard_normal((3, 1, 1, 12, 3))
     pattern = pa.Pattern("primes", window=1, global_tokens=2)
@@ -41,6 +43,12 @@ def test_mask_by_eye():
         [1, 0, 1, 0, 1, 1],
     ]
     assert reference.mask(pattern, 2, 3, q_start=4, k_start=2).astype(int).tolist() == [[0, 1, 1], [1, 0, 1]]
+    assert reference.mask(pattern, 4, 4, q_start=-2, k_start=-1).astype(int).tolist() == [
+        [0, 0, 0, 0],
+        [0, 0, 0, 0],
+        [0, 1, 0, 0],
+        [0, 1, 1, 0],
+    ]
 
 
 @pytest.mark.parametrize(

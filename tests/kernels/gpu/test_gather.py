@@ -5,6 +5,7 @@ One case of each kind; :mod:`test_machine_code` has them all, where the compiler
 
 import numpy as np
 import pytest
+from cases import spoil_padding
 from emulator import DeviceArray, emulated
 
 import primeattn as pa
@@ -65,6 +66,12 @@ CASES = {
         {"q_start": np.array([58, 20]), "k_start": np.array([0, 1])},
         64,
     ),
+    "padded on the left": (
+        (np.float32, 2, 1, 30, 30, 8, 3),
+        PATTERN,
+        {"q_start": np.array([-7, 0, -30]), "k_start": np.array([-7, 0, -40])},
+        4,
+    ),
     "no keys": ((np.float32, 1, 1, 9, 0, 8, 1), PATTERN, {"q_start": 5}, 4),
     "no queries": ((np.float32, 1, 1, 0, 9, 8, 1), PATTERN, {"q_start": 5}, 4),
 }
@@ -75,6 +82,8 @@ def test_matches_the_reference(name, rng, monkeypatch):
     shape, pattern, options, blocks = CASES[name]
     arrays = inputs(rng, *shape)
     dlse = rng.standard_normal(arrays[0].shape[:3]).astype(np.promote_types(shape[0], np.float32))
+    for array in (*arrays, dlse):
+        spoil_padding(array, options.get("q_start", 0))
     with emulated(monkeypatch, blocks=blocks):
         got = run(*arrays, pattern, dlse, **options)
     expected = oracle(*arrays, pattern, dlse, **options)

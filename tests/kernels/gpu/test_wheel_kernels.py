@@ -29,6 +29,7 @@ CASES = {
     "natural order": ((1, 1, 70, 70, 32), pa.Pattern("mian_chowla"), 1, {}),
     "one token": ((1, 1, 1, 1, 32, 2), PRIMES, 6, {}),
     "chunk of a prefill": ((1, 1, 40, 95, 32), PRIMES, 2, {"q_start": 60, "k_start": 5}),
+    "padded keys": ((1, 1, 60, 75, 32), PRIMES, 2, {"k_start": -15}),
     "packed": ((1, 1, 110, 110, 32), PRIMES, 2, {"cu_seqlens": [0, 1, 70, 70, 102, 110]}),
 }
 

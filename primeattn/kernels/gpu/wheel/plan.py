@@ -152,10 +152,9 @@ def _build(
     global_tokens = max(pattern.global_tokens for pattern in patterns)
     query_tiles, key_tiles = [], []
     for number, s in enumerate(sequences):
-        if s["n_q"] == 0:
-            continue
         before = s["q_start"] - s["k_start"]
-        query_tiles.append(_numbered(number, tables.tiles(before, before + s["n_q"], wheel, tiling.rows)))
+        if s["n_q"]:
+            query_tiles.append(_numbered(number, tables.tiles(before, before + s["n_q"], wheel, tiling.rows)))
         if with_keys:
             begin = min(max(global_tokens - s["k_start"], 0), s["n_k"])
             key_tiles.append(_numbered(number, tables.tiles(begin, s["n_k"], wheel, tiling.rows)))
