@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from primeattn.language_model import evaluate, generate, make_model, sinusoids
-from primeattn.nn import setup
+from primeattn.nn import Layer, setup
 from primeattn.patterns import Pattern
 
 PATTERN = Pattern("primes", window=3, global_tokens=2)
 
 
-class Bigram:
+class Bigram(Layer):
     """A model whose logits depend on the last byte alone, whatever the window."""
 
     def __init__(self, table):
