@@ -146,5 +146,5 @@ def append(rows, positions, kept):
     if not rows.size:
         return
     for b, (first, last) in enumerate(positions[:, [0, -1]].tolist()):
-        missing = max(-first, 0)
-        kept[b, :, first + missing : last + 1] = rows[b, :, missing:]
+        if last >= 0:
+            kept[b, :, max(first, 0) : last + 1] = rows[b, :, max(-first, 0) :]
