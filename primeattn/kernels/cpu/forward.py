@@ -26,6 +26,7 @@ from primeattn.kernels.cpu.packing import (
 )
 from primeattn.kernels.cpu.slots import SLOT_BYTES, SLOTS, query_tile
 from primeattn.kernels.cpu.tiles import (
+    AHEAD,
     RUN,
     ZERO,
     Packed,
@@ -63,12 +64,14 @@ def _gather(one, job, tables, sequence, route, slots, groups, moving, head, n, k
         moves = u < moving * GROUP
         panel = tables.key_panels[route.keys if moves else route.globals]
         first = sequence.k_row + panel.first - sequence.k_start - panel.row
+        far = u + AHEAD  # rows of one slot lie side by side, those of the next may not be in any cache
+        later = slots.rows[far] - slots.rows[u] if far < (moving if moves else groups) * GROUP else ZERO
         for r in range(n if moves else 1):
             row = u * job.block + r
             if slots.low[u] <= r < slots.high[u] or (not moves and slots.low[u] < slots.high[u]):
                 source = first + slots.rows[u] + r
-                copy_row(one, job, k + source * job.k.row, ZERO, keys, row, one)
-                copy_row(one, job, v + source * job.v.row, ZERO, values, row, one)
+                copy_row(one, job, k + source * job.k.row, later * job.k.row, keys, row, one)
+                copy_row(one, job, v + source * job.v.row, later * job.v.row, values, row, one)
             else:
                 zero_rows(one, job, keys, row, ZERO + 1)
                 zero_rows(one, job, values, row, ZERO + 1)
