@@ -21,6 +21,8 @@ def run(call):
         with nullcontext() if call.workspace is None else call.workspace.guard():
             scalar.run(call)
         return
+    if call.terms:
+        raise ValueError(f"{call.terms[0]}: expected None unless kernel='scalar', for now")
     size = call.arrays["q"].itemsize
     plans = make_plans(call.patterns, call.kv_heads, call.sequences, call.head_dim, size, call.backward)
     for plan in plans:  # none where the arrays are empty
