@@ -35,7 +35,7 @@ LN2_SINGLE = (float(np.float32(math.log(2))), math.log(2) - float(np.float32(mat
 LN2_DOUBLE = (math.log(2), 2.3190468138462996e-17)
 
 
-class _Emitter:
+class Emitter:
     """LLVM vector code of one element type."""
 
     def __init__(self, builder, dtype):
@@ -194,7 +194,12 @@ class _Emitter:
         return self.shuffle(result, self.const(0.0), lanes)
 
     def exp(self, x):
-        """e^x to within 2 units in the last place; 0 below the normal range, saturating above, NaN for NaN.
+        """e^x to within 2 units in the last place; 0 below the normal range, saturates above, NaN for NaN."""
+        e, r, power = self.exp_parts(x)
+        return self.b.fmul(self.fma(e, r, self.const(1.0, x.type)), power)
+
+    def exp_parts(self, x):
+        """e, r and 2^n, of which e^x is (1 + e r) 2^n.
 
         x = n ln 2 + r with |r| <= ln 2 / 2, e^r by its Taylor polynomial, 2^n through the exponent bits.
         Adding 1.5 * 2^(mantissa bits) + bias rounds to an integer and leaves it, as an exponent, in the low
@@ -214,11 +219,11 @@ class _Emitter:
         r = self.fma(n, self.const(-ln2, x.type), x)
         r = self.fma(n, self.const(-ln2_rest, x.type), r)
         e = self.const(1 / math.factorial(degree), x.type)
-        for k in range(degree - 1, -1, -1):
+        for k in range(degree - 1, 0, -1):
             e = self.fma(e, r, self.const(1 / math.factorial(k), x.type))
         integer = ir.VectorType(I64 if self.double else I32, x.type.count)
         power = b.shl(b.bitcast(shifted, integer), self.const(mantissa, integer))
-        return b.fmul(e, b.bitcast(power, x.type))
+        return e, r, b.bitcast(power, x.type)
 
 
 def _literal(lines):
@@ -238,7 +243,7 @@ def dot8(typingctx, lines, one, heads, x, y, rows, y_step, old, old_step, s, n):
         return None
 
     def codegen(context, builder, sig, args):
-        emit = _Emitter(builder, one)
+        emit = Emitter(builder, one)
         x, y, rows, y_step, old, old_step, s, n = args[3:]
         ys, row, group = emit.at_rows(y, rows, n_lines), n_lines * LINE, GROUP * emit.size
         with emit.rows(
@@ -272,7 +277,7 @@ def axpy8(typingctx, lines, one, heads, x, y, rows, y_step, s, n):
         return None
 
     def codegen(context, builder, sig, args):
-        emit = _Emitter(builder, one)
+        emit = Emitter(builder, one)
         x, y, rows, y_step, s, n = args[3:]
         ys, row, group = emit.at_rows(y, rows, n_lines), n_lines * LINE, GROUP * emit.size
         steps = range(0, row, VECTOR)
@@ -303,7 +308,7 @@ def scale_lines(typingctx, lines, one, x, factor, y):
         return None
 
     def codegen(context, builder, sig, args):
-        emit = _Emitter(builder, one)
+        emit = Emitter(builder, one)
         x, factor, y = args[2:]
         factor = emit.splat(factor, emit.vector)
         steps = range(0, n_lines * LINE, VECTOR)
@@ -323,7 +328,7 @@ def row_max(typingctx, one, s, stride, groups, best, n):
     """
 
     def codegen(context, builder, sig, args):
-        emit = _Emitter(builder, one)
+        emit = Emitter(builder, one)
         _, s, stride, groups, best, n = args
 
         def largest(at, so_far):
@@ -350,7 +355,7 @@ def row_exp(typingctx, one, s, stride, groups, shift, total, n):
     """s[g, r] <- exp(s[g, r] - shift[r]) in place, total[r] += their sum, over groups as in ``row_max``."""
 
     def codegen(context, builder, sig, args):
-        emit = _Emitter(builder, one)
+        emit = Emitter(builder, one)
         _, s, stride, groups, shift, total, n = args
 
         def body(s, shift, total):
@@ -380,7 +385,7 @@ def exp_times(typingctx, one, s, t, a, b, step, n):
     """
 
     def codegen(context, builder, sig, args):
-        emit = _Emitter(builder, one)
+        emit = Emitter(builder, one)
         _, s, t, a, b, step, n = args
 
         def body(s, t, a, b):
@@ -401,7 +406,7 @@ def transpose8(typingctx, one, sources, offset, s, stride):
     """Number r at address sources[u] + offset becomes number u at address s + r * stride, for r, u = 0..7."""
 
     def codegen(context, builder, sig, args):
-        emit = _Emitter(builder, one)
+        emit = Emitter(builder, one)
         _, sources, offset, s, stride = args
         rows = [
             emit.load(emit.group, builder.add(source, offset))

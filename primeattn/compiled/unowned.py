@@ -12,11 +12,13 @@ __all__ = ["unowned"]
 
 @intrinsic
 def unowned(typingctx, arrays):
-    """The arrays of a named tuple without reference counts; the caller must keep them alive.
+    """The arrays of a named tuple without reference counts; the caller must keep them alive. None is None.
 
     Compiled code counts the references to an array atomically wherever it passes one on. For a short block
     this took most of the time, above all when several workers counted on one array.
     """
+    if isinstance(arrays, types.NoneType):
+        return arrays(arrays), lambda context, *_: context.get_dummy_value()
     if not isinstance(arrays, types.BaseNamedTuple):
         return None
 

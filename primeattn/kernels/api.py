@@ -25,6 +25,10 @@ def sparse_index_kernel(
     q_start=0,
     k_start=0,
     cu_seqlens=None,
+    offset_bias=None,
+    global_bias=None,
+    slopes=None,
+    softcap=None,
     workspace=None,
     device=None,
     stream=None,
@@ -32,9 +36,10 @@ def sparse_index_kernel(
 ):
     """Sparse causal attention into preallocated arrays.
 
-    s_ij = scale * q_i·k_j;  p = softmax of s over keys(i);
+    s_ij = cap(scale * q_i·k_j) + bias_ij - slope * (i - j);  p = softmax of s over keys(i);
     out_i = sum_j p_ij v_j;  lse_i = log sum_j exp s_ij
 
+    cap(s) = softcap * tanh(s / softcap); without softcap, cap(s) = s. Biases and slope are 0 unless given.
     keys(i) = { j : 0 <= j <= i and (j < G or i - j <= W or i - j in S) }, each key once. Memory beyond the
     arguments is O(n · head_dim). Results are bitwise the same for any number of threads.
 
@@ -62,6 +67,17 @@ def sparse_index_kernel(
     cu_seqlens : (sequences + 1,) int array, optional
         Boundaries, from 0 to n_q, of packed sequences in a batch of 1. Each sequence attends only itself and
         has its own globals. Not together with q_start or k_start.
+    offset_bias : (heads, offsets) array, optional
+        Here and for the next two, contiguous, of the dtype of q; on the CPU only, for now. Added to the
+        score of a key j >= G by the distance: offset_bias[h, u], where i - j is number u of
+        ``pattern.offsets(n)``. It is as long as these are for the farthest distance n - 1 of the call, or
+        longer. With one pattern per head, rows are padded to the longest.
+    global_bias : (heads, G) array, optional
+        Added to the score of a key j < G: global_bias[h, j].
+    slopes : (heads,) array, optional
+        slope = slopes[h] for all keys, as in ALiBi (Press et al. 2022).
+    softcap : float, optional
+        Scores before biases stay between -softcap and softcap, as in Gemma 2; on the CPU only, for now.
     workspace : Workspace, optional
         Keeps scratch memory between calls; on the GPU, use one per stream.
     device : {None, "cpu", "cuda", "auto"}
@@ -103,7 +119,9 @@ def sparse_index_kernel(
     True
     """
     arrays = {"out": out, "q": q, "k": k, "v": v} | ({} if lse is None else {"lse": lse})
-    options = {"pattern": pattern, "scale": scale}
+    biases = {"offset_bias": offset_bias, "global_bias": global_bias, "slopes": slopes}
+    arrays |= {name: array for name, array in biases.items() if array is not None}
+    options = {"pattern": pattern, "scale": scale, "softcap": softcap}
     options |= {"q_start": q_start, "k_start": k_start, "cu_seqlens": cu_seqlens}
     _run(False, arrays, options, device, stream, kernel, workspace)
     return out, lse
@@ -139,6 +157,12 @@ def sparse_index_kernel_backward(
     q_start=0,
     k_start=0,
     cu_seqlens=None,
+    offset_bias=None,
+    doffset_bias=None,
+    global_bias=None,
+    dglobal_bias=None,
+    slopes=None,
+    softcap=None,
     workspace=None,
     device=None,
     stream=None,
@@ -147,7 +171,10 @@ def sparse_index_kernel_backward(
     """Gradients of :func:`sparse_index_kernel` into preallocated arrays.
 
     P = exp(s - lse);  dP = dout·v;  dS = P * (dP - rowsum(dout * out) + dlse)
-    dq = scale * dS k;  dk = scale * dSᵀ q;  dv = Pᵀ dout, summed over the query heads of a key head
+    a bias has the sum of dS over all pairs that it is added to;  dT = dS * cap'(scale * q·k)
+    dq = scale * dT k;  dk = scale * dTᵀ q;  dv = Pᵀ dout, summed over the query heads of a key head
+
+    cap'(s) = 1 - tanh(s / softcap)²; without softcap, dT = dS.
 
     Rows of padding (positions below 0) get dq = dk = dv = 0, whatever dout holds there. If ``out`` and
     ``lse`` were merged from several ranges of keys (see :func:`merge`), a call per range gives its final dk
@@ -163,8 +190,11 @@ def sparse_index_kernel_backward(
         Arguments and results of the forward.
     dlse : array like lse, optional
         Gradient with respect to lse.
+    doffset_bias, dglobal_bias : arrays like offset_bias, global_bias, optional
+        Overwritten with their gradients, which are 0 where no pair has the bias. None where a gradient is
+        not wanted. There is none of slopes.
     pattern, scale, q_start, k_start, cu_seqlens, workspace, device, stream, kernel
-        As in the forward.
+        As in the forward; so are offset_bias, global_bias, slopes and softcap.
 
     Returns
     -------
@@ -188,8 +218,10 @@ def sparse_index_kernel_backward(
     True
     """
     arrays = {"dq": dq, "dk": dk, "dv": dv, "dout": dout, "q": q, "k": k, "v": v, "out": out, "lse": lse}
-    arrays = arrays if dlse is None else arrays | {"dlse": dlse}
-    options = {"pattern": pattern, "scale": scale}
+    others = {"dlse": dlse, "offset_bias": offset_bias, "doffset_bias": doffset_bias}
+    others |= {"global_bias": global_bias, "dglobal_bias": dglobal_bias, "slopes": slopes}
+    arrays |= {name: array for name, array in others.items() if array is not None}
+    options = {"pattern": pattern, "scale": scale, "softcap": softcap}
     options |= {"q_start": q_start, "k_start": k_start, "cu_seqlens": cu_seqlens}
     _run(True, arrays, options, device, stream, kernel, workspace)
     return dq, dk, dv

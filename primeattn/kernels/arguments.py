@@ -8,7 +8,7 @@ import numbers
 import numpy as np
 
 from primeattn.checks import as_int, integers, is_array, share_memory
-from primeattn.kernels.call import DTYPES, HALF_DTYPES, SEQUENCE, Call, lse_dtype
+from primeattn.kernels.call import DTYPES, HALF_DTYPES, SEQUENCE, Call, lse_dtype, reach
 from primeattn.patterns import Pattern
 from primeattn.workspace import Workspace
 
@@ -23,6 +23,7 @@ def check_forward(target, arrays, options, workspace) -> Call:
     if "lse" in arrays:
         check_lse("lse", arrays["lse"], q)
     checked = _check_options(q, k, workspace, **options)
+    _check_biases(arrays, *checked[:2])
     _check_outputs(arrays, ("out", "lse"))
     return Call(arrays, *checked, workspace, target, backward=False)
 
@@ -37,7 +38,8 @@ def check_backward(target, arrays, options, workspace) -> Call:
         if name in arrays:
             check_lse(name, arrays[name], q)
     checked = _check_options(q, k, workspace, **options)
-    _check_outputs(arrays, ("dq", "dk", "dv"))
+    _check_biases(arrays, *checked[:2])
+    _check_outputs(arrays, ("dq", "dk", "dv", "doffset_bias", "dglobal_bias"))
     return Call(arrays, *checked, workspace, target, backward=True)
 
 
@@ -96,8 +98,53 @@ def _check_outputs(arrays, names):
                 raise ValueError(f"{name}: expected memory of its own, got elements shared with {other}")
 
 
-def _check_options(q, k, workspace, pattern, scale=None, q_start=0, k_start=0, cu_seqlens=None):
-    """Check the other arguments; return patterns by head, scale, SEQUENCE records."""
+def _check_softcap(softcap, dtype) -> float | None:
+    """Return ``softcap`` as a float; raise unless it is a positive number that can be divided by."""
+    if softcap is None:
+        return None
+    if isinstance(softcap, (bool, np.bool_)) or not isinstance(softcap, numbers.Real):
+        raise TypeError(f"softcap: expected a number or None, got {type(softcap).__name__}")
+    most = float(np.finfo(lse_dtype(dtype)).max)
+    if not 4 / most <= softcap <= most:
+        raise ValueError(f"softcap: expected a number above 0, finite as its inverse is, got {softcap}")
+    return float(softcap)
+
+
+def _check_biases(arrays, patterns, sequences):
+    """Raise unless the biases and slopes, and the gradients of biases, fit the call."""
+    heads, dtype = len(patterns), arrays["q"].dtype
+    if "offset_bias" in arrays:
+        _check_array("offset_bias", arrays["offset_bias"])
+        _, distances = reach(sequences)
+        least = max(pattern.offsets(distances).size for pattern in set(patterns))
+        shape = arrays["offset_bias"].shape
+        if len(shape) != 2 or shape[0] != heads or shape[1] < least:
+            raise ValueError(
+                f"offset_bias: expected shape ({heads}, {least}) or longer, as pattern.offsets({distances}) "
+                f"has {least}, got {shape}"
+            )
+        _check_numbers("offset_bias", arrays["offset_bias"], shape, dtype)
+    if "global_bias" in arrays:
+        shape = heads, max(pattern.global_tokens for pattern in patterns)
+        _check_numbers("global_bias", arrays["global_bias"], shape, dtype)
+    if "slopes" in arrays:
+        _check_numbers("slopes", arrays["slopes"], (heads,), dtype)
+    for name in ("offset_bias", "global_bias"):
+        if f"d{name}" in arrays:
+            if name not in arrays:
+                raise ValueError(f"d{name}: expected None without {name}, got an array")
+            _check_numbers(f"d{name}", arrays[f"d{name}"], arrays[name].shape, dtype)
+
+
+def _check_numbers(name, array, shape, dtype):
+    _check_array(name, array)
+    _check_like(name, array, shape, dtype)
+    if not (array.flags.c_contiguous and array.flags.aligned):
+        raise ValueError(f"{name}: expected contiguous, aligned memory, got strides {array.strides}")
+
+
+def _check_options(q, k, workspace, pattern, scale=None, q_start=0, k_start=0, cu_seqlens=None, softcap=None):
+    """Check the other arguments; return patterns by head, SEQUENCE records, scale, softcap."""
     if workspace is not None and not isinstance(workspace, Workspace):
         raise TypeError(f"workspace: expected a Workspace or None, got {type(workspace).__name__}")
     patterns = _check_patterns(pattern, q.shape[1])
@@ -107,7 +154,8 @@ def _check_options(q, k, workspace, pattern, scale=None, q_start=0, k_start=0, c
         raise TypeError(f"scale: expected a number or None, got {type(scale).__name__}")
     elif not abs(scale) <= float(np.finfo(lse_dtype(q.dtype)).max):
         raise ValueError(f"scale: expected a finite number, got {scale} for {lse_dtype(q.dtype)}")
-    return patterns, float(scale), _check_sequences(q, k, q_start, k_start, cu_seqlens)
+    sequences = _check_sequences(q, k, q_start, k_start, cu_seqlens)
+    return patterns, sequences, float(scale), _check_softcap(softcap, q.dtype)
 
 
 def _check_array(name, array):

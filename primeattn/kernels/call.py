@@ -12,9 +12,10 @@ import numpy as np
 from primeattn.patterns import Pattern
 from primeattn.workspace import Workspace
 
-__all__ = ["ARRAYS", "GPU_KERNELS", "KERNELS", "SEQUENCE", "Call", "Target", "lse_dtype", "reach"]
+__all__ = ["ARRAYS", "BIASES", "GPU_KERNELS", "KERNELS", "SEQUENCE", "Call", "Target", "lse_dtype", "reach"]
 
 ARRAYS = ("q", "k", "v", "out", "lse", "dout", "dlse", "dq", "dk", "dv")
+BIASES = ("offset_bias", "global_bias", "slopes", "doffset_bias", "dglobal_bias")  # arrays, too
 KERNELS = {"tiles": "cpu", "scalar": "cpu", "gather": "cuda", "wheel": "cuda"}  # and where each runs
 GPU_KERNELS = tuple(name for name, device in KERNELS.items() if device == "cuda")
 BFLOAT16 = np.dtype([("bfloat16", "<u2")])  # NumPy has no such numbers; only the bits are carried
@@ -50,13 +51,20 @@ class Target:
 class Call:
     """A call whose arguments have passed all checks."""
 
-    arrays: dict[str, np.ndarray]  # by name of ARRAYS, those that were given; of the GPU's not to be read
+    arrays: dict[str, np.ndarray]  # by name of ARRAYS or BIASES, those given; of the GPU's not to be read
     patterns: tuple[Pattern, ...]  # one per query head
-    scale: float
     sequences: np.ndarray  # SEQUENCE records
+    scale: float
+    softcap: float | None
     workspace: Workspace | None
     target: Target
     backward: bool
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the terms of the score beside q·k that were given."""
+        given = tuple(name for name in BIASES if name in self.arrays)
+        return given if self.softcap is None else (*given, "softcap")
 
     @property
     def head_dim(self) -> int:

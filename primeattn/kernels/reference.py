@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -38,11 +39,28 @@ def mask(pattern, n_q: int, n_k: int, q_start: int = 0, k_start: int = 0) -> np.
     return (j >= 0) & (j <= i) & ((j < pattern.global_tokens) | in_offsets[np.clip(i - j, 0, n - 1)])
 
 
-def forward(q, k, v, pattern, *, scale=None, q_start=0, k_start=0, cu_seqlens=None):
+def forward(
+    q,
+    k,
+    v,
+    pattern,
+    *,
+    scale=None,
+    q_start=0,
+    k_start=0,
+    cu_seqlens=None,
+    offset_bias=None,
+    global_bias=None,
+    slopes=None,
+    softcap=None,
+):
     """Return ``(out, lse)`` in float64.
 
-    s_ij = scale * q_i·k_j;  p = softmax of s over keys(i);
+    s_ij = cap(scale * q_i·k_j) + bias_ij - slope * (i - j);  p = softmax of s over keys(i);
     out_i = sum_j p_ij v_j;  lse_i = log sum_j exp s_ij
+
+    cap(s) = softcap * tanh(s / softcap), or s without; bias_ij = global_bias[h, j] for j < G, else
+    offset_bias[h, u], where i - j is number u of the offsets.
 
     Parameters are those of :func:`primeattn.sparse_index_kernel`. A row without keys gets out = 0 and
     lse = -inf.
@@ -57,8 +75,10 @@ def forward(q, k, v, pattern, *, scale=None, q_start=0, k_start=0, cu_seqlens=No
     """
     out = np.zeros(q.shape)
     lse = np.full(q.shape[:3], -np.inf)
-    for rows, keys, visible, kv_rows, factor in _blocks(q, k, pattern, scale, q_start, k_start, cu_seqlens):
-        s, l, m = _scores(q[rows], k[kv_rows][keys], visible, factor)
+    for rows, keys, kv_rows, where in _blocks(q, k, pattern, q_start, k_start, cu_seqlens):
+        s, _ = _scores(q[rows], k[kv_rows][keys], scale, softcap)
+        s, l, m = _biased(s, where, rows[1], offset_bias, global_bias, slopes)
+        visible = where.visible
         p = np.where(visible, np.exp(s - m) / np.where(l == 0, 1, l), 0.0)
         out[rows] = _weighted(p, v[kv_rows][keys], visible)
         with np.errstate(divide="ignore"):
@@ -67,12 +87,29 @@ def forward(q, k, v, pattern, *, scale=None, q_start=0, k_start=0, cu_seqlens=No
 
 
 def backward(
-    dout, q, k, v, out, lse, pattern, *, dlse=None, scale=None, q_start=0, k_start=0, cu_seqlens=None
+    dout,
+    q,
+    k,
+    v,
+    out,
+    lse,
+    pattern,
+    *,
+    dlse=None,
+    scale=None,
+    q_start=0,
+    k_start=0,
+    cu_seqlens=None,
+    offset_bias=None,
+    global_bias=None,
+    slopes=None,
+    softcap=None,
 ):
-    """Return ``(dq, dk, dv)`` in float64, from dout and, where given, dlse.
+    """Return ``(dq, dk, dv)`` in float64, then the gradients of those biases that are given.
 
     P = exp(s - lse);  dP = dout·v;  dS = P * (dP - rowsum(dout * out) + dlse);
-    dq = scale * dS k;  dk = scale * dSᵀ q;  dv = Pᵀ dout, summed over the query heads of a key head.
+    a bias has the sum of dS over all pairs that it is added to;  dT = dS * cap'(scale * q·k);
+    dq = scale * dT k;  dk = scale * dTᵀ q;  dv = Pᵀ dout, summed over the query heads of a key head.
 
     Examples
     --------
@@ -87,25 +124,56 @@ def backward(
     dq, dk, dv = np.zeros(q.shape), np.zeros(k.shape), np.zeros(v.shape)
     dout, out, lse = (np.asarray(a, np.float64) for a in (dout, out, lse))
     dlse = np.zeros(lse.shape) if dlse is None else np.asarray(dlse, np.float64)
-    for rows, keys, visible, kv_rows, factor in _blocks(q, k, pattern, scale, q_start, k_start, cu_seqlens):
+    factor = _factor(q, scale)
+    dbias = [None if a is None else np.zeros(a.shape) for a in (offset_bias, global_bias)]
+    for rows, keys, kv_rows, where in _blocks(q, k, pattern, q_start, k_start, cu_seqlens):
         qh, kh, vh = (np.asarray(a, np.float64) for a in (q[rows], k[kv_rows][keys], v[kv_rows][keys]))
-        s, l, _ = _scores(qh, kh, visible, factor)
+        s, slope_of_cap = _scores(qh, kh, scale, softcap)
+        s, l, _ = _biased(s, where, rows[1], offset_bias, global_bias, slopes)
+        visible = where.visible
         row_lse = np.where(l == 0, 0.0, lse[rows][:, None])
         p = np.where(visible, np.exp(s - row_lse), 0.0)
         delta = (dout[rows] * out[rows]).sum(-1, keepdims=True)
         ds = np.where(visible, p * (dout[rows] @ vh.T - delta + dlse[rows][:, None]), 0.0)
+        for total, number, pairs in zip(dbias, (where.offset, where.key), where.split(), strict=True):
+            if total is not None:
+                np.add.at(total[rows[1]], number[pairs], ds[pairs])
+        ds = np.where(visible, ds * slope_of_cap, 0.0)
         dq[rows] = factor * _weighted(ds, kh, visible)
         dk[kv_rows][keys] += factor * _weighted(ds.T, qh, visible.T)
         dv[kv_rows][keys] += _weighted(p.T, dout[rows], visible.T)
-    return dq, dk, dv
+    return dq, dk, dv, *(total for total in dbias if total is not None)
 
 
-def _blocks(q, k, pattern, scale, q_start, k_start, cu_seqlens):
-    """Yield one (query rows, key slice, mask, key head, scale) per sequence and query head."""
-    batch, heads, n_q, head_dim = q.shape
+class _Where(NamedTuple):
+    """Of all pairs of a block: whether they are attended, and which biases they have."""
+
+    visible: np.ndarray
+    distance: np.ndarray  # i - j
+    offset: np.ndarray  # number of i - j among the offsets
+    key: np.ndarray  # position of the key
+    is_global: np.ndarray
+
+    def split(self):
+        """Pairs that have the bias of an offset, and those of a global key."""
+        return self.visible & ~self.is_global, self.visible & self.is_global
+
+
+def _where(pattern, n_q, n_k, q_start, k_start):
+    i, j = np.broadcast_arrays(q_start + np.arange(n_q)[:, None], k_start + np.arange(n_k)[None, :])
+    offset = np.searchsorted(pattern.offsets(q_start + n_q), i - j)
+    return _Where(mask(pattern, n_q, n_k, q_start, k_start), i - j, offset, j, j < pattern.global_tokens)
+
+
+def _factor(q, scale):
+    return 1 / math.sqrt(q.shape[3]) if scale is None else float(scale)
+
+
+def _blocks(q, k, pattern, q_start, k_start, cu_seqlens):
+    """Yield one (query rows, key slice, key head, _Where) per sequence and query head."""
+    batch, heads, n_q, _ = q.shape
     group = heads // k.shape[1]
     patterns = list(pattern) if isinstance(pattern, (list, tuple)) else [pattern] * heads
-    factor = 1 / math.sqrt(head_dim) if scale is None else float(scale)
     if cu_seqlens is None:
         starts = np.broadcast_to(q_start, batch), np.broadcast_to(k_start, batch)
         pieces = [
@@ -116,14 +184,30 @@ def _blocks(q, k, pattern, scale, q_start, k_start, cu_seqlens):
         pieces = [(0, slice(a, b), slice(a, b), 0, 0) for a, b in itertools.pairwise(cu_seqlens)]
     for b, q_rows, keys, q0, k0 in pieces:
         for h in range(heads):
-            visible = mask(patterns[h], q_rows.stop - q_rows.start, keys.stop - keys.start, q0, k0)
-            yield (b, h, q_rows), keys, visible, (b, h // group), factor
+            where = _where(patterns[h], q_rows.stop - q_rows.start, keys.stop - keys.start, q0, k0)
+            yield (b, h, q_rows), keys, (b, h // group), where
 
 
-def _scores(q, k, visible, factor):
-    """Masked scores, their row sums of exp(s - m) and their row maxima m (0 where a row has no keys)."""
+def _scores(q, k, scale, softcap):
+    """Capped scores of all pairs, and the derivative of the cap."""
     with np.errstate(invalid="ignore", over="ignore"):
-        s = np.where(visible, factor * (np.asarray(q, np.float64) @ np.asarray(k, np.float64).T), -np.inf)
+        s = _factor(q[None, None], scale) * (np.asarray(q, np.float64) @ np.asarray(k, np.float64).T)
+        if softcap is None:
+            return s, 1.0
+        return softcap * np.tanh(s / softcap), 1 - np.tanh(s / softcap) ** 2
+
+
+def _biased(s, where, head, offset_bias, global_bias, slopes):
+    """Masked scores with biases, row sums of exp(s - m) and row maxima m (0 where a row has no keys)."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        s = s.copy()
+        numbers = (offset_bias, where.offset), (global_bias, where.key)
+        for (bias, number), pairs in zip(numbers, where.split(), strict=True):
+            if bias is not None:
+                s[pairs] += np.asarray(bias[head], np.float64)[number[pairs]]
+        if slopes is not None:
+            s -= float(slopes[head]) * where.distance
+        s = np.where(where.visible, s, -np.inf)
         m = np.max(s, axis=1, keepdims=True, initial=-np.inf)
         m = np.where(m == -np.inf, 0.0, m)
         return s, np.exp(s - m).sum(1, keepdims=True), m

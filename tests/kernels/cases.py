@@ -40,6 +40,20 @@ def strided(rng, shape, dtype):
     return rng.standard_normal((batch, heads, 2 * n + 1, d)).astype(dtype)[:, :, 1::2][:, :, ::-1]
 
 
+def random_terms(rng, dtype, heads, pattern, n):
+    """Some of the options that add to scores, for distances below n."""
+    patterns = pattern if isinstance(pattern, list) else [pattern]
+    offsets = max(p.offsets(n).size for p in patterns) + int(rng.choice([0, 7]))
+    global_tokens = max(p.global_tokens for p in patterns)
+    options = {
+        "offset_bias": rng.standard_normal((heads, offsets)).astype(dtype),
+        "global_bias": rng.standard_normal((heads, global_tokens)).astype(dtype),
+        "slopes": rng.uniform(0, 0.3, heads).astype(dtype),
+        "softcap": float(rng.choice([0.5, 2, 30])),
+    }
+    return {name: value for name, value in options.items() if rng.random() < 0.6}
+
+
 def random_case(seed):
     """Arrays, pattern and options of one random configuration."""
     rng = np.random.default_rng(seed)
@@ -67,6 +81,8 @@ def random_case(seed):
         pattern = [random_pattern(rng, longest) for _ in range(heads)]
     if rng.random() < 0.3:
         options["scale"] = float(rng.uniform(-0.5, 0.5))
+    terms = np.random.default_rng([seed, 1])  # of its own, so that the rest of the case stays as it was
+    options |= random_terms(terms, dtype, heads, pattern, longest) if seed % 4 > 1 else {}
     q = strided(rng, (batch, heads, n_q, d), dtype)
     k, v = (strided(rng, (batch, kv_heads, n_k, d), dtype) for _ in range(2))
     for array, start in ((q, "q_start"), (k, "k_start"), (v, "k_start")):
@@ -103,9 +119,12 @@ def check_against_the_reference(seed, kernel=None):
         spoil_padding(array, options.get("q_start", 0))
     expected = reference.backward(dout, q, k, v, out, lse, pattern, dlse=dlse, **options)
     buffers = [strided(rng, a.shape, dtype) for a in (q, k, v)]
+    biases = [name for name in ("offset_bias", "global_bias") if name in options]
+    gradients = {f"d{name}": np.full_like(options[name], 7) for name in biases}
     got = pa.sparse_index_kernel_backward(
-        *buffers, dout, q, k, v, out, lse, pattern, dlse=dlse, kernel=kernel, **options
+        *buffers, dout, q, k, v, out, lse, pattern, dlse=dlse, kernel=kernel, **options, **gradients
     )
-    for name, a, b in zip(("dq", "dk", "dv"), got, expected, strict=True):
+    names, got = ("dq", "dk", "dv", *gradients), (*got, *gradients.values())
+    for name, a, b in zip(names, got, expected, strict=True):
         scale = np.abs(b).max(initial=0.05)  # where one key is seen, dq and dk are exactly zero
         assert largest_error(a, b) <= BACKWARD[dtype] * scale, (seed, name)

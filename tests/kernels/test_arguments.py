@@ -29,11 +29,49 @@ def read_only(a):
     return a
 
 
+GPU = {"device": "cuda"}
+TERMS = {
+    "offset_bias": np.zeros((4, 6), np.float32),
+    "global_bias": np.zeros((4, 1), np.float32),
+    "slopes": np.zeros(4, np.float32),
+    "softcap": 2,
+}
 ONES, HALF = np.ones(SHAPE, np.float32), np.ones((2, 2, 10, 8), np.float32)
 PACKED = {name: np.ones((1, 2, 10, 8), np.float32) for name in ("out", "q", "k", "v")} | {
     "lse": np.ones((1, 2, 10), np.float32)
 }
+BIAS = np.zeros((4, 6), np.float32)  # the offsets of PATTERN below 10: 0, 1, 2, 3, 5, 7
 BAD = [
+    (
+        ValueError,
+        r"offset_bias: expected shape \(4, 6\) or longer, as pattern.offsets\(10\) has 6, got \(4, 5\)",
+        {"offset_bias": BIAS[:, :5].copy()},
+    ),
+    (
+        ValueError,
+        r"expected shape \(4, 12\) or longer, .* got \(4, 6\)",
+        {"offset_bias": BIAS, "q_start": 20},
+    ),
+    (ValueError, r"offset_bias: expected shape .* got \(6,\)", {"offset_bias": BIAS[0]}),
+    (ValueError, r"offset_bias: expected shape .* got \(2, 6\)", {"offset_bias": BIAS[:2]}),
+    (TypeError, "offset_bias: expected float32, got float64", {"offset_bias": BIAS.astype(float)}),
+    (TypeError, "offset_bias: expected a NumPy array, got list", {"offset_bias": BIAS.tolist()}),
+    (ValueError, "offset_bias: expected contiguous", {"offset_bias": np.zeros((6, 4), "f4").T}),
+    (ValueError, r"global_bias: expected shape \(4, 1\), got \(4, 6\)", {"global_bias": BIAS}),
+    (TypeError, "global_bias: expected float32, got int64", {"global_bias": np.ones((4, 1), int)}),
+    (ValueError, r"slopes: expected shape \(4,\), got \(2,\)", {"slopes": BIAS[0, :2]}),
+    (TypeError, "slopes: expected a NumPy array, got float", {"slopes": 0.5}),
+    (ValueError, "slopes: expected contiguous", {"slopes": BIAS[:, 0]}),
+    (TypeError, "softcap: expected a number or None, got str", {"softcap": "2"}),
+    (TypeError, "softcap: expected a number or None, got bool", {"softcap": True}),
+    *(
+        (ValueError, "softcap: expected a number above 0, finite as its inverse is, got", {"softcap": cap})
+        for cap in (0, -1.0, np.nan, np.inf, 1e-40, 1e40)
+    ),
+    *(
+        (ValueError, f"{name}: expected None on the GPU, whose kernels do not take", {name: value} | GPU)
+        for name, value in TERMS.items()
+    ),
     (TypeError, "q: expected a NumPy array, got list", {"q": [[1.0]]}),
     (TypeError, "q: expected a NumPy array, got MaskedArray", {"q": np.ma.ones(SHAPE, np.float32)}),
     (ValueError, r"q: expected 4 axes .* got shape \(10, 8\)", {"q": ONES[0, 0]}),
@@ -171,6 +209,25 @@ def test_interleaved_slices_of_one_buffer_are_distinct():
         (TypeError, "dlse: expected float32, got float64", {"dlse": np.ones(SHAPE[:3])}),
         (ValueError, r"out: expected shape", {"out": HALF}),
         (ValueError, "scale: expected a finite number, got nan", {"scale": np.nan}),
+        (ValueError, r"offset_bias: expected shape \(4, 6\) or longer", {"offset_bias": BIAS[:, :5].copy()}),
+        (ValueError, "doffset_bias: expected None without offset_bias, got an arr", {"doffset_bias": BIAS}),
+        (ValueError, "dglobal_bias: expected None without global_bias", {"dglobal_bias": BIAS}),
+        (
+            ValueError,
+            r"doffset_bias: expected shape \(4, 7\), got \(4, 6\)",
+            {"offset_bias": np.zeros((4, 7), np.float32), "doffset_bias": BIAS},
+        ),
+        (
+            ValueError,
+            "doffset_bias: expected memory of its own, got elements shared with offset_bias",
+            {"offset_bias": BIAS, "doffset_bias": BIAS},
+        ),
+        (
+            ValueError,
+            "dglobal_bias: expected a writeable array",
+            {"global_bias": BIAS[:, :1].copy(), "dglobal_bias": read_only(BIAS[:, :1])},
+        ),
+        *((ValueError, f"{name}: .* the GPU", {name: value} | GPU) for name, value in TERMS.items()),
     ],
 )
 def test_backward_refuses(error, match, changes):

@@ -23,6 +23,16 @@ from primeattn.kernels.cpu.packing import (
     wait,
 )
 from primeattn.kernels.cpu.slots import key_tile, query_tile
+from primeattn.kernels.cpu.terms import (
+    add_sums_in_turn,
+    add_tile,
+    begin_sums,
+    open_room,
+    sum_tile,
+    terms_of_keys,
+    terms_of_queries,
+    through_cap,
+)
 from primeattn.kernels.cpu.tiles import (
     ALONE,
     RUN,
@@ -40,7 +50,7 @@ from primeattn.kernels.cpu.tiles import (
 
 
 @part_njit
-def _backward_query_block(one, scale, job, tables, task, packs, slots, spare, scratch):
+def _backward_query_block(one, scale, job, tables, terms, task, packs, slots, spare, scratch, room):
     """dq of one block of queries: P = exp(s - lse), dS = P * (dP - delta), dq = scale * dS k."""
     sequence, route = tables.sequences[task.sequence], tables.routes[task.sequence, task.head]
     keys, values, queries, douts = packs.keys, packs.values, packs.queries, packs.douts
@@ -50,16 +60,24 @@ def _backward_query_block(one, scale, job, tables, task, packs, slots, spare, sc
     minus_lse, minus_delta = packs.minus_lse + at * job.size, packs.minus_delta + at * job.size
     zero_rows(one, job, dq, ZERO, n)
     t, position = ZERO, sequence.q_start + task.first
+    if terms is not None:
+        begin_sums(terms, room, task.sequence, h)
     while True:
-        groups, moving = query_tile(slots, tables, route, t, position, n)
+        groups, moving, offset, fixed = query_tile(slots, tables, route, t, position, n)
         if groups == 0:
             break
         if t > 0 and t % RUN == 0:
             carry(one, job, total, dq, n, t == RUN)
         dots(one, ALONE, job, queries, at, keys, slots, groups, moving, s, n, False)
         dots(one, ALONE, job, douts, at, values, slots, groups, moving, ds, n, False)
+        tile = slots, route, groups, moving, offset, fixed
+        if terms is not None:
+            terms_of_queries(one, ALONE, job, tables, terms, room, room.rates, h, tile, position, s, n)
         exp_product(one, job, s, ds, groups, n, minus_lse, minus_delta, job.size)
         mask(one, ALONE, job, slots, groups, ds, n, 0.0)
+        if terms is not None:
+            sum_tile(one, job, terms, room, task.sequence, h, tile, ds, n)
+            through_cap(one, job, terms, room, slots, groups, ds, n)
         axpys(one, ALONE, job, dq, ZERO, keys, slots, spare, groups, moving, ds, n)
         t += 1
     if t > RUN:
@@ -68,10 +86,13 @@ def _backward_query_block(one, scale, job, tables, task, packs, slots, spare, sc
     for r in range(n):
         row = sequence.q_row + task.first + r
         write_row(one, job, dq, r, row_address(job.dq, b, h, row), scale)
+    if terms is not None:  # blocks are drawn from the last to the first
+        turn = (sequence.n_q - 1) // job.block - task.first // job.block
+        add_sums_in_turn(terms, room, task.sequence, h, turn)
 
 
 @part_njit
-def _backward_key_block(one, job, tables, task, packs, slots, spare, scratch):
+def _backward_key_block(one, job, tables, terms, task, packs, slots, spare, scratch, room):
     """dk and dv of one block of keys, over all query heads that read it: dv = Pᵀ dout, dk = dSᵀ (scale q)."""
     sequence = tables.sequences[task.sequence]
     keys, values, queries, douts = packs.keys, packs.values, packs.queries, packs.douts
@@ -91,19 +112,28 @@ def _backward_key_block(one, job, tables, task, packs, slots, spare, scratch):
             at = panel.row + first - panel.first
             t = ZERO
             while True:
-                groups, moving = key_tile(slots, tables, route, t, first, n, by_offset)
+                groups, moving, offset, fixed = key_tile(slots, tables, route, t, first, n, by_offset)
                 if groups == 0:
                     break
                 if tiles > 0 and tiles % RUN == 0:
                     carry(one, job, total_dk, dk, task.count, tiles == RUN)
                     carry(one, job, total_dv, dv, task.count, tiles == RUN)
-                fill_by_slot(one, job, packs.minus_lse, slots, groups, moving, s, n)
+                if terms is None:
+                    fill_by_slot(one, job, packs.minus_lse, slots, groups, moving, s, n)
+                    dots(one, ALONE, job, keys, at, queries, slots, groups, moving, s, n, True)
+                else:
+                    dots(one, ALONE, job, keys, at, queries, slots, groups, moving, s, n, False)
+                    tile = slots, route, groups, moving, offset, fixed
+                    terms_of_keys(one, job, tables, terms, room, head, tile, first, s, n)
+                    fill_by_slot(one, job, packs.minus_lse, slots, groups, moving, ds, n)
+                    add_tile(one, job, s, ds, groups, n)
                 fill_by_slot(one, job, packs.minus_delta, slots, groups, moving, ds, n)
-                dots(one, ALONE, job, keys, at, queries, slots, groups, moving, s, n, True)
                 dots(one, ALONE, job, values, at, douts, slots, groups, moving, ds, n, True)
                 exp_product(one, job, s, ds, groups, n, zero, zero, ZERO)
                 mask(one, ALONE, job, slots, groups, s, n, 0.0)
                 mask(one, ALONE, job, slots, groups, ds, n, 0.0)
+                if terms is not None:
+                    through_cap(one, job, terms, room, slots, groups, ds, n)
                 axpys(one, ALONE, job, dv, first - begin, douts, slots, spare, groups, moving, s, n)
                 axpys(one, ALONE, job, dk, first - begin, queries, slots, spare, groups, moving, ds, n)
                 t, tiles = t + 1, tiles + 1
@@ -119,13 +149,14 @@ def _backward_key_block(one, job, tables, task, packs, slots, spare, scratch):
 
 
 @cached_njit
-def backward(one, scale, jobs, tables, word, helps):
+def backward(one, scale, jobs, tables, terms, word, helps):
     """Fill dq, dk and dv; ``one`` is 1 in the working dtype, and scale has that dtype too."""
     if not enter(word, helps):
         return
-    job, tables = jobs[0], unowned(tables)
+    job, tables, given = jobs[0], unowned(tables), unowned(terms)
     worker = draw(job, WORKERS)
     slots, spare, scratch = open_scratch(one, job, worker)
+    room = open_room(one, job, given, worker)
     if not job.whole:
         pack_all_queries(one, scale, job, tables, pack_all_keys(one, job, tables), slots.start)
         wait(job, tables.key_pieces.size + tables.query_pieces.size)
@@ -141,7 +172,9 @@ def backward(one, scale, jobs, tables, word, helps):
         for t in range(first, last):
             task = tables.tasks[t]
             if task.keys:
-                _backward_key_block(one, job, tables, task, packs, slots, spare, scratch)
+                _backward_key_block(one, job, tables, given, task, packs, slots, spare, scratch, room)
             else:
-                _backward_query_block(one, scale, job, tables, task, packs, slots, spare, scratch)
+                _backward_query_block(
+                    one, scale, job, tables, given, task, packs, slots, spare, scratch, room
+                )
     leave(word, helps)

@@ -27,6 +27,14 @@ from primeattn.kernels.cpu.packing import (
     packs_of,
 )
 from primeattn.kernels.cpu.slots import SLOT_BYTES, SLOTS, Slots, query_tile
+from primeattn.kernels.cpu.terms import (
+    add_sums,
+    begin_sums,
+    open_room,
+    sum_tile,
+    terms_of_queries,
+    through_cap,
+)
 from primeattn.kernels.cpu.tiles import (
     ALONE,
     RUN,
@@ -208,7 +216,7 @@ def _add_group(one, job, slots, g, step, room, shifted, x, shift, y, n):
 
 
 @part_njit
-def _backward_stage(one, scale, job, tables, stage, packs, slots, shifted, scratch):
+def _backward_stage(one, scale, job, tables, terms, stage, packs, slots, shifted, scratch, extra):
     """dk and dv of a key head, and dq of the query heads that read it."""
     sequence, kv_head = tables.sequences[stage.sequence], stage.head
     room = _split(job, scratch, sequence.n_q, sequence.n_k)
@@ -218,30 +226,39 @@ def _backward_stage(one, scale, job, tables, stage, packs, slots, shifted, scrat
     zero_rows(one, job, room.dout, ZERO, room.dout.rows)
     zero_rows(one, job, room.dk, ZERO, room.dk.rows)
     zero_rows(one, job, room.dv, ZERO, room.dv.rows)
-    b, n_k, terms, carried = sequence.batch, sequence.n_k, ZERO, False
+    b, n_k, added, carried = sequence.batch, sequence.n_k, ZERO, False
     for head in range(kv_head * job.heads_per_key, (kv_head + 1) * job.heads_per_key):
         route = tables.routes[stage.sequence, head]
         for first in range(0, sequence.n_q, room.block):
             n = min(room.block, sequence.n_q - first)
-            if terms > TERMS * sequence.n_q:
+            if added > TERMS * sequence.n_q:
                 for total, x in ((room.total_dk, room.dk), (room.total_dv, room.dv)):
                     carry(one, job, total, x, room.block + n_k, not carried)
-                terms, carried = ZERO, True
-            terms += n * (route.end - route.begin)
+                added, carried = ZERO, True
+            added += n * (route.end - route.begin)
             _load_block(one, scale, job, sequence, head, first, n, room, slots.start)
             zero_rows(one, job, room.dq, ZERO, n)
             t, position = ZERO, sequence.q_start + first
+            if terms is not None:
+                begin_sums(terms, extra, stage.sequence, head)
             while True:
-                groups, moving = query_tile(slots, tables, route, t, position, n)
+                groups, moving, offset, fixed = query_tile(slots, tables, route, t, position, n)
                 if groups == 0:
                     break
                 if t > 0 and t % RUN == 0:
                     carry(one, job, room.total_dq, room.dq, n, t == RUN)
                 dots(one, ALONE, job, room.q, room.block, keys, slots, groups, moving, room.s, n, False)
                 dots(one, ALONE, job, room.dout, room.block, values, slots, groups, moving, room.ds, n, False)
+                tile = slots, route, groups, moving, offset, fixed
+                if terms is not None:
+                    rates, s = extra.rates, room.s
+                    terms_of_queries(one, ALONE, job, tables, terms, extra, rates, head, tile, position, s, n)
                 exp_product(one, job, room.s, room.ds, groups, n, room.minus_lse, room.minus_delta, job.size)
                 mask(one, ALONE, job, slots, groups, room.s, n, 0.0)
                 mask(one, ALONE, job, slots, groups, room.ds, n, 0.0)
+                if terms is not None:
+                    sum_tile(one, job, terms, extra, stage.sequence, head, tile, room.ds, n)
+                    through_cap(one, job, terms, extra, slots, groups, room.ds, n)
                 axpys(one, ALONE, job, room.dq, ZERO, keys, slots, shifted, groups, moving, room.ds, n)
                 for g in range(groups):
                     step = step_of(g, moving)
@@ -259,6 +276,8 @@ def _backward_stage(one, scale, job, tables, stage, packs, slots, shifted, scrat
             dq = row_address(job.dq, b, head, sequence.q_row + first)
             for r in range(n):
                 write_row(one, job, dq_rows, r, dq + r * job.dq.row, scale)
+            if terms is not None:
+                add_sums(terms, extra, stage.sequence, head)
     dk_rows, dv_rows = room.dk, room.dv
     if carried:
         carry(one, job, room.total_dk, room.dk, room.block + n_k, False)
@@ -272,13 +291,14 @@ def _backward_stage(one, scale, job, tables, stage, packs, slots, shifted, scrat
 
 
 @cached_njit
-def backward(one, scale, jobs, tables, word, helps):
+def backward(one, scale, jobs, tables, terms, word, helps):
     """Fill dq, dk and dv; ``one`` is 1 in the working dtype, and scale has that dtype too."""
     if not enter(word, helps):
         return
-    job, tables = jobs[0], unowned(tables)
+    job, tables, given = jobs[0], unowned(tables), unowned(terms)
     worker = draw(job, WORKERS)
     slots, shifted, scratch = open_scratch(one, job, worker)
+    extra = open_room(one, job, given, worker)
     while True:
         number = draw(job, WORK)
         if number >= tables.stages.size:
@@ -286,5 +306,5 @@ def backward(one, scale, jobs, tables, word, helps):
         stage = tables.stages[number]
         packs = packs_of(job, stage, worker)
         pack_keys(one, job, tables, stage, packs)
-        _backward_stage(one, scale, job, tables, stage, packs, slots, shifted, scratch)
+        _backward_stage(one, scale, job, tables, given, stage, packs, slots, shifted, scratch, extra)
     leave(word, helps)

@@ -25,6 +25,7 @@ from primeattn.kernels.cpu.packing import (
     wait,
 )
 from primeattn.kernels.cpu.slots import SLOT_BYTES, SLOTS, query_tile
+from primeattn.kernels.cpu.terms import open_room, terms_of_queries
 from primeattn.kernels.cpu.tiles import (
     AHEAD,
     RUN,
@@ -79,7 +80,7 @@ def _gather(one, job, tables, sequence, route, slots, groups, moving, head, n, k
 
 
 @part_njit
-def _forward_block(one, heads, scale, job, tables, task, packs, slots, spare, scratch):
+def _forward_block(one, heads, scale, job, tables, terms, task, packs, slots, spare, scratch, room):
     """out and lse of one block of queries, of one or more heads."""
     sequence, route = tables.sequences[task.sequence], tables.routes[task.sequence, task.head]
     keys, values = packs.keys, packs.values
@@ -101,7 +102,7 @@ def _forward_block(one, heads, scale, job, tables, task, packs, slots, spare, sc
             copy_row(one, job, at, ahead(r, n, job.q.row), q, r * together + i, scale)
     t, position = ZERO, sequence.q_start + task.first
     while True:
-        groups, moving = query_tile(slots, tables, route, t, position, n)
+        groups, moving, offset, fixed = query_tile(slots, tables, route, t, position, n)
         if groups == 0:
             break
         if t > 0 and t % RUN == 0:
@@ -109,6 +110,9 @@ def _forward_block(one, heads, scale, job, tables, task, packs, slots, spare, sc
         if job.gather:
             _gather(one, job, tables, sequence, route, slots, groups, moving, h, n, keys, values)
         dots(one, heads, job, q, ZERO, keys, slots, groups, moving, s, n, False)
+        if terms is not None:
+            tile = slots, route, groups, moving, offset, fixed
+            terms_of_queries(one, heads, job, tables, terms, room, None, h, tile, position, s, n)
         mask(one, heads, job, slots, groups, s, n, -np.inf)
         softmax(one, job, out, maxima, sums, s, groups, rows)
         axpys(one, heads, job, out, ZERO, values, slots, spare, groups, moving, s, n)
@@ -138,13 +142,14 @@ def split_scratch(job, scratch):
 
 
 @cached_njit
-def forward(one, heads, scale, jobs, tables, word, helps):
+def forward(one, heads, scale, jobs, tables, terms, word, helps):
     """Fill out and lse; ``one`` is 1 in the working dtype, and scale has that dtype too."""
     if not enter(word, helps):
         return
-    job, tables = jobs[0], unowned(tables)
+    job, tables, given = jobs[0], unowned(tables), unowned(terms)
     worker = draw(job, WORKERS)
     slots, spare, scratch = open_scratch(one, job, worker)
+    room = open_room(one, job, given, worker)
     if not (job.whole or job.gather):
         pack_all_keys(one, job, tables)
         wait(job, tables.key_pieces.size)
@@ -157,5 +162,6 @@ def forward(one, heads, scale, jobs, tables, word, helps):
         if job.whole:
             pack_keys(one, job, tables, stage, packs)
         for t in range(first, last):
-            _forward_block(one, heads, scale, job, tables, tables.tasks[t], packs, slots, spare, scratch)
+            task = tables.tasks[t]
+            _forward_block(one, heads, scale, job, tables, given, task, packs, slots, spare, scratch, room)
     leave(word, helps)

@@ -10,6 +10,7 @@ from primeattn.compiled import threads
 from primeattn.compiled.simd import LINE
 from primeattn.kernels.cpu import backward, backward_fused, forward, packing, records, scalar
 from primeattn.kernels.cpu.plan import make_plans
+from primeattn.kernels.cpu.term_tables import GRADIENTS, collect, make_terms
 from primeattn.kernels.cpu.tiles import ALONE, TWO
 
 SERIAL_WORK = 1_000_000  # multiply-adds below which waking a second thread costs more than it saves
@@ -21,8 +22,11 @@ def run(call):
         with nullcontext() if call.workspace is None else call.workspace.guard():
             scalar.run(call)
         return
-    size = call.arrays["q"].itemsize
-    plans = make_plans(call.patterns, call.kv_heads, call.sequences, call.head_dim, size, call.backward)
+    size, join = call.arrays["q"].itemsize, not call.terms
+    plans = make_plans(call.patterns, call.kv_heads, call.sequences, call.head_dim, size, call.backward, join)
+    for name in GRADIENTS:
+        if name in call.arrays:
+            call.arrays[name][...] = 0
     for plan in plans:  # none where the arrays are empty
         if not call.backward:
             _forward(call, plan)
@@ -63,6 +67,17 @@ def _workers(plan, tasks, products):
 
 def _run(kernel, call, plan, scratch_bytes, workers, whole, *heads):
     """Lay out packed rows and ``scratch_bytes`` per worker, and run the kernel."""
+    with nullcontext() if call.workspace is None else call.workspace.guard():
+        if not call.terms:
+            _run_with(kernel, call, plan, scratch_bytes, workers, whole, heads, None)
+            return
+        terms, room_bytes, memory = make_terms(call, plan, scratch_bytes)
+        _run_with(kernel, call, plan, scratch_bytes + room_bytes, workers, whole, heads, terms)
+        collect(call, terms)
+        del memory  # the sums were there until now
+
+
+def _run_with(kernel, call, plan, scratch_bytes, workers, whole, heads, terms):
     q, workspace = call.arrays["q"], call.workspace
     key_rows, query_rows = plan.rows_of_stage if whole else plan.rows_at_once
     packs_bytes = packing.packs_bytes(key_rows, query_rows, plan.lines, q.itemsize)
@@ -85,13 +100,12 @@ def _run(kernel, call, plan, scratch_bytes, workers, whole, *heads):
         "packs_bytes": packs_bytes if whole else 0,
         "scratch_bytes": scratch_bytes,
     }
-    with nullcontext() if workspace is None else workspace.guard():
-        memory = np.empty(total, np.uint8) if workspace is None else workspace.scratch("kernels", total)
-        address = -(-memory.ctypes.data // LINE) * LINE
-        memory[address - memory.ctypes.data :][:LINE] = 0  # the counters
-        for name, size in sizes.items():
-            numbers[name] = address
-            address += size
-        job = records.make_job(call.arrays, numbers)
-        one, scale = q.dtype.type(1), q.dtype.type(call.scale)
-        threads.run(lambda *way: kernel(one, *heads, scale, job, plan.tables, *way), workers)
+    memory = np.empty(total, np.uint8) if workspace is None else workspace.scratch("kernels", total)
+    address = -(-memory.ctypes.data // LINE) * LINE
+    memory[address - memory.ctypes.data :][:LINE] = 0  # the counters
+    for name, size in sizes.items():
+        numbers[name] = address
+        address += size
+    job = records.make_job(call.arrays, numbers)
+    one, scale = q.dtype.type(1), q.dtype.type(call.scale)
+    threads.run(lambda *way: kernel(one, *heads, scale, job, plan.tables, terms, *way), workers)

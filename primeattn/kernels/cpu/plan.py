@@ -97,13 +97,13 @@ def heads_together(patterns, heads_per_key: int) -> int:
     return 2 if VECTOR == 64 and heads_per_key % 2 == 0 and all(a == b for a, b in pairs) else 1
 
 
-def parts(patterns, sequences) -> list[tuple]:
+def parts(patterns, sequences, join=True) -> list[tuple]:
     """Split a call into (patterns, sequences) with a plan each: long sequences, short ones, single tokens.
 
-    A sequence of one token sees only itself. So a run of them is treated as one sequence with offset 0 alone
-    and no globals.
+    A sequence of one token sees only itself. So with ``join`` a run of them is treated as one sequence with
+    offset 0 alone and no globals. That is wrong where a bias depends on the position.
     """
-    single = (sequences["n_q"] == 1) & (sequences["n_k"] == 1)
+    single = join & (sequences["n_q"] == 1) & (sequences["n_k"] == 1)
     single &= sequences["q_start"] == sequences["k_start"]
     tokens, rest = sequences[single], sequences[~single]
     begins = np.ones(tokens.size, bool)
@@ -119,18 +119,20 @@ def parts(patterns, sequences) -> list[tuple]:
     return result
 
 
-def make_plans(patterns, kv_heads, sequences, head_dim, itemsize, backward=False) -> tuple[Plan, ...]:
+def make_plans(
+    patterns, kv_heads, sequences, head_dim, itemsize, backward=False, join=True
+) -> tuple[Plan, ...]:
     """Plans of the ``parts`` of a call; recent ones are cached.
 
     Calls share the tables and must not write to them.
     """
-    return _make_plans(patterns, kv_heads, sequences.tobytes(), head_dim, itemsize, backward)
+    return _make_plans(patterns, kv_heads, sequences.tobytes(), join, head_dim, itemsize, backward)
 
 
 @lru_cache(KEPT_PLANS)
-def _make_plans(patterns, kv_heads, sequences, *row) -> tuple[Plan, ...]:
+def _make_plans(patterns, kv_heads, sequences, join, *row) -> tuple[Plan, ...]:
     table = np.frombuffer(sequences, SEQUENCE)
-    return tuple(make_plan(kinds, kv_heads, part, *row) for kinds, part in parts(patterns, table))
+    return tuple(make_plan(kinds, kv_heads, part, *row) for kinds, part in parts(patterns, table, join))
 
 
 def make_plan(patterns, kv_heads, sequences, head_dim, itemsize, backward=False) -> Plan:

@@ -18,11 +18,11 @@ from primeattn.kernels.call import ARRAYS
 __all__ = ["ARRAY", "JOB", "PANEL", "PIECE", "ROUTE", "STAGE", "TASK", "Tables", "make_job"]
 
 
-def _record(*names):
+def record(*names):
     return np.dtype([(name, np.int64) for name in names])
 
 
-STAGE = _record(
+STAGE = record(
     "sequence",
     "head",  # a key head
     "key_row",  # where all stages are packed before any is computed: its first row,
@@ -37,7 +37,7 @@ STAGE = _record(
     "tasks",
 )
 
-PANEL = _record(
+PANEL = record(
     "stage",
     "head",  # a key head, or a query head
     "row",  # row of the first position in the space of its stage
@@ -45,14 +45,14 @@ PANEL = _record(
     "count",  # positions
 )
 
-PIECE = _record(
+PIECE = record(
     "panel",
     "start",  # first row of the panel
     "count",  # rows
     "zeros",  # zero rows to write before them
 )
 
-ROUTE = _record(
+ROUTE = record(
     "begin",  # the head's offsets are offsets[begin:end]
     "end",
     "keys",  # panel of the keys that offsets reach: positions from G on
@@ -60,7 +60,7 @@ ROUTE = _record(
     "queries",  # panel of the queries, in a two-pass backward
 )
 
-TASK = _record(
+TASK = record(
     "stage",
     "keys",  # 1: a block of keys, 0: of queries
     "sequence",
@@ -86,7 +86,7 @@ class Tables(NamedTuple):
 
 # An array of rows. Kernels take addresses and strides, so that another layout or read-only flag needs no
 # compilation.
-ARRAY = _record(
+ARRAY = record(
     "address",  # 0: the array was not given
     "batch",  # bytes from one entry of the batch to the next
     "head",  # from one head to the next

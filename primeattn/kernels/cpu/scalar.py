@@ -8,10 +8,13 @@ The compiled functions see one query head of one sequence, or a block of its que
     q, out, dout, dq    (n_q, head_dim)
     k, v, dk, dv        (n_k, head_dim)
     lse, dlse, delta    (n_q,)
+
+``scale`` and ``cap`` shape the scores; a cap of 0 is none.
 """
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -23,44 +26,51 @@ from primeattn.kernels.call import reach
 __all__ = ["run"]
 
 ROWS = 64  # of a block
+BIAS_GRADIENTS = "doffset_bias", "dglobal_bias"
 
 
 class Mask(NamedTuple):
-    """Which keys the queries attend."""
+    """Which keys the queries attend, and what is added to the scores of these pairs."""
 
     offsets: np.ndarray  # distances, rising
+    offset_bias: np.ndarray  # number u is that of offset u; none: all are 0
     n_global: int  # so many keys, the first ones, are global
+    global_bias: np.ndarray  # number t is that of global key t; none: all are 0
     shift: int  # query r has the position of key r + shift, whether there is such a key or not
+    slope: float
+
+
+GLOBAL = -1  # stands for the offset of a global key
 
 
 @part_njit
 def _keys(r, n_k, mask):
-    """Yield the keys that query r attends, each once."""
+    """Yield the keys that query r attends, each once, and the number of the offset by which it does."""
     own = r + mask.shift
     for t in range(min(mask.n_global, own + 1)):
-        yield t
-    for d in mask.offsets:
-        t = own - d
+        yield t, GLOBAL
+    for u in range(mask.offsets.size):
+        t = own - mask.offsets[u]
         if t < mask.n_global:
             break
         if t < n_k:
-            yield t
+            yield t, u
 
 
 @part_njit
 def _queries(t, n_q, mask):
-    """Yield the queries that attend key t, each once."""
+    """Yield the queries that attend key t, each once, and the number of the offset by which it does."""
     own = t - mask.shift
     if t < mask.n_global:
         for r in range(max(own, 0), n_q):
-            yield r
+            yield r, GLOBAL
     else:
-        for d in mask.offsets:
-            r = own + d
+        for u in range(mask.offsets.size):
+            r = own + mask.offsets[u]
             if r >= n_q:
                 break
             if r >= 0:
-                yield r
+                yield r, u
 
 
 @part_njit
@@ -72,11 +82,29 @@ def _dot(a, r, b, t):
     return total
 
 
+@part_njit
+def _score(q, k, r, t, u, mask, scale, cap):
+    """Return the score of query r and key t, which meet by offset u, and the derivative of its cap."""
+    s, rate = scale * _dot(q, r, k, t), 1.0
+    if cap != 0.0:
+        tanh = np.tanh(s / cap)
+        s, rate = cap * tanh, 1.0 - tanh * tanh
+    if u == GLOBAL:
+        if mask.global_bias.size > 0:
+            s += mask.global_bias[t]
+    elif mask.offset_bias.size > 0:
+        s += mask.offset_bias[u]
+    if mask.slope != 0.0:
+        s -= mask.slope * (r + mask.shift - t)
+    return s, rate
+
+
 @plain_njit
-def forward(q, k, v, mask, scale, out, lse):
+def forward(q, k, v, mask, scale, cap, out, lse):
     """Each query takes the softmax of its scores, and the mean of the values with these weights.
 
-    s_rt = scale * q_r·k_t;  p_rt = exp(s_rt - lse_r);  out_r = sum_t p_rt v_t;  lse_r = log sum_t exp s_rt
+    s_rt = scale * q_r·k_t, capped and biased;  p_rt = exp(s_rt - lse_r)
+    out_r = sum_t p_rt v_t;  lse_r = log sum_t exp s_rt
 
     In one pass: weights are relative to the largest score so far, and shrink where a larger one comes.
     """
@@ -84,8 +112,8 @@ def forward(q, k, v, mask, scale, out, lse):
     for r in range(len(q)):
         largest, total = -np.inf, 0.0
         weighted[:] = 0.0
-        for t in _keys(r, len(k), mask):
-            s = scale * _dot(q, r, k, t)
+        for t, u in _keys(r, len(k), mask):
+            s, _ = _score(q, k, r, t, u, mask, scale, cap)
             if s > largest:
                 shrink = np.exp(largest - s)
                 total *= shrink
@@ -103,39 +131,51 @@ def forward(q, k, v, mask, scale, out, lse):
 
 
 @part_njit
-def _score_backward(q, k, v, r, t, scale, lse, dout, delta):
-    """Return p_rt, and ds_rt, the gradient with respect to the score."""
-    s = scale * _dot(q, r, k, t)
+def _score_backward(q, k, v, r, t, u, mask, scale, cap, lse, dout, delta):
+    """Return p_rt, and the gradients with respect to the score and to q_r·k_t in it."""
+    s, rate = _score(q, k, r, t, u, mask, scale, cap)
     p = np.exp(s - lse[r]) if lse[r] != -np.inf else 0.0  # all scores are -inf
     dp = _dot(dout, r, v, t)  # of out_r = sum_t p_rt v_t
     ds = p * (dp - delta[r])  # of p_rt = exp(s_rt - lse_r), where lse_r depends on s_rt, too
-    return p, ds
+    return p, ds, scale * rate * ds
 
 
 @plain_njit
-def backward_queries(q, k, v, mask, scale, out, lse, dout, dlse, delta, dq):
+def backward_queries(q, k, v, mask, scale, cap, out, lse, dout, dlse, delta, dq):
     """Gradient with respect to q, and delta: each query goes through its keys as in the forward."""
     total = np.empty(q.shape[1])
     for r in range(len(q)):
         delta[r] = _dot(dout, r, out, r) - dlse[r]
         total[:] = 0.0
-        for t in _keys(r, len(k), mask):
-            _, ds = _score_backward(q, k, v, r, t, scale, lse, dout, delta)
+        for t, u in _keys(r, len(k), mask):
+            _, _, d_dot = _score_backward(q, k, v, r, t, u, mask, scale, cap, lse, dout, delta)
             for c in range(total.size):
-                total[c] += ds * k[t, c]  # of s_rt = scale * q_r·k_t
+                total[c] += d_dot * k[t, c]
         for c in range(total.size):
-            dq[r, c] = scale * total[c]
+            dq[r, c] = total[c]
 
 
 @plain_njit
-def backward_keys(q, k, v, mask, scale, lse, dout, delta, dk, dv):
+def backward_keys(q, k, v, mask, scale, cap, lse, dout, delta, dk, dv):
     """Add to the gradients with respect to k and v, in float64: each key goes through its queries."""
     for t in range(len(k)):
-        for r in _queries(t, len(q), mask):
-            p, ds = _score_backward(q, k, v, r, t, scale, lse, dout, delta)
+        for r, u in _queries(t, len(q), mask):
+            p, _, d_dot = _score_backward(q, k, v, r, t, u, mask, scale, cap, lse, dout, delta)
             for c in range(q.shape[1]):
-                dk[t, c] += scale * ds * q[r, c]  # of s_rt = scale * q_r·k_t
+                dk[t, c] += d_dot * q[r, c]
                 dv[t, c] += p * dout[r, c]  # of out_r = sum_t p_rt v_t
+
+
+@plain_njit
+def backward_biases(q, k, v, mask, scale, cap, lse, dout, delta, doffset_bias, dglobal_bias):
+    """Add to the gradients with respect to the biases, in float64, all pairs of a head."""
+    for r in range(len(q)):
+        for t, u in _keys(r, len(k), mask):
+            _, ds, _ = _score_backward(q, k, v, r, t, u, mask, scale, cap, lse, dout, delta)
+            if u == GLOBAL:
+                dglobal_bias[t] += ds
+            else:
+                doffset_bias[u] += ds
 
 
 class Head(NamedTuple):
@@ -144,20 +184,24 @@ class Head(NamedTuple):
     queries: tuple[int, int, slice]  # where they are: entry of the batch, head, rows
     keys: tuple[int, int, slice]
     mask: Mask
+    firsts: tuple[int, int]  # of the head's biases, those of the first offset and the first key
 
 
 def run(call):
     """Run a checked call."""
     arrays, q, numbers = dict(call.arrays), call.arrays["q"], call.arrays["q"].shape[:3]
+    factors = call.scale, call.softcap or 0.0
     if not call.backward:
         arrays.setdefault("lse", np.empty(numbers, q.dtype))
-        _share(_query_blocks(call), lambda head: _forward(arrays, call.scale, head))
+        _share(_query_blocks(call), lambda head: _forward(arrays, factors, head))
         return
     arrays.setdefault("dlse", np.zeros(numbers, q.dtype))
     arrays["delta"] = np.empty(numbers)
     # Queries, then keys: each row of a gradient is summed by one thread.
-    _share(_query_blocks(call), lambda head: _backward_queries(arrays, call.scale, head))
-    _share(_key_blocks(call), lambda heads: _backward_keys(arrays, call.scale, heads))
+    _share(_query_blocks(call), lambda head: _backward_queries(arrays, factors, head))
+    _share(_key_blocks(call), lambda heads: _backward_keys(arrays, factors, heads))
+    if "doffset_bias" in arrays or "dglobal_bias" in arrays:
+        _share(list(enumerate(_bias_heads(call))), lambda item: _backward_biases(arrays, factors, *item))
 
 
 def _share(blocks, work):
@@ -180,15 +224,29 @@ def _heads(call):
             queries = batch, h, slice(q_row, q_row + n_q)
             keys = batch, h // group, slice(k_row, k_row + n_k)
             n_global = min(max(pattern.global_tokens - k_start, 0), n_k)
-            heads.append(Head(queries, keys, Mask(offsets[pattern], n_global, q_start - k_start)))
+            counts = offsets[pattern].size, n_global
+            firsts = pattern.offsets(distances[0]).size if "offset_bias" in call.arrays else 0, k_start
+            biases = (
+                _numbers(call.arrays.get(name), h, first, count)
+                for name, first, count in zip(("offset_bias", "global_bias"), firsts, counts, strict=True)
+            )
+            by_offset, by_key = biases
+            slope = float(call.arrays["slopes"][h]) if "slopes" in call.arrays else 0.0
+            mask = Mask(offsets[pattern], by_offset, n_global, by_key, q_start - k_start, slope)
+            heads.append(Head(queries, keys, mask, firsts))
         result += [heads[h : h + group] for h in range(0, len(heads), group)]
     return result
+
+
+def _numbers(bias, h, first, count):
+    """Return ``count`` numbers of a head's biases from the first on, none if there are no biases."""
+    return np.zeros(0) if bias is None else bias[h, first : first + count].astype(np.float64)
 
 
 def _query_blocks(call):
     """Return blocks of queries, each as a head that has no others."""
     return [
-        Head((*place, block), head.keys, head.mask._replace(shift=head.mask.shift + before))
+        head._replace(queries=(*place, block), mask=head.mask._replace(shift=head.mask.shift + before))
         for heads in _heads(call)
         for head in heads
         for *place, rows in [head.queries]
@@ -199,7 +257,7 @@ def _query_blocks(call):
 def _key_blocks(call):
     """Return blocks of keys, each as the heads that read them and have no others."""
     return [
-        [Head(head.queries, (*place, block), _mask_beyond(head.mask, before)) for head in heads]
+        [head._replace(keys=(*place, block), mask=_mask_beyond(head.mask, before)) for head in heads]
         for heads in _heads(call)
         for *place, rows in [heads[0].keys]
         for before, block in _cut(rows)
@@ -208,7 +266,14 @@ def _key_blocks(call):
 
 def _mask_beyond(mask, n):
     """Mask of all keys but the first n."""
-    return Mask(mask.offsets, max(mask.n_global - n, 0), mask.shift - n)
+    n_global = max(mask.n_global - n, 0)
+    return mask._replace(n_global=n_global, global_bias=mask.global_bias[n:], shift=mask.shift - n)
+
+
+def _bias_heads(call):
+    """Return the heads of all sequences, in lists of those that have the same biases."""
+    heads, count = list(itertools.chain(*_heads(call))), len(call.patterns)
+    return [heads[h::count] for h in range(count)]
 
 
 def _cut(rows):
@@ -217,25 +282,39 @@ def _cut(rows):
         yield first - rows.start, slice(first, min(first + ROWS, rows.stop))
 
 
-def _forward(arrays, scale, head):
+def _forward(arrays, factors, head):
     q, out, lse = _at(head.queries, arrays, "q", "out", "lse")
     k, v = _at(head.keys, arrays, "k", "v")
-    forward(q, k, v, head.mask, scale, out, lse)
+    forward(q, k, v, head.mask, *factors, out, lse)
 
 
-def _backward_queries(arrays, scale, head):
+def _backward_queries(arrays, factors, head):
     q, *given = _at(head.queries, arrays, "q", "out", "lse", "dout", "dlse", "delta", "dq")
     k, v = _at(head.keys, arrays, "k", "v")
-    backward_queries(q, k, v, head.mask, scale, *given)
+    backward_queries(q, k, v, head.mask, *factors, *given)
 
 
-def _backward_keys(arrays, scale, heads):
+def _backward_keys(arrays, factors, heads):
     k, v, dk, dv = _at(heads[0].keys, arrays, "k", "v", "dk", "dv")
     sums = np.zeros((2, *k.shape))
     for head in heads:
         q, *given = _at(head.queries, arrays, "q", "lse", "dout", "delta")
-        backward_keys(q, k, v, head.mask, scale, *given, *sums)
+        backward_keys(q, k, v, head.mask, *factors, *given, *sums)
     dk[...], dv[...] = sums
+
+
+def _backward_biases(arrays, factors, h, heads):
+    totals = {name: np.zeros(arrays[name].shape[1]) for name in BIAS_GRADIENTS if name in arrays}
+    for head in heads:
+        q, *given = _at(head.queries, arrays, "q", "lse", "dout", "delta")
+        k, v = _at(head.keys, arrays, "k", "v")
+        sums = np.zeros(head.mask.offsets.size), np.zeros(head.mask.n_global)
+        backward_biases(q, k, v, head.mask, *factors, *given, *sums)
+        for name, first, part in zip(BIAS_GRADIENTS, head.firsts, sums, strict=True):
+            if name in totals:
+                totals[name][first : first + part.size] += part
+    for name, total in totals.items():
+        arrays[name][h] = total
 
 
 def _at(place, arrays, *names):

@@ -85,10 +85,11 @@ def _below(offsets, limit):
 
 @part_njit
 def query_tile(slots, tables, route, t, position, n):
-    """Fill the slots of tile t of the n queries from ``position`` on; return (groups, moving).
+    """Fill the slots of tile t of the n queries from ``position`` on; return (groups, moving, offset, fixed).
 
     There are 0 groups past the last tile. Groups of offsets, which move along with the query, come first: the
-    tile has ``moving`` of them. Then come those of the globals.
+    tile has ``moving`` of them, from number ``offset`` of the route on. Then come those of the globals, from
+    row ``fixed`` of their panel on.
     """
     offsets = tables.offsets[route.begin : route.end]
     key_panel, global_panel = tables.key_panels[route.keys], tables.key_panels[route.globals]
@@ -105,14 +106,15 @@ def query_tile(slots, tables, route, t, position, n):
     first = max(t * SLOTS - before * GROUP, 0)
     count = max(min(SLOTS - moving * GROUP, seen - first), 0)
     fixed = _global_slots(slots, moving * GROUP, global_panel.row, first, count, n, reach, 1)
-    return moving + fixed, moving
+    return moving + fixed, moving, begin, first
 
 
 @part_njit
 def key_tile(slots, tables, route, t, position, n, by_offset):
-    """Fill the slots of tile t of the n keys from ``position`` on; return (groups, moving), as above.
+    """Fill the slots of tile t of the n keys from ``position`` on; return as above.
 
-    With ``by_offset``, key j is read by the queries j + d; else it is global and read by all from j on.
+    With ``by_offset``, key j is read by the queries j + d; else it is global and read by all from j on, from
+    row ``fixed`` of the panel of queries.
     """
     offsets, query_panel = tables.offsets[route.begin : route.end], tables.query_panels[route.queries]
     base = position - query_panel.first
@@ -121,7 +123,7 @@ def key_tile(slots, tables, route, t, position, n, by_offset):
         count = min(SLOTS, _below(offsets, query_panel.count - base) - begin)
         row, rows = query_panel.row, query_panel.count
         groups = _offset_slots(slots, offsets, begin, max(count, 0), 1, base, row, rows, n)
-        return groups, groups
+        return groups, groups, begin, 0
     first = max(base, 0) + t * SLOTS
     count = min(SLOTS, query_panel.count - first)
-    return _global_slots(slots, 0, query_panel.row, first, max(count, 0), n, base, -1), 0
+    return _global_slots(slots, 0, query_panel.row, first, max(count, 0), n, base, -1), 0, 0, first

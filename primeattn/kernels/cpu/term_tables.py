@@ -1,0 +1,124 @@
+"""What the compiled kernels read of the terms of the score, and where gradients of biases are summed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from primeattn.compiled.jit import cached_njit
+from primeattn.compiled.simd import view
+from primeattn.kernels.call import reach
+from primeattn.kernels.cpu.records import record
+from primeattn.kernels.cpu.terms import Terms, room_bytes
+
+__all__ = ["BIAS", "SUM", "collect", "make_terms"]
+
+# Of a query head: addresses, 0 for what is not given.
+BIAS = record(
+    "offset",  # of the bias of the first offset of its route
+    "key",  # of the bias of position 0
+    "slope",
+)
+
+# Of a sequence and query head: which biases its pairs can have, and the sums of their gradients.
+SUM = record(
+    "begin",  # number of its first offset in its route,
+    "first",  # and among all of the pattern
+    "offsets",  # so many from there on
+    "key",  # position of its first global key
+    "globals",  # so many from there on
+    "at",  # address of the sums: by offset, then by global key
+    "turn",  # address of the number of blocks that have added theirs
+)
+GRADIENTS = ("doffset_bias", "dglobal_bias")
+
+
+def make_terms(call, plan, scratch_bytes):
+    """Terms of a call for one of its plans, and the bytes of a worker's room, which follows its scratch.
+
+    Also the memory of the sums, to be kept as long as the Terms; it comes from the call's workspace.
+    """
+    q, tables, size = call.arrays["q"], plan.tables, call.arrays["q"].itemsize
+    skips = _skips(call, tables)
+    biases = np.zeros(
+        len(call.patterns) if {"offset_bias", "global_bias", "slopes"} & {*call.arrays} else 0, BIAS
+    )
+    for field, name in (("offset", "offset_bias"), ("key", "global_bias"), ("slope", "slopes")):
+        if biases.size and name in call.arrays:
+            array = call.arrays[name]
+            biases[field] = array.ctypes.data + array.strides[0] * np.arange(biases.size)
+    if "offset_bias" in call.arrays:
+        biases["offset"] += skips * size
+    sums, memory, longest = np.zeros((0, 0), SUM), None, 0
+    if any(name in call.arrays for name in GRADIENTS):
+        sums, numbers = _sums(tables, skips)
+        longest = int((sums["offsets"] + sums["globals"]).max())
+        if call.workspace is None:
+            memory = np.empty(8 * numbers, np.uint8)
+        else:
+            memory = call.workspace.scratch("gradients of biases", 8 * numbers)
+        memory[: 8 * numbers] = 0
+        sums["at"] += memory.ctypes.data
+        sums["turn"] += memory.ctypes.data
+    places = room_bytes(plan.block, size, call.backward and call.softcap is not None, longest)
+    cap = np.array([call.softcap or 0], q.dtype)
+    return Terms(biases, sums, cap, scratch_bytes + np.array((0, *places[:2]))), places[2], memory
+
+
+def _skips(call, tables):
+    """By head, how many offsets come before those of its route."""
+    if "offset_bias" not in call.arrays:
+        return np.zeros(len(call.patterns), np.int64)
+    low, _ = reach(tables.sequences)
+    return np.array([pattern.offsets(low).size for pattern in call.patterns])
+
+
+def _sums(tables, skips):
+    """SUM records whose addresses count from 0, and the numbers of eight bytes that they take."""
+    sequences, routes = tables.sequences, tables.routes
+    sums = np.zeros(routes.shape, SUM)
+    after = sequences["q_start"] - sequences["k_start"]
+    for h, route in enumerate(routes[0]):
+        offsets = tables.offsets[route["begin"] : route["end"]]
+        begin, end = (
+            np.searchsorted(offsets, limit)
+            for limit in (after - sequences["n_k"] + 1, after + sequences["n_q"])
+        )
+        sums["begin"][:, h], sums["offsets"][:, h] = begin, end - begin
+    sums["first"] = sums["begin"] + skips
+    panels = tables.key_panels[routes["globals"]]
+    sums["key"], sums["globals"] = panels["first"], panels["count"]
+    numbers = sums["offsets"] + sums["globals"] + 1
+    ends = np.cumsum(numbers.reshape(-1)).reshape(numbers.shape)
+    sums["at"], sums["turn"] = 8 * (ends - numbers), 8 * (ends - 1)
+    return sums, int(ends[-1, -1])
+
+
+def collect(call, terms):
+    """Add the sums of a plan to the gradients of the call's biases."""
+    if terms.sums.size == 0:
+        return
+    sums, heads = terms.sums, len(call.patterns)
+    lengths = (
+        (sums["first"] + sums["offsets"]).max(),
+        np.where(sums["globals"], sums["key"] + sums["globals"], 0).max(),
+    )
+    totals = [
+        np.zeros((heads, call.arrays[name].shape[1] if name in call.arrays else length))
+        for name, length in zip(GRADIENTS, lengths, strict=True)
+    ]
+    _collect(sums, *totals)
+    for name, total in zip(GRADIENTS, totals, strict=True):
+        if name in call.arrays:
+            call.arrays[name][...] += total.astype(call.arrays[name].dtype)
+
+
+@cached_njit
+def _collect(sums, doffset_bias, dglobal_bias):
+    for s in range(sums.shape[0]):
+        for h in range(sums.shape[1]):
+            place = sums[s, h]
+            numbers = view(place.at, place.offsets + place.globals, 1.0)
+            for i in range(place.offsets):
+                doffset_bias[h, place.first + i] += numbers[i]
+            for i in range(place.globals):
+                dglobal_bias[h, place.key + i] += numbers[place.offsets + i]
