@@ -14,6 +14,7 @@ from primeattn.nn.dropout import Dropout
 from primeattn.nn.embedding import Embedding, PositionalEmbedding
 from primeattn.nn.initializers import Normal, TruncatedNormal, glorot_uniform, he_normal, ones, zeros
 from primeattn.nn.norm import LayerNorm, RMSNorm
+from primeattn.nn.tied import Tied
 
 __all__ = [
     "Activation",
@@ -32,6 +33,7 @@ __all__ = [
     "SkipConnection",
     "SparseIndexAttention",
     "SquareSelfAttention",
+    "Tied",
     "TruncatedNormal",
     "gelu",
     "glorot_uniform",
