@@ -8,6 +8,7 @@ parameters and states, and ``primeattn train --help`` for a model trained on rea
 The package, from the ground up. A file imports from the lines above its own, and from its own folder:
 
     checks forks files table _config _command       what all may use
+    _safetensors                                    arrays in files of that format
     tree workspace                                  nested dicts of arrays; memory kept between steps
     compiled                                        threads, vectors and loops of compiled code
     sequences wheel                                 number theory
@@ -51,6 +52,7 @@ from primeattn.nn import (
     SkipConnection,
     SparseIndexAttention,
     SquareSelfAttention,
+    Tied,
     copy_cache,
     gelu,
     relu,
@@ -80,6 +82,7 @@ __all__ = [
     "SkipConnection",
     "SparseIndexAttention",
     "SquareSelfAttention",
+    "Tied",
     "Workspace",
     "attention",
     "check_gradients",

@@ -1,4 +1,7 @@
-"""Checkpoints: nested dicts in one ``.npz`` without pickle, written whole or not at all, and checked."""
+"""Checkpoints: nested dicts in one file without pickle, written whole or not at all, and checked.
+
+The file is an ``.npz``, or, if its name ends so, a ``.safetensors``.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,12 @@ import json
 import re
 import zipfile
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 
+from primeattn import _safetensors
 from primeattn.checks import is_array
 from primeattn.files import written_whole
 from primeattn.sequences import Sequence
@@ -51,7 +56,8 @@ def save(path, tree, model=None):
     Parameters
     ----------
     path : str or path-like
-        Written as given; no suffix is added.
+        Written as given; no suffix is added. With the suffix ``.safetensors`` the file has that format, and
+        the JSON text is in its metadata; ``pip install 'primeattn[safetensors]'``.
     tree : dict
         Nested dicts with string keys without ``/``. Leaves are arrays of numbers or booleans,
         ``np.random.Generator``, int, float, bool, str or None.
@@ -63,6 +69,8 @@ def save(path, tree, model=None):
     ------
     TypeError, ValueError
         A leaf or key that cannot be stored; nothing is written.
+    RuntimeError
+        The package safetensors is needed and missing.
 
     Examples
     --------
@@ -83,12 +91,10 @@ def save(path, tree, model=None):
         "sequences": None if model is None else _sequences_of(model),
         "leaves": {name: _to_json(name, leaf) for name, leaf in leaves.items()},
     }
-    with written_whole(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr(_HEADER, json.dumps(header, indent=1))
-        for name, leaf in leaves.items():
-            if _is_array(leaf):
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                    np.lib.format.write_array(entry, np.asarray(leaf), allow_pickle=False)
+    arrays = {name: np.asarray(leaf) for name, leaf in leaves.items() if _is_array(leaf)}
+    write = _safetensors.write if _is_safetensors(path) else _write_npz
+    with written_whole(path) as file:
+        write(file, json.dumps(header, indent=1), arrays)
 
 
 def load(path, like=None, model=None) -> dict:
@@ -97,6 +103,7 @@ def load(path, like=None, model=None) -> dict:
     Parameters
     ----------
     path : str or path-like
+        With the suffix ``.safetensors``, of a file of that format.
     like : dict, optional
         A dict of the expected structure: the same names, arrays of the same shape and dtype, and other leaves
         of the same type. Its values are not used and it is not changed.
@@ -116,6 +123,8 @@ def load(path, like=None, model=None) -> dict:
     ValueError
         The file is truncated, damaged or no checkpoint; or it belongs to another model: the first difference
         is named, with what was expected and what the file holds.
+    RuntimeError
+        The package safetensors is needed and missing.
 
     Examples
     --------
@@ -126,9 +135,10 @@ def load(path, like=None, model=None) -> dict:
     {'step': 3, 'w': array([0., 0.])}
     """
     path = str(path)
+    tensors = _is_safetensors(path)
     with open(path, "rb") as file:
         try:
-            header, leaves = _read(file)
+            header, leaves = _read_safetensors(path) if tensors else _read_npz(file)
             tree = _unflatten(leaves)
         except MemoryError:  # no sign of damage: reads are no larger than the file
             raise
@@ -143,7 +153,23 @@ def load(path, like=None, model=None) -> dict:
     return tree
 
 
-def _read(file):
+def _is_safetensors(path) -> bool:
+    """Whether the suffix of ``path`` asks for that format; RuntimeError if the package is missing."""
+    asked = Path(path).suffix == ".safetensors"
+    if asked:
+        _safetensors.require()
+    return asked
+
+
+def _write_npz(file, header, arrays):
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr(_HEADER, header)
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, array, allow_pickle=False)
+
+
+def _read_npz(file):
     """Return the header and the leaves; even from a hostile file, read no more than it holds."""
     size = file.seek(0, 2)
     with zipfile.ZipFile(file) as archive:
@@ -157,16 +183,26 @@ def _read(file):
                 raise ValueError(f"{name!r} is compressed, or said to be larger than the file")
             return archive.read(entry)
 
-        header = json.loads(content(_HEADER))
-        if header["format"] != _FORMAT:
-            raise ValueError(f"format {header['format']!r}, expected {_FORMAT!r}")
-        header.setdefault("sequences")
-        for name in ("model", "sequences"):
-            if not isinstance(header[name], (str, type(None))):
-                raise ValueError(f"{name} {header[name]!r}")
-        leaves = {}
-        for name, value in header["leaves"].items():
-            leaves[name] = _as_array(content(f"{name}.npy")) if value == _ARRAY else _from_json(value)
+        return _parse(content(_HEADER), lambda name: _as_array(content(f"{name}.npy")))
+
+
+def _read_safetensors(path):
+    text, arrays = _safetensors.read(path)
+    return _parse(text, arrays.__getitem__)
+
+
+def _parse(text, array_of):
+    """Return the header and the leaves, from the text of the header and a function from names to arrays."""
+    header = json.loads(text)
+    if header["format"] != _FORMAT:
+        raise ValueError(f"format {header['format']!r}, expected {_FORMAT!r}")
+    header.setdefault("sequences")
+    for name in ("model", "sequences"):
+        if not isinstance(header[name], (str, type(None))):
+            raise ValueError(f"{name} {header[name]!r}")
+    leaves = {}
+    for name, value in header["leaves"].items():
+        leaves[name] = array_of(name) if value == _ARRAY else _from_json(value)
     return header, leaves
 
 

@@ -18,6 +18,7 @@ from primeattn.nn import (
     RMSNorm,
     SkipConnection,
     SparseIndexAttention,
+    Tied,
     gelu,
     with_cache,
     without_cache,
@@ -30,7 +31,7 @@ from primeattn.workspace import Workspace
 __all__ = ["evaluate", "generate", "make_model", "sinusoids", "stream"]
 
 
-def make_model(pattern, *, layers=2, width=128, heads=4, context=256) -> Chain:
+def make_model(pattern, *, layers=2, width=128, heads=4, context=256, tied=False) -> Chain | Tied:
     """Return the model: tokens (batch, seq) -> logits (batch, seq, 256), with seq at most ``context``.
 
     Each position sees its own byte and the one before through the embedding, and earlier ones through
@@ -44,14 +45,20 @@ def make_model(pattern, *, layers=2, width=128, heads=4, context=256) -> Chain:
         Number of blocks, features of a token (a multiple of ``heads``), attention heads.
     context : int
         Most tokens seen at once.
+    tied : bool
+        Whether the logits are products with the vectors of the embedding (see `Tied`), instead of a last
+        layer with a weight and a bias of its own.
 
     Examples
     --------
     >>> import primeattn as pa
-    >>> model = pa.language_model.make_model(pa.Pattern("primes", window=3), layers=1, width=32)
-    >>> model.parameter_count
-    45568
+    >>> pattern = pa.Pattern("primes", window=3)
+    >>> models = [pa.language_model.make_model(pattern, layers=1, width=32, tied=t) for t in (False, True)]
+    >>> [model.parameter_count for model in models]
+    [45568, 37120]
     """
+    if not isinstance(tied, bool):
+        raise TypeError(f"tied: expected True or False, got {tied!r}")
     blocks = []
     for _ in range(layers):
         attention = SparseIndexAttention(width, pattern, heads=heads)
@@ -59,6 +66,8 @@ def make_model(pattern, *, layers=2, width=128, heads=4, context=256) -> Chain:
         blocks += [SkipConnection(Chain(RMSNorm(width), attention)), SkipConnection(mlp)]
     embedding = Embedding(256, width, previous=1, init=Normal(0.2))
     positions = PositionalEmbedding(context, width, init=sinusoids)
+    if tied:
+        return Tied(embedding, Chain(positions, *blocks, RMSNorm(width)))
     return Chain(embedding, positions, *blocks, RMSNorm(width), Dense(width, 256))
 
 

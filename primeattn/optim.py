@@ -58,7 +58,7 @@ class _Optimiser(Config):
         ------
         TypeError, ValueError
             If ps is not float32 or float64, a tree lacks the keys, shapes and dtypes of ps, or leaves share
-            memory, such as one array at two places of ps; nothing is written then.
+            memory, such as one array at two places of ps (see `Tied`); nothing is written then.
         """
         lr = self.lr if lr is None else _non_negative("lr", lr)
         for path, p in tree.flatten(ps).items():

@@ -6,11 +6,14 @@ import subprocess
 import sys
 import threading
 import zipfile
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 
 from primeattn import Chain, Pattern, SparseIndexAttention, checkpoint, sequences
+
+needs_safetensors = pytest.mark.skipif(find_spec("safetensors") is None, reason="safetensors is missing")
 
 
 @pytest.fixture
@@ -25,6 +28,12 @@ def tree(rng):
     }
 
 
+@pytest.fixture(params=["a", pytest.param("a.safetensors", marks=needs_safetensors)])
+def path(request, tmp_path):
+    """A file of each format."""
+    return tmp_path / request.param
+
+
 def equal(a, b):
     if isinstance(a, dict):
         return isinstance(b, dict) and list(a) == list(b) and all(equal(a[k], b[k]) for k in a)
@@ -35,12 +44,12 @@ def equal(a, b):
     return type(a) is type(b) and a == b
 
 
-def test_round_trip_keeps_values_types_empty_dicts_and_order(tree, tmp_path):
-    path = tmp_path / "run.npz"
+def test_round_trip_keeps_values_types_empty_dicts_and_order(tree, path):
     checkpoint.save(path, tree)
     assert equal(checkpoint.load(path), tree)
     assert equal(checkpoint.load(str(path), like=tree), tree)
-    assert os.listdir(tmp_path) == ["run.npz"]
+    assert os.listdir(path.parent) == [path.name]
+    assert checkpoint.load(path)["optimizer"]["moments"].flags.writeable
 
 
 def test_it_is_an_npz_without_pickle(tree, tmp_path):
@@ -53,11 +62,11 @@ def test_it_is_an_npz_without_pickle(tree, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64"])
-def test_generators_go_on_where_they_were(tmp_path, name):
+def test_generators_go_on_where_they_were(path, name):
     rng = np.random.Generator(getattr(np.random, name)(5))
     rng.integers(10, dtype=np.int32)  # half of a 64-bit draw is left over
-    checkpoint.save(tmp_path / "a", {"rng": rng})
-    loaded = checkpoint.load(tmp_path / "a")["rng"]
+    checkpoint.save(path, {"rng": rng})
+    loaded = checkpoint.load(path)["rng"]
     np.testing.assert_array_equal(
         loaded.integers(99, size=9, dtype=np.int32), rng.integers(99, size=9, dtype=np.int32)
     )
@@ -77,7 +86,7 @@ def edited(tree, *path, value=None, delete=False):
 
 
 @pytest.mark.parametrize(
-    "path, change, message",
+    "where, change, message",
     [
         (
             "parameters layer_2 weight",
@@ -92,11 +101,11 @@ def edited(tree, *path, value=None, delete=False):
         ("rng", np.random.Generator(np.random.Philox(1)), "a Philox generator, got a PCG64 generator"),
     ],
 )
-def test_another_structure_is_named(tree, tmp_path, path, change, message):
-    checkpoint.save(tmp_path / "a", tree)
-    like = edited(tree, *path.split(), value=change, delete=isinstance(change, str))
+def test_another_structure_is_named(tree, path, where, change, message):
+    checkpoint.save(path, tree)
+    like = edited(tree, *where.split(), value=change, delete=isinstance(change, str))
     with pytest.raises(ValueError, match=f"is of another model: .*{message}"):
-        checkpoint.load(tmp_path / "a", like=like)
+        checkpoint.load(path, like=like)
 
 
 class Model:
@@ -107,14 +116,14 @@ class Model:
         return f"Model({self.width})"
 
 
-def test_another_model_with_equal_shapes_is_refused(tree, tmp_path):
-    checkpoint.save(tmp_path / "a", tree, Model(4))
-    assert equal(checkpoint.load(tmp_path / "a", model=Model(4)), tree)
+def test_another_model_with_equal_shapes_is_refused(tree, path):
+    checkpoint.save(path, tree, Model(4))
+    assert equal(checkpoint.load(path, model=Model(4)), tree)
     with pytest.raises(ValueError, match=r"another model: expected\nModel\(8\)\ngot\nModel\(4\)"):
-        checkpoint.load(tmp_path / "a", model=Model(8))
-    checkpoint.save(tmp_path / "a", tree)
+        checkpoint.load(path, model=Model(8))
+    checkpoint.save(path, tree)
     with pytest.raises(ValueError, match="another model"):
-        checkpoint.load(tmp_path / "a", model=Model(4))
+        checkpoint.load(path, model=Model(4))
 
 
 def attending(*patterns):
@@ -152,13 +161,14 @@ def test_checkpoints_from_before_sequences_were_stored(tmp_path):
     assert checkpoint.load(tmp_path / "a", model=model) == {"step": 1}
 
 
-def test_every_truncation_is_refused(tree, tmp_path):
-    path = tmp_path / "a"
+def test_every_truncation_is_refused(tree, path):
     checkpoint.save(path, tree)
     content = path.read_bytes()
     for size in [*range(0, len(content), 101), len(content) - 1]:
         path.write_bytes(content[:size])
-        with pytest.raises(ValueError, match=r"a' is truncated, damaged, or not a primeattn checkpoint"):
+        with pytest.raises(
+            ValueError, match=rf"{path.name}' is truncated, damaged, or not a primeattn checkpoint"
+        ):
             checkpoint.load(path)
 
 
@@ -181,13 +191,13 @@ def check_damage(tree, path, rng, rounds):
     assert refused > rounds / 2
 
 
-def test_damage_is_refused_or_harmless(tree, tmp_path, rng):
-    check_damage(tree, tmp_path / "a", rng, 200)
+def test_damage_is_refused_or_harmless(tree, path, rng):
+    check_damage(tree, path, rng, 200)
 
 
 @pytest.mark.slow
-def test_much_damage(tree, tmp_path, rng):
-    check_damage(tree, tmp_path / "a", rng, 5000)
+def test_much_damage(tree, path, rng):
+    check_damage(tree, path, rng, 5000)
 
 
 def edit_text(path, change):
@@ -366,8 +376,8 @@ def check_concurrent(path, loads):
     assert not failed and os.listdir(path.parent) == [path.name]
 
 
-def test_a_load_beside_writers_is_whole(tmp_path):
-    check_concurrent(tmp_path / "a", 200)
+def test_a_load_beside_writers_is_whole(path):
+    check_concurrent(path, 200)
 
 
 @pytest.mark.slow
@@ -404,10 +414,10 @@ def test_other_files_are_refused(tmp_path):
         ([1], TypeError, r"tree: expected a dict, got \[1\]"),
     ],
 )
-def test_what_cannot_be_stored_is_refused_and_nothing_written(tmp_path, tree, error, message):
+def test_what_cannot_be_stored_is_refused_and_nothing_written(path, tree, error, message):
     with pytest.raises(error, match=message):
-        checkpoint.save(tmp_path / "a", tree)
-    assert os.listdir(tmp_path) == []
+        checkpoint.save(path, tree)
+    assert os.listdir(path.parent) == []
 
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_behind(tree, tmp_path, monkeypatch):

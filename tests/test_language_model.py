@@ -33,6 +33,25 @@ def test_model_is_causal_and_sees_its_pattern(rng):
     np.testing.assert_array_equal(differs, sorted({p + s for p in (3, 4) for s in squares}))
 
 
+def test_tied_model_has_one_table_and_is_the_same_below_it(rng):
+    options = {"layers": 1, "width": 16, "heads": 2, "context": 24}
+    model, apart = (make_model(PATTERN, tied=tied, **options) for tied in (True, False))
+    ps, st = setup(rng, model)
+    tokens = rng.integers(256, size=(2, 24), dtype=np.uint8)
+    assert model.parameter_count == apart.parameter_count - 16 * 256 - 256
+    table = ps["embedding"]["weight"]
+    layers = {f"layer_{i + 1}": child for i, child in enumerate(ps["layer"].values())}
+    head = {"weight": table.T.copy(), "bias": np.zeros(256, np.float32)}
+    ps_apart = {"layer_0": ps["embedding"], **layers, f"layer_{len(layers) + 1}": head}
+    logits = apart(tokens, ps_apart, setup(rng, apart)[1])[0]
+    np.testing.assert_allclose(model(tokens, ps, st)[0], logits, rtol=0, atol=1e-5)
+    text = generate(model, ps, st, b"def", 5, temperature=0)
+    scored, _ = model(np.frombuffer(b"def" + text[:-1], np.uint8), ps, st)
+    assert bytes(scored[2:].argmax(axis=1).astype(np.uint8)) == text
+    with pytest.raises(TypeError, match="tied: expected True or False, got 1"):
+        make_model(PATTERN, tied=1)
+
+
 def test_sinusoids_tell_distances_apart():
     for shape in ((24, 16), (24, 7)):
         positions = sinusoids(None, shape, np.float32)

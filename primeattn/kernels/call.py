@@ -86,6 +86,9 @@ def lse_dtype(dtype) -> np.dtype:
 
 def reach(sequences) -> tuple[int, int]:
     """The least distance of a query to a key at hand, and one more than the largest, over all sequences."""
+    sequences = sequences[(sequences["n_q"] > 0) & (sequences["n_k"] > 0)]
+    if not sequences.size:
+        return 0, 0
     after = sequences["q_start"] - sequences["k_start"]
     low = (after - sequences["n_k"] + 1).min(initial=np.iinfo(np.int64).max)
     return max(int(low), 0), max(int((after + sequences["n_q"]).max(initial=0)), 0)

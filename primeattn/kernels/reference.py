@@ -161,7 +161,7 @@ class _Where(NamedTuple):
 
 def _where(pattern, n_q, n_k, q_start, k_start):
     i, j = np.broadcast_arrays(q_start + np.arange(n_q)[:, None], k_start + np.arange(n_k)[None, :])
-    offset = np.searchsorted(pattern.offsets(q_start + n_q), i - j)
+    offset = np.searchsorted(pattern.offsets(max(q_start + n_q, 0)), i - j)
     return _Where(mask(pattern, n_q, n_k, q_start, k_start), i - j, offset, j, j < pattern.global_tokens)
 
 

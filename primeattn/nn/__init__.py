@@ -2,12 +2,7 @@
 
 from primeattn.nn._layer import Layer, Parameter, setup
 from primeattn.nn.activation import Activation, gelu, relu, silu
-from primeattn.nn.attention import (
-    MianChowlaSelfAttention,
-    PrimeSelfAttention,
-    SparseIndexAttention,
-    SquareSelfAttention,
-)
+from primeattn.nn.attention import SparseIndexAttention
 from primeattn.nn.cache import copy_cache, with_cache, without_cache
 from primeattn.nn.container import Chain, SkipConnection
 from primeattn.nn.dense import Dense
@@ -15,6 +10,8 @@ from primeattn.nn.dropout import Dropout
 from primeattn.nn.embedding import Embedding, PositionalEmbedding
 from primeattn.nn.initializers import Normal, TruncatedNormal, glorot_uniform, he_normal, ones, zeros
 from primeattn.nn.norm import LayerNorm, RMSNorm
+from primeattn.nn.sequence_attention import MianChowlaSelfAttention, PrimeSelfAttention, SquareSelfAttention
+from primeattn.nn.tied import Tied
 
 __all__ = [
     "Activation",
@@ -33,6 +30,7 @@ __all__ = [
     "SkipConnection",
     "SparseIndexAttention",
     "SquareSelfAttention",
+    "Tied",
     "TruncatedNormal",
     "copy_cache",
     "gelu",

@@ -1,18 +1,17 @@
-"""Self-attention layers over sparse patterns."""
+"""Self-attention over a sparse pattern."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import KW_ONLY, InitVar, dataclass, field
+from dataclasses import KW_ONLY, InitVar, dataclass
 from functools import cached_property, lru_cache
-from typing import ClassVar
 
 import numpy as np
 
 from primeattn import kernels
 from primeattn._config import check_callable, freeze_flag, freeze_real, freeze_size
 from primeattn.compiled import heads as loops
-from primeattn.nn import cache, rotary
+from primeattn.nn import biases, cache, rotary
 from primeattn.nn._buffers import DeviceBuffers, HostBuffers
 from primeattn.nn._layer import Layer, Parameter, check_float
 from primeattn.nn.dense import Dense
@@ -21,7 +20,7 @@ from primeattn.nn.initializers import glorot_uniform, zeros
 from primeattn.nn.norm import RMSNorm
 from primeattn.patterns import Pattern
 
-__all__ = ["MianChowlaSelfAttention", "PrimeSelfAttention", "SparseIndexAttention", "SquareSelfAttention"]
+__all__ = ["SparseIndexAttention"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -51,6 +50,13 @@ class SparseIndexAttention(Layer):
         So many features of a head turn, an even number; by default all.
     qk_norm : bool
         Normalise each row of q and of k by RMSNorm with a learned scale, before positions.
+    offset_bias : int, optional
+        Learn a number for each head and offset of its pattern up to this distance, added to the score;
+        farther offsets share the last. Each global token has one of its own. All are 0 at the start.
+    alibi : bool
+        Scores fall with the distance, by the slopes of ALiBi (Press et al., 2022).
+    softcap : float, optional
+        Scores before biases stay between -softcap and softcap: ``softcap tanh(s / softcap)``, as in Gemma 2.
     sinks : bool
         One learned logit per query head joins the denominator of its softmax: attention may go nowhere.
     bias : bool
@@ -63,9 +69,15 @@ class SparseIndexAttention(Layer):
     Notes
     -----
     ps = {"Wi": {"weight": (dims, (heads + 2 kv_heads) head_dim)}, "Wo": {"weight": (heads head_dim, dims)}},
-    with "bias" in both if ``bias``, "q_norm" and "k_norm" {"scale": (head_dim,)} if ``qk_norm``, and "sinks"
-    (heads,) if ``sinks``. The columns of Wi are [q | k | v], each split by heads. st holds the boundaries of
-    packed sequences, which attention does not cross (`with_segments`). A batch padded on the right needs no
+    with "bias" in both if ``bias``, and
+
+    - "q_norm" and "k_norm", {"scale": (head_dim,)}, if ``qk_norm``,
+    - "sinks" (heads,) if ``sinks``,
+    - "offset_bias" (heads, most offsets up to that distance), and "global_bias" (heads, most global tokens)
+      if there are any, if ``offset_bias``.
+
+    The columns of Wi are [q | k | v], each split by heads. st holds the boundaries of packed sequences, which
+    attention does not cross (`with_segments`). A batch padded on the right needs no
     mask, since no token sees later ones.
 
     A variant of your own derives from this class and overrides `prepare`, to change q, k and v before the
@@ -92,6 +104,9 @@ class SparseIndexAttention(Layer):
     rotary: float | None = None
     rotary_dims: int | None = None
     qk_norm: bool = False
+    offset_bias: int | None = None
+    alibi: bool = False
+    softcap: float | None = None
     sinks: bool = False
     bias: bool = False
     init: Callable = glorot_uniform
@@ -117,6 +132,13 @@ class SparseIndexAttention(Layer):
         self._check_rotary(name)
         freeze_flag(self, "qk_norm")
         freeze_flag(self, "sinks")
+        freeze_flag(self, "alibi")
+        if self.offset_bias is not None:
+            freeze_size(self, "offset_bias", minimum=0)
+        if self.softcap is not None:
+            freeze_real(self, "softcap", 0)
+            if self.softcap == 0:
+                raise ValueError(f"{name}: softcap must be above 0, got 0")
         if self.kv_heads is None:
             object.__setattr__(self, "kv_heads", self.heads)
         freeze_size(self, "kv_heads")
@@ -174,6 +196,15 @@ class SparseIndexAttention(Layer):
         return Dense(self.heads * self.head_dim, self.dims, bias=self.bias, init=self.init)
 
     @cached_property
+    def _patterns(self):
+        return tuple(self.pattern_of(head) for head in range(self.heads))
+
+    @cached_property
+    def _offset_counts(self):
+        """Offsets of each head that have a bias of their own."""
+        return [pattern.offsets(self.offset_bias + 1).size for pattern in self._patterns]
+
+    @cached_property
     def norm(self):
         return RMSNorm(self.head_dim)
 
@@ -183,7 +214,39 @@ class SparseIndexAttention(Layer):
             declared |= {"q_norm": self.norm.parameters(), "k_norm": self.norm.parameters()}
         if self.sinks:
             declared["sinks"] = Parameter((self.heads,), zeros)
+        if self.offset_bias is not None:
+            declared["offset_bias"] = Parameter((self.heads, max(self._offset_counts)), zeros)
+            if most := max(pattern.global_tokens for pattern in self._patterns):
+                declared["global_bias"] = Parameter((self.heads, most), zeros)
         return declared
+
+    def _terms(self, ps, length, dtype, memory):
+        """Options of the kernel that add to scores, where distances are below ``length``."""
+        options = {} if self.softcap is None else {"softcap": self.softcap}
+        if self.alibi:
+            options["slopes"] = biases.alibi_slopes(self.heads).astype(dtype)
+        if self.offset_bias is not None:
+            size = max(pattern.offsets(length).size for pattern in set(self._patterns))
+            wide = memory.take((self.heads, size), dtype)
+            options["offset_bias"] = biases.widen(ps["offset_bias"], self._offset_counts, size, wide)
+            if "global_bias" in ps:
+                options["global_bias"] = ps["global_bias"]
+        return options
+
+    def _term_gradients(self, options, memory):
+        """Arrays for the gradients of learned terms, as options of the backward kernel."""
+        learned = [name for name in ("offset_bias", "global_bias") if name in options]
+        return {f"d{name}": memory.take(options[name].shape, options[name].dtype) for name in learned}
+
+    def _narrow(self, gradients, ps, memory):
+        """Gradients of the learned parameters from those of the terms that the kernel took."""
+        if not gradients:
+            return {}
+        narrow = memory.take(ps["offset_bias"].shape, ps["offset_bias"].dtype)
+        dps = {"offset_bias": biases.narrow(gradients["doffset_bias"], self._offset_counts, narrow)}
+        if "dglobal_bias" in gradients:
+            dps["global_bias"] = gradients["dglobal_bias"]
+        return dps
 
     def states(self, rng):
         return {"cu_seqlens": None}
@@ -317,6 +380,7 @@ class SparseIndexAttention(Layer):
         outputs = *buffers.views(result, self._rows), *buffers.views(numbers, self._numbers)
         q, k, v = buffers.views(source, self._split)
         k, v, options = self._seen(k, v, positions, st)
+        options |= self._terms(ps, k.shape[2] if "cache" in st else seq, x.dtype, memory)
         self._kernel(kernels.sparse_index_kernel, *outputs, q, k, v, memory=memory, **options)
         if "cache" not in st:
             memory.attended(q, k, outputs[1], st["cu_seqlens"])
@@ -335,7 +399,8 @@ class SparseIndexAttention(Layer):
         batch, seq, width = dfinished.shape
         by_head = dfinished.reshape(batch, seq, self.heads, self.head_dim)
         dattended, dlse, dps_f = self.finish_backward(by_head, saved_f, ps, memory)
-        dattended, options = dattended.reshape(batch, seq, width), dict(options)
+        gradients = self._term_gradients(options, memory)
+        dattended, options = dattended.reshape(batch, seq, width), options | gradients
         if dlse is not None:
             [options["dlse"]] = buffers.views(buffers.copy_of(dlse), self._numbers)
         dqkv = memory.take((batch, seq, self.Wi.out_features), dfinished.dtype)
@@ -349,7 +414,7 @@ class SparseIndexAttention(Layer):
         buffers.fetch(dqkv, result)
         dps_p = self.prepare_backward(*self._split(dqkv), prepared, ps, memory)
         dx, dps_i = self.Wi.backward(dqkv, saved_i, ps["Wi"], memory)
-        dps = {"Wi": dps_i, "Wo": dps_o} | dps_p | dps_f
+        dps = {"Wi": dps_i, "Wo": dps_o} | dps_p | dps_f | self._narrow(gradients, ps, memory)
         return dx.reshape(dy.shape), {name: dps[name] for name in ps}
 
 
@@ -359,76 +424,3 @@ def _count(length):
     positions = np.arange(length)[None]
     positions.flags.writeable = False
     return positions
-
-
-@dataclass(frozen=True, repr=False)
-class _SequenceSelfAttention(SparseIndexAttention):
-    sequence: ClassVar[str]
-
-    pattern: Pattern = field(init=False, compare=False)
-    _: KW_ONLY
-    window: int = 3
-    global_tokens: int = 2
-
-    def __post_init__(self, seq_len_max):
-        freeze_size(self, "window", minimum=0)
-        freeze_size(self, "global_tokens", minimum=0)
-        pattern = Pattern(self.sequence, window=self.window, global_tokens=self.global_tokens)
-        object.__setattr__(self, "pattern", pattern)
-        super().__post_init__(seq_len_max)
-
-
-@dataclass(frozen=True, repr=False)
-class PrimeSelfAttention(_SequenceSelfAttention):
-    """`SparseIndexAttention` over ``Pattern("primes", window=window, global_tokens=global_tokens)``.
-
-    Parameters
-    ----------
-    dims : int
-        Size of the last axis of x and y.
-    heads, kv_heads, head_dim, scale, rotary, rotary_dims, qk_norm, sinks, bias, init, device
-        As in `SparseIndexAttention`.
-    window : int
-        Number of tokens just before a query that it sees, 3 by default.
-    global_tokens : int
-        Number of leading tokens that every query sees, 2 by default.
-
-    Examples
-    --------
-    >>> import primeattn as pa
-    >>> layer = pa.PrimeSelfAttention(64, heads=4, window=3)
-    >>> layer
-    PrimeSelfAttention(64, heads=4)
-    >>> layer.pattern.offsets(12)
-    array([ 0,  1,  2,  3,  5,  7, 11])
-    """
-
-    sequence = "primes"
-
-
-@dataclass(frozen=True, repr=False)
-class SquareSelfAttention(_SequenceSelfAttention):
-    """As `PrimeSelfAttention`, with the squares 1, 4, 9, 16, ... (OEIS A000290).
-
-    Examples
-    --------
-    >>> import primeattn as pa
-    >>> pa.SquareSelfAttention(64).pattern.offsets(17)
-    array([ 0,  1,  2,  3,  4,  9, 16])
-    """
-
-    sequence = "squares"
-
-
-@dataclass(frozen=True, repr=False)
-class MianChowlaSelfAttention(_SequenceSelfAttention):
-    """As `PrimeSelfAttention`, with the Mian-Chowla sequence 1, 2, 4, 8, 13, ... (OEIS A005282).
-
-    Examples
-    --------
-    >>> import primeattn as pa
-    >>> pa.MianChowlaSelfAttention(64).pattern.offsets(22)
-    array([ 0,  1,  2,  3,  4,  8, 13, 21])
-    """
-
-    sequence = "mian_chowla"

@@ -28,6 +28,7 @@ from primeattn.nn import (
     SkipConnection,
     SparseIndexAttention,
     SquareSelfAttention,
+    Tied,
     gelu,
     relu,
     setup,
@@ -65,11 +66,16 @@ LAYERS = [
         LayerNorm(DIM),
         head=Dense(DIM, VOCAB),
     ),
+    Tied(
+        Embedding(VOCAB, DIM, previous=1),
+        Chain(Dropout(0.1), SkipConnection(PrimeSelfAttention(DIM, heads=2)), RMSNorm(DIM)),
+    ),
 ]
 every_layer = pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: " ".join(repr(layer).split()))
 
 
 def takes_tokens(layer):
+    layer = layer.embedding if isinstance(layer, Tied) else layer
     return isinstance(next(iter(layer.values()), None) if isinstance(layer, Chain) else layer, Embedding)
 
 

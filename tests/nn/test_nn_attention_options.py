@@ -31,6 +31,9 @@ def random_layer(rng):
         rotary=[None, 50.0][rng.integers(2)] if turning else None,
         qk_norm=bool(rng.integers(2)),
         sinks=bool(rng.integers(2)),
+        offset_bias=[None, 0, 7, 500][rng.integers(4)],
+        alibi=bool(rng.integers(2)),
+        softcap=[None, 1.5][rng.integers(2)],
         bias=bool(rng.integers(2)),
     )
 
@@ -64,6 +67,8 @@ def dense(layer, x, ps, segments):
             mask[a:b, a:b] = layer.pattern_of(head).to_dense(b - a)
         scale = d**-0.5 if layer.scale is None else layer.scale
         scores = scale * q[:, head] @ k[:, head * g // h].swapaxes(1, 2)
+        scores = scores if layer.softcap is None else layer.softcap * np.tanh(scores / layer.softcap)
+        scores = scores + bias_of_pairs(layer, head, ps, place)
         weights = np.where(mask & same, np.exp(scores), 0)
         total = weights.sum(-1, keepdims=True)
         if layer.sinks:
@@ -71,6 +76,24 @@ def dense(layer, x, ps, segments):
         out[:, head] = weights / total @ v[:, head * g // h]
     y = out.transpose(0, 2, 1, 3).reshape(len(x), seq, h * d)
     return y @ ps["Wo"]["weight"] + ps["Wo"].get("bias", 0)
+
+
+def bias_of_pairs(layer, head, ps, place):
+    """What is added to the score of each pair; the slopes are those of the paper for 1, 2 and 4 heads."""
+    bias = np.zeros((len(place), len(place)))
+    slopes = {1: [2**-8], 2: [2**-4, 2**-8], 4: [2**-2, 2**-4, 2**-6, 2**-8]}[layer.heads]
+    pattern, near = layer.pattern_of(head), layer.offset_bias
+    for i, a in enumerate(place):
+        for j, b in enumerate(place[: i + 1]):
+            if layer.alibi:
+                bias[i, j] -= slopes[head] * (a - b)
+            if near is not None and b < pattern.global_tokens:
+                bias[i, j] += ps["global_bias"][head, b]
+            elif near is not None and a >= b:
+                known = pattern.offsets(near + 1)
+                at = np.searchsorted(pattern.offsets(61), a - b)
+                bias[i, j] += ps["offset_bias"][head, min(at, len(known) - 1)]
+    return bias
 
 
 def example(rng, layer, dtype):
@@ -177,6 +200,11 @@ def test_a_variant_is_a_few_lines(options, rng):
         ({"rotary": 10.0, "rotary_dims": 10}, ValueError, "got rotary_dims=10, head_dim=8"),
         ({"rotary": 10.0, "head_dim": 3}, ValueError, "got rotary_dims=3, head_dim=3"),
         ({"qk_norm": 1}, TypeError, "qk_norm must be True or False, got 1"),
+        ({"alibi": 2}, TypeError, "alibi must be True or False, got 2"),
+        ({"softcap": 0.0}, ValueError, "softcap must be above 0, got 0"),
+        ({"softcap": -1.0}, ValueError, r"softcap must be in \[0, inf\), got -1.0"),
+        ({"offset_bias": -1}, ValueError, "offset_bias must be at least 0, got -1"),
+        ({"offset_bias": 2.5}, TypeError, "offset_bias must be an integer, got 2.5"),
         ({"sinks": None}, TypeError, "sinks must be True or False, got None"),
     ],
 )

@@ -24,12 +24,17 @@ def random_model(rng):
         "qk_norm": bool(rng.integers(2)),
         "sinks": bool(rng.integers(2)),
         "scale": [None, 0.7][rng.integers(2)],
+        "offset_bias": [None, 0, 9][rng.integers(3)],
+        "alibi": bool(rng.integers(2)),
+        "softcap": [None, 2.0][rng.integers(2)],
     }
     patterns = [PATTERNS[rng.integers(3)] for _ in range(heads)]
     attention = pa.SparseIndexAttention(8, patterns if rng.integers(2) else patterns[0], **options)
     positions = [pa.PositionalEmbedding(300, 8)] if rng.integers(2) else []
     embedding = pa.Embedding(16, 8, previous=int(rng.integers(3)), init=pa.nn.Normal(1.0))
     block = pa.SkipConnection(pa.Chain(pa.RMSNorm(8), attention))
+    if rng.integers(2):
+        return pa.Tied(embedding, pa.Chain(*positions, block, block))
     return pa.Chain(embedding, *positions, block, block, pa.Dense(8, 5))
 
 
