@@ -1,4 +1,4 @@
-"""A model with four kinds of heads, trained on Python's own source code in some ten seconds."""
+"""Models with one attention layer, trained on Python's own source code in some ten seconds."""
 
 from functools import cache
 
@@ -20,9 +20,17 @@ PATTERNS = (
 
 
 @cache
-@one_blas_thread()
 def attention_maps():
     """Train, and return the attention of each head over a piece of held-out text."""
+    model, ps, st, corpus = train(pa.SparseIndexAttention(WIDTH, PATTERNS, heads=len(PATTERNS)))
+    text = corpus.heldout[None, :CONTEXT]
+    call = pa.analysis.attention_calls(model, text, ps, st)["attention"]
+    return [pa.analysis.attention_map(*call, head) for head in range(len(PATTERNS))]
+
+
+@one_blas_thread()
+def train(attention):
+    """Train a model around an attention layer; return the model, its parameters and state, and the text."""
     corpus = pa.data.load_corpus()
     batches = pa.data.Batches(corpus.train, batch=8, context=CONTEXT, seed=0)
     embedding = pa.Chain(
@@ -30,7 +38,6 @@ def attention_maps():
         pa.PositionalEmbedding(CONTEXT, WIDTH, init=sinusoids),
         pa.RMSNorm(WIDTH),
     )
-    attention = pa.SparseIndexAttention(WIDTH, PATTERNS, heads=len(PATTERNS))
     readout = pa.Chain(pa.RMSNorm(WIDTH), pa.Dense(WIDTH, 4 * WIDTH), pa.gelu, pa.Dense(4 * WIDTH, 256))
     model = pa.Chain(embedding=embedding, attention=attention, readout=readout)
     ps, st = pa.setup(np.random.default_rng(0), model)
@@ -45,6 +52,4 @@ def attention_maps():
         _, grads = pullback(dlogits)
         rate = pa.optim.warmup_cosine(step, base_lr=optimizer.lr, warmup=STEPS // 20, total=STEPS)
         optimizer.update(ps, grads, moments, lr=rate, out=(ps, moments))
-    text = corpus.heldout[None, :CONTEXT]
-    call = pa.analysis.attention_calls(model, text, ps, st)["attention"]
-    return [pa.analysis.attention_map(*call, head) for head in range(len(PATTERNS))]
+    return model, ps, st, corpus

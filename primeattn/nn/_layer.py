@@ -123,9 +123,13 @@ class Layer(Config):
 
     def check(self, x, ps, st):
         """Raise TypeError or ValueError unless x, ps and st fit the layer, as a call does."""
+        self.check_parameters(ps)
+        self._check_call(x, ps, st)
+
+    def check_parameters(self, ps):
+        """Raise TypeError or ValueError unless ps are parameters of the layer."""
         dtype = parameter_dtype(ps) if isinstance(ps, dict) else None
         tree.check(ps, self._specs.get(dtype, self._specs[DTYPES[0]]), "ps")
-        self._check_call(x, ps, st)
 
     def _check_call(self, x, ps, st):
         if not isinstance(st, dict) or st.keys() - {"cache"} != self._state_keys:

@@ -15,6 +15,7 @@ from primeattn.plot.comb import hops
 from primeattn.plot.costs import pairs
 from primeattn.plot.files import save
 from primeattn.plot.frontier import pareto
+from primeattn.plot.learned import offset_bias
 from primeattn.plot.masks import mask, masks
 from primeattn.plot.paths import two_hop_paths
 from primeattn.plot.periods import residues
@@ -30,6 +31,7 @@ __all__ = [
     "loss_curve",
     "mask",
     "masks",
+    "offset_bias",
     "pairs",
     "pareto",
     "reach",

@@ -1,19 +1,24 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 from primeattn import plot
+from primeattn.nn import PrimeSelfAttention, setup
 from primeattn.patterns import Pattern
 
 PRIMES = Pattern("primes", window=3)
 UNIFORM = PRIMES.to_csr(16) / 16
+LEARNED = PrimeSelfAttention(8, heads=2, offset_bias=9)
+LEARNED_PS, _ = setup(np.random.default_rng(0), LEARNED)
 ONE = {
     "attention_map": (UNIFORM, PRIMES),
     "hops": (PRIMES, 16),
     "loss_curve": ([3.0, 2.0],),
     "mask": (PRIMES, 16),
+    "offset_bias": (LEARNED, LEARNED_PS),
     "pairs": (PRIMES, [16, 32]),
     "pareto": (PRIMES, 16),
     "reach": (PRIMES, 16),
