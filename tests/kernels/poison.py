@@ -30,6 +30,13 @@ def random_case(rng):
     shapes = {"q": (batch, kv_heads * group, n_q, d), "k": (batch, kv_heads, n_k, d)}
     shapes |= {"v": shapes["k"], "dout": shapes["q"], "dlse": shapes["q"][:3]}
     arrays = {name: rng.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
+    if rng.integers(2) == 0:
+        heads = kv_heads * group
+        offsets = pattern.offsets(n_q + n_k + 500).size
+        terms = {"offset_bias": rng.standard_normal((heads, offsets)).astype(dtype)}
+        terms["global_bias"] = rng.standard_normal((heads, global_tokens)).astype(dtype)
+        terms |= {"slopes": rng.uniform(0, 0.1, heads).astype(dtype), "softcap": 2.0}
+        options |= {name: value for name, value in terms.items() if rng.integers(2) == 0}
     return arrays, pattern, options
 
 
@@ -40,7 +47,8 @@ def poison(rng, array, value):
 
 
 def bad_rows(array):
-    return ~np.isfinite(array) if array.ndim == 3 else ~np.isfinite(array).all(-1)
+    """Rows with a NaN or infinity; of lse and of biases, the numbers themselves."""
+    return ~np.isfinite(array).all(-1) if array.ndim == 4 else ~np.isfinite(array)
 
 
 def check_poison(seed, kernel=None):
@@ -62,7 +70,13 @@ def check_poison(seed, kernel=None):
             poison(rng, got_lse, np.nan)  # as merging with another range of keys may give
         given = dout, q, k, v, got_out, got_lse
         expected = reference.backward(*given, pattern, dlse=dlse, **options)
-        got = [np.full_like(a, 7) for a in (q, k, v)]
-        pa.sparse_index_kernel_backward(*got, *given, pattern, dlse=dlse, kernel=kernel, **options)
-    for which, a, b in zip(GRADIENTS, got, expected, strict=True):
+        got = {f"d{name}": np.full_like(a, 7) for name, a in zip("qkv", (q, k, v), strict=True)}
+        biases = [bias for bias in ("offset_bias", "global_bias") if bias in options]
+        got |= {f"d{bias}": np.full_like(options[bias], 7) for bias in biases}
+        pa.sparse_index_kernel_backward(
+            **got,
+            **dict(zip(("dout", "q", "k", "v", "out", "lse"), given, strict=True)),
+            **{"pattern": pattern, "dlse": dlse, "kernel": kernel} | options,
+        )
+    for (which, a), b in zip(got.items(), expected, strict=True):
         np.testing.assert_array_equal(bad_rows(a), bad_rows(b), f"{which} {about}")

@@ -24,10 +24,11 @@ def passes(request, monkeypatch):
 LATER = [pytest.param(first, marks=pytest.mark.slow) for first in range(48, CONFIGURATIONS, 24)]
 
 
+@pytest.mark.parametrize("terms", [False, True], ids=["plain", "terms"])
 @pytest.mark.parametrize("first", [0, 24, *LATER])
-def test_matches_the_reference(first, passes):
+def test_matches_the_reference(first, terms, passes):
     for seed in range(first, first + 24):
-        check_against_the_reference(seed)
+        check_against_the_reference(seed, terms=terms)
 
 
 @pytest.mark.parametrize(("dtype", "d"), [(np.float32, 64), (np.float32, 13), (np.float64, 32)])

@@ -17,7 +17,7 @@ def test_poison_reaches_exactly_what_depends_on_it(fused, monkeypatch):
         monkeypatch.setattr(plan, "fused_block_rows", lambda n, block=block: block)
         monkeypatch.setattr(plan, "block_rows", lambda n, *_, block=block: block)
         monkeypatch.setattr(plan, "_make_plans", lru_cache(plan._make_plans.__wrapped__))
-        for seed in range(100):
+        for seed in range(150):
             check_poison(1000 * block + seed)
 
 

@@ -43,20 +43,21 @@ def check_against_tiles(*arguments, **options):
 SLOW = [pytest.param(first, marks=pytest.mark.slow) for first in range(1, 5)]
 
 
+@pytest.mark.parametrize("terms", [False, True], ids=["plain", "terms"])
 @pytest.mark.parametrize("first", [0, *SLOW])
-def test_matches_the_reference(first):
+def test_matches_the_reference(first, terms):
     for seed in range(first, CONFIGURATIONS, 5):
-        check_against_the_reference(seed, kernel="scalar")
+        check_against_the_reference(seed, kernel="scalar", terms=terms)
 
 
 def test_poison_reaches_exactly_what_depends_on_it():
-    for seed in range(100, 200):
+    for seed in range(100, 250):
         check_poison(seed, kernel="scalar")
 
 
 def test_threads_change_no_bit(threads):
     for seed in (6, 7, 9, 11):  # of several blocks
-        rng, dtype, (q, k, v), pattern, options = random_case(seed)
+        rng, dtype, (q, k, v), pattern, options = random_case(seed, terms=seed > 7)
         dout, dlse = strided(rng, q.shape, dtype), rng.standard_normal(q.shape[:3]).astype(dtype)
         results = []
         for n in (1, 2, 7):
