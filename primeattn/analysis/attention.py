@@ -12,6 +12,7 @@ from primeattn.checks import as_int
 from primeattn.kernels.arguments import as_boundaries
 from primeattn.nn._memory import Memory
 from primeattn.nn.attention import SparseIndexAttention
+from primeattn.nn.biases import alibi_slopes
 
 __all__ = ["attention_map", "entropy"]
 
@@ -21,11 +22,12 @@ _NUMBERS = 2**22  # in a temporary array: 16 MiB of float32
 def attention_map(layer, x, ps, st, head, *, batch=0):
     """Return the attention probabilities of one head as a sparse matrix,
 
-        p_ij = exp(scale q_i·k_j) / sum of the same over keys(i),    j in keys(i).
+        p_ij = exp(s_ij) / sum of the same over keys(i),    j in keys(i),
 
-    with the q and k that the layer gives to its kernel. It stores all pairs of the head's pattern (within the
-    packed sequences of ``st``, if any) and no others, even where p underflows to 0. Apart from a call of the
-    layer and the result, temporary memory is bounded.
+    where s_ij is scale q_i·k_j with the layer's soft cap and biases, of the q and k that it gives to its
+    kernel. It stores all pairs of the head's pattern (within the packed sequences of ``st``, if any) and
+    no others, even where p underflows to 0. Apart from a call of the layer and the result, temporary
+    memory is bounded.
 
     Parameters
     ----------
@@ -74,6 +76,8 @@ def attention_map(layer, x, ps, st, head, *, batch=0):
         raise ValueError(f"x: expected at least one token, got shape {x.shape}")
     p = _structure(layer.pattern_of(head), len(x), st["cu_seqlens"]).astype(x.dtype)
     q, k, lse = _as_computed(layer, x, ps, st, head)
+    bounds = np.array([0, len(x)]) if st["cu_seqlens"] is None else st["cu_seqlens"]
+    place = np.arange(len(x)) - np.repeat(bounds[:-1], np.diff(bounds))
     rows_of_part = np.searchsorted(p.indptr, np.arange(0, p.nnz, max(_NUMBERS // layer.head_dim, 1)))
     rows_of_part = np.unique(np.append(rows_of_part, len(x)))
     for begin, end in pairwise(rows_of_part.tolist()):
@@ -81,12 +85,13 @@ def attention_map(layer, x, ps, st, head, *, batch=0):
         counts = np.diff(p.indptr[begin : end + 1])
         query = np.repeat(np.arange(begin, end), counts)
         scores = np.einsum("pd,pd->p", q[query], k[p.indices[part]])
+        scores = _with_terms(layer, ps, head, scores, query, p.indices[part], place)
         starts = p.indptr[begin:end] - p.indptr[begin]  # no row is empty: a query sees itself
         largest = np.maximum.reduceat(scores, starts)
         weights = np.exp(scores - np.repeat(largest, counts))
         sums = np.add.reduceat(weights, starts)
         if not np.allclose(largest + np.log(sums), lse[begin:end], rtol=1e-3, atol=1e-3, equal_nan=True):
-            raise ValueError(f"layer: its scores are not scale q·k over its pattern, in {layer!r}")
+            raise ValueError(f"layer: its scores are not those of its options, in {layer!r}")
         p.data[part] = weights / np.repeat(sums, counts)
     if layer.sinks:
         share = 1 / (1 + np.exp(ps["sinks"][head] - lse.astype(np.float64)))
@@ -136,6 +141,22 @@ def _structure(pattern, n, cu_seqlens):
         return pattern.to_csr(n)
     lengths = np.diff(as_boundaries(cu_seqlens, n))
     return block_diag([pattern.to_csr(length) for length in lengths[lengths > 0].tolist()], format="csr")
+
+
+def _with_terms(layer, ps, head, scores, query, key, place):
+    """Add what the layer's options add to the scores of pairs; ``place`` are positions within sequences."""
+    if layer.softcap is not None:
+        scores = layer.softcap * np.tanh(scores / scores.dtype.type(layer.softcap))
+    if layer.alibi:
+        scores = scores - alibi_slopes(layer.heads)[head].astype(scores.dtype) * (query - key)
+    if layer.offset_bias is not None:
+        known = layer.pattern_of(head).offsets(len(place))
+        at = np.minimum(np.searchsorted(known, query - key), layer.offset_counts[head] - 1)
+        bias, fixed = ps["offset_bias"][head, at], place[key] < layer.pattern_of(head).global_tokens
+        if "global_bias" in ps:
+            bias[fixed] = ps["global_bias"][head, place[key[fixed]]]
+        scores = scores + bias
+    return scores
 
 
 class _Watch(Memory):

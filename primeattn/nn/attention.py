@@ -200,7 +200,7 @@ class SparseIndexAttention(Layer):
         return tuple(self.pattern_of(head) for head in range(self.heads))
 
     @cached_property
-    def _offset_counts(self):
+    def offset_counts(self):
         """Offsets of each head that have a bias of their own."""
         return [pattern.offsets(self.offset_bias + 1).size for pattern in self._patterns]
 
@@ -215,7 +215,7 @@ class SparseIndexAttention(Layer):
         if self.sinks:
             declared["sinks"] = Parameter((self.heads,), zeros)
         if self.offset_bias is not None:
-            declared["offset_bias"] = Parameter((self.heads, max(self._offset_counts)), zeros)
+            declared["offset_bias"] = Parameter((self.heads, max(self.offset_counts)), zeros)
             if most := max(pattern.global_tokens for pattern in self._patterns):
                 declared["global_bias"] = Parameter((self.heads, most), zeros)
         return declared
@@ -228,7 +228,7 @@ class SparseIndexAttention(Layer):
         if self.offset_bias is not None:
             size = max(pattern.offsets(length).size for pattern in set(self._patterns))
             wide = memory.take((self.heads, size), dtype)
-            options["offset_bias"] = biases.widen(ps["offset_bias"], self._offset_counts, size, wide)
+            options["offset_bias"] = biases.widen(ps["offset_bias"], self.offset_counts, size, wide)
             if "global_bias" in ps:
                 options["global_bias"] = ps["global_bias"]
         return options
@@ -243,7 +243,7 @@ class SparseIndexAttention(Layer):
         if not gradients:
             return {}
         narrow = memory.take(ps["offset_bias"].shape, ps["offset_bias"].dtype)
-        dps = {"offset_bias": biases.narrow(gradients["doffset_bias"], self._offset_counts, narrow)}
+        dps = {"offset_bias": biases.narrow(gradients["doffset_bias"], self.offset_counts, narrow)}
         if "dglobal_bias" in gradients:
             dps["global_bias"] = gradients["dglobal_bias"]
         return dps

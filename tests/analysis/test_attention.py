@@ -144,7 +144,7 @@ def test_a_layer_derived_from_these_is_seen_as_it_computes(rng):
     ("layer", "match"),
     [
         (Silent(8), "layer: expected one call of the kernel by SparseIndexAttention, got 0 in Silent"),
-        (Sharper(8), r"layer: its scores are not scale q·k over its pattern, in Sharper"),
+        (Sharper(8), r"layer: its scores are not those of its options, in Sharper"),
     ],
 )
 def test_a_layer_that_computes_otherwise_is_refused(layer, match, rng):

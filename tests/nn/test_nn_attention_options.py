@@ -135,10 +135,19 @@ def test_options_left_out_add_no_parameters_and_print_nothing():
     }  # fmt: skip
 
 
-def test_the_probabilities_of_a_layer_with_options(rng):
-    layer = pa.PrimeSelfAttention(8, heads=2, rotary=100.0, qk_norm=True, sinks=True, scale=0.4)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rotary": 100.0, "qk_norm": True, "sinks": True, "scale": 0.4},
+        {"offset_bias": 7, "alibi": True, "softcap": 1.0},
+        {"offset_bias": 90, "global_tokens": 0},
+    ],
+)
+@pytest.mark.parametrize("segments", [None, np.array([0, 11, 30])])
+def test_the_probabilities_of_a_layer_with_options(options, segments, rng):
+    layer = pa.PrimeSelfAttention(8, heads=2, **options)
     ps, st = example(rng, layer, np.float64)
-    x = rng.standard_normal((30, 8))
+    x, st = rng.standard_normal((30, 8)), pa.with_segments(st, segments)
     v = (x @ ps["Wi"]["weight"])[:, 16:].reshape(30, 2, 4)
     parts = [pa.analysis.attention_map(layer, x, ps, st, head) @ v[:, head] for head in range(2)]
     np.testing.assert_allclose(
