@@ -12,7 +12,8 @@ To follow a call, read
 3. ``arguments``: the checks, which make a ``call.Call`` of it;
 4. ``cpu/launch``: plan, scratch memory, threads (on a GPU ``gpu/launch``);
 5. ``cpu/forward``: what a worker does with a block of queries;
-6. ``cpu/tiles``: scores, softmax and values of one tile, on vectors of ``compiled/simd``.
+6. ``cpu/tiles``: scores, softmax and values of one tile, on vectors of ``compiled/simd``;
+7. ``cpu/terms``: what biases and a soft cap change in a tile.
 
 ``cpu/scalar`` says all of it in plain loops, forward beside backward: read it first. It runs as
 ``kernel="scalar"``, with NUMBA_DISABLE_JIT=1 as Python. ``reference`` is the dense float64 oracle that all
@@ -21,6 +22,7 @@ are tested against. Terms:
 =======  ==============================================================================================
 block    consecutive rows (queries, or keys) that one task computes
 task     a block, drawn by whichever worker is free
+stage    all work on one key head of a sequence: its keys and values, and the query heads that read them
 panel    rows of one sequence and head, packed side by side (as in BLIS and GotoBLAS: Goto and van de
          Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008)
 piece    a part of a panel, packed at once
@@ -29,6 +31,7 @@ slot     the rows that a block meets by one offset, or one global key
 group    eight slots, whose scores lie side by side
 line     64 bytes of a row; a packed row has whole lines
 chunk    up to four lines of a row, which fit the registers
+terms    what is added to q·k in a score, or done to it: biases, slopes, the soft cap
 route    of a query head: its offsets, its global tokens, and where the rows are that they lead to
 single   an offset that queries of the wheel kernel meet one by one, in no tile
 bitmask  of two classes of the wheel: a bit for each distance, set where it is attended
