@@ -265,5 +265,5 @@ def test_read_only_and_broadcast_inputs_are_fine(rng):
 
 
 def test_unknown_keyword_is_refused():
-    with pytest.raises(TypeError, match="dropout"):
-        pa.attention(ONES, HALF, HALF, PATTERN, dropout=0.1)
+    with pytest.raises(TypeError, match="temperature"):
+        pa.attention(ONES, HALF, HALF, PATTERN, temperature=0.1)
