@@ -83,8 +83,8 @@ def sparse_index_kernel(
         Scores before biases stay between -softcap and softcap, as in Gemma 2; on the CPU only, for now.
     dropout : float
         Probability in [0, 1) that a pair of query and key is dropped; on the CPU only, for now. lse is that
-        without dropout. It is decided by a hash of the seed, the entry of the batch (or the number of the
-        packed sequence), the query head, and both positions modulo 2**32: not by shapes, kernel or threads.
+        without dropout. A hash decides, of the seed, the entry of the batch (or the number of the packed
+        sequence), the query head, and both positions modulo 2**32: not shapes, kernel or threads.
     dropout_seed : int
         In [0, 2**64). The backward needs that of the forward.
     workspace : Workspace, optional
