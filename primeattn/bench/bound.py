@@ -162,7 +162,7 @@ def measure(head_dim, heads, n, pattern, which, budget, dtype="float32") -> dict
         if which == BACKWARD:
             sparse_index_kernel_backward(*grads, dout, q, k, v, out, lse, pattern, workspace=workspace)
 
-    sequences = np.array([(0, 0, n, 0, n, 0, 0)], SEQUENCE)
+    sequences = np.array([(0, 0, n, 0, n, 0, 0, 0)], SEQUENCE)
     fused = make_plan((pattern,) * heads, heads, sequences, head_dim, q.itemsize, backward=True).fused
     kernels, pairs = micro_kernels(head_dim, dtype), heads * pattern.num_pairs(n)
     calls = {"call": call} | {name: kernel for name, (kernel, _) in kernels.items()}

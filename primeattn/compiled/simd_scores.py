@@ -1,5 +1,7 @@
 """Vector micro-kernels for scores that are more than q·k: a soft cap, biases, and sums of their gradients.
 
+Also for dropout, which weighs what comes after.
+
 Addresses and groups as in :mod:`.simd`.
 """
 
@@ -9,9 +11,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from primeattn.compiled.simd import GROUP, I64, Emitter
+from primeattn.compiled.simd import GROUP, I32, I64, Emitter
 
-__all__ = ["add_biases", "cap_scores", "column_sums"]
+__all__ = ["add_biases", "cap_scores", "column_sums", "drop_pairs"]
 
 
 def _tanh(emit, x, twice):
@@ -92,3 +94,46 @@ def column_sums(typingctx, one, s, n, total):
         return context.get_dummy_value()
 
     return types.void(one, s, n, total), codegen
+
+
+def _mix(emit, x, half_way=None):
+    """Mix the 32 bits of each x, and those of other numbers from half the way on."""
+    b = emit.b
+
+    def shifted(x, bits):
+        return b.xor(x, b.lshr(x, emit.const(bits, x.type)))
+
+    x = shifted(b.mul(shifted(x, 16), emit.const(0x21F0AAAD, x.type)), 15)
+    if half_way is not None:
+        x = b.xor(x, half_way)
+    return shifted(b.mul(x, emit.const(0x735A2D97, x.type)), 15)
+
+
+@intrinsic
+def drop_pairs(typingctx, one, s, stride, n, queries, query_step, keys, key_step, drop, kept):
+    """s[r, u] *= 0 or ``kept``, by a hash of the positions of query and key, for n rows of a group.
+
+    The query is queries[u] + query_step * r, and so is the key. ``drop`` is the key of the hash, two numbers,
+    and its limit, below which a pair is dropped. All these are integers.
+    """
+
+    def codegen(context, builder, sig, args):
+        emit = Emitter(builder, one)
+        _, s, stride, n, queries, query_step, keys, key_step, drop, kept = args
+        wide, kind = ir.VectorType(I64, GROUP), ir.VectorType(I32, GROUP)
+        queries, keys = (builder.trunc(emit.load(wide, at), kind) for at in (queries, keys))
+        key, other, limit = (
+            emit.splat(builder.trunc(builder.extract_value(drop, i), I32), kind) for i in range(3)
+        )
+        queries, kept = builder.add(queries, key), emit.splat(kept, emit.group)
+        moving = (s, stride), (I64(0), query_step), (I64(0), key_step)
+        with emit.rows(n, *moving) as (s, *further):
+            further = (emit.splat(builder.trunc(x, I32), kind) for x in further)
+            query, key = map(builder.add, (queries, keys), further)
+            row = _mix(emit, query)
+            number = _mix(emit, builder.add(key, row), _mix(emit, builder.add(row, other)))
+            weight = builder.select(builder.icmp_unsigned("<", number, limit), emit.const(0.0), kept)
+            emit.store(builder.fmul(emit.load(emit.group, s), weight), s)
+        return context.get_dummy_value()
+
+    return types.void(one, s, stride, n, queries, query_step, keys, key_step, drop, kept), codegen

@@ -29,6 +29,8 @@ def sparse_index_kernel(
     global_bias=None,
     slopes=None,
     softcap=None,
+    dropout=0.0,
+    dropout_seed=0,
     workspace=None,
     device=None,
     stream=None,
@@ -37,9 +39,10 @@ def sparse_index_kernel(
     """Sparse causal attention into preallocated arrays.
 
     s_ij = cap(scale * q_i·k_j) + bias_ij - slope * (i - j);  p = softmax of s over keys(i);
-    out_i = sum_j p_ij v_j;  lse_i = log sum_j exp s_ij
+    out_i = sum_j m_ij / (1 - dropout) p_ij v_j;  lse_i = log sum_j exp s_ij
 
     cap(s) = softcap * tanh(s / softcap); without softcap, cap(s) = s. Biases and slope are 0 unless given.
+    m_ij is 0 with the probability ``dropout``, else 1; it is 1 unless given.
     keys(i) = { j : 0 <= j <= i and (j < G or i - j <= W or i - j in S) }, each key once. Memory beyond the
     arguments is O(n · head_dim). Results are bitwise the same for any number of threads.
 
@@ -78,6 +81,12 @@ def sparse_index_kernel(
         slope = slopes[h] for all keys, as in ALiBi (Press et al. 2022).
     softcap : float, optional
         Scores before biases stay between -softcap and softcap, as in Gemma 2; on the CPU only, for now.
+    dropout : float
+        Probability in [0, 1) that a pair of query and key is dropped; on the CPU only, for now. lse is that
+        without dropout. A hash decides, of the seed, the entry of the batch (or the number of the packed
+        sequence), the query head, and both positions modulo 2**32: not shapes, kernel or threads.
+    dropout_seed : int
+        In [0, 2**64). The backward needs that of the forward.
     workspace : Workspace, optional
         Keeps scratch memory between calls; on the GPU, use one per stream.
     device : {None, "cpu", "cuda", "auto"}
@@ -122,6 +131,7 @@ def sparse_index_kernel(
     biases = {"offset_bias": offset_bias, "global_bias": global_bias, "slopes": slopes}
     arrays |= {name: array for name, array in biases.items() if array is not None}
     options = {"pattern": pattern, "scale": scale, "softcap": softcap}
+    options |= {"dropout": dropout, "dropout_seed": dropout_seed}
     options |= {"q_start": q_start, "k_start": k_start, "cu_seqlens": cu_seqlens}
     _run(False, arrays, options, device, stream, kernel, workspace)
     return out, lse
@@ -163,6 +173,8 @@ def sparse_index_kernel_backward(
     dglobal_bias=None,
     slopes=None,
     softcap=None,
+    dropout=0.0,
+    dropout_seed=0,
     workspace=None,
     device=None,
     stream=None,
@@ -170,9 +182,9 @@ def sparse_index_kernel_backward(
 ):
     """Gradients of :func:`sparse_index_kernel` into preallocated arrays.
 
-    P = exp(s - lse);  dP = dout·v;  dS = P * (dP - rowsum(dout * out) + dlse)
+    P = exp(s - lse);  M = m / (1 - dropout);  dP = M * dout·v;  dS = P * (dP - rowsum(dout * out) + dlse)
     a bias has the sum of dS over all pairs that it is added to;  dT = dS * cap'(scale * q·k)
-    dq = scale * dT k;  dk = scale * dTᵀ q;  dv = Pᵀ dout, summed over the query heads of a key head
+    dq = scale * dT k;  dk = scale * dTᵀ q;  dv = (M * P)ᵀ dout, summed over the query heads of a key head
 
     cap'(s) = 1 - tanh(s / softcap)²; without softcap, dT = dS.
 
@@ -194,7 +206,7 @@ def sparse_index_kernel_backward(
         Overwritten with their gradients, which are 0 where no pair has the bias. None where a gradient is
         not wanted. There is none of slopes.
     pattern, scale, q_start, k_start, cu_seqlens, workspace, device, stream, kernel
-        As in the forward; so are offset_bias, global_bias, slopes and softcap.
+        As in the forward; so are offset_bias, global_bias, slopes, softcap, dropout and dropout_seed.
 
     Returns
     -------
@@ -222,6 +234,7 @@ def sparse_index_kernel_backward(
     others |= {"global_bias": global_bias, "dglobal_bias": dglobal_bias, "slopes": slopes}
     arrays |= {name: array for name, array in others.items() if array is not None}
     options = {"pattern": pattern, "scale": scale, "softcap": softcap}
+    options |= {"dropout": dropout, "dropout_seed": dropout_seed}
     options |= {"q_start": q_start, "k_start": k_start, "cu_seqlens": cu_seqlens}
     _run(True, arrays, options, device, stream, kernel, workspace)
     return dq, dk, dv

@@ -143,8 +143,28 @@ def _check_numbers(name, array, shape, dtype):
         raise ValueError(f"{name}: expected contiguous, aligned memory, got strides {array.strides}")
 
 
-def _check_options(q, k, workspace, pattern, scale=None, q_start=0, k_start=0, cu_seqlens=None, softcap=None):
-    """Check the other arguments; return patterns by head, SEQUENCE records, scale, softcap."""
+def _check_dropout(dropout) -> float:
+    if isinstance(dropout, (bool, np.bool_)) or not isinstance(dropout, numbers.Real):
+        raise TypeError(f"dropout: expected a number, got {type(dropout).__name__}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout: expected a probability in [0, 1), got {dropout}")
+    return float(dropout)
+
+
+def _check_options(
+    q,
+    k,
+    workspace,
+    pattern,
+    scale=None,
+    q_start=0,
+    k_start=0,
+    cu_seqlens=None,
+    softcap=None,
+    dropout=0.0,
+    dropout_seed=0,
+):
+    """Check the other arguments; return patterns by head, SEQUENCE records, and the numbers of a Call."""
     if workspace is not None and not isinstance(workspace, Workspace):
         raise TypeError(f"workspace: expected a Workspace or None, got {type(workspace).__name__}")
     patterns = _check_patterns(pattern, q.shape[1])
@@ -155,7 +175,9 @@ def _check_options(q, k, workspace, pattern, scale=None, q_start=0, k_start=0, c
     elif not abs(scale) <= float(np.finfo(lse_dtype(q.dtype)).max):
         raise ValueError(f"scale: expected a finite number, got {scale} for {lse_dtype(q.dtype)}")
     sequences = _check_sequences(q, k, q_start, k_start, cu_seqlens)
-    return patterns, sequences, float(scale), _check_softcap(softcap, q.dtype)
+    softcap, dropout = _check_softcap(softcap, q.dtype), _check_dropout(dropout)
+    seed = as_int("dropout_seed", dropout_seed, minimum=0, maximum=2**64 - 1)
+    return patterns, sequences, float(scale), softcap, dropout, seed
 
 
 def _check_array(name, array):
@@ -202,7 +224,7 @@ def _check_sequences(q, k, q_start, k_start, cu_seqlens):
     }
     if cu_seqlens is None:
         table = np.zeros(batch, SEQUENCE)
-        table["batch"] = np.arange(batch)
+        table["batch"] = table["number"] = np.arange(batch)
         table["n_q"], table["n_k"] = n_q, n_k
         table["q_start"], table["k_start"] = starts["q_start"], starts["k_start"]
         return _without_padding(table)
@@ -217,6 +239,7 @@ def _check_sequences(q, k, q_start, k_start, cu_seqlens):
     table = np.zeros(ends.size - 1, SEQUENCE)
     table["q_row"] = table["k_row"] = ends[:-1]
     table["n_q"] = table["n_k"] = np.diff(ends)
+    table["number"] = np.arange(table.size)
     return table[table["n_q"] > 0]
 
 

@@ -32,6 +32,7 @@ SEQUENCE = np.dtype(
         ("n_k", np.int64),  # keys
         ("q_start", np.int64),  # position of its first query
         ("k_start", np.int64),  # position of its first key
+        ("number", np.int64),  # of the entry of the batch, or among the packed
     ]
 )
 
@@ -56,15 +57,18 @@ class Call:
     sequences: np.ndarray  # SEQUENCE records
     scale: float
     softcap: float | None
+    dropout: float
+    dropout_seed: int
     workspace: Workspace | None
     target: Target
     backward: bool
 
     @property
     def terms(self) -> tuple[str, ...]:
-        """Names of the terms of the score beside q·k that were given."""
+        """Names of the terms of the score beside q·k that were given, and of dropout."""
         given = tuple(name for name in BIASES if name in self.arrays)
-        return given if self.softcap is None else (*given, "softcap")
+        others = {"softcap": self.softcap is not None, "dropout": self.dropout > 0}
+        return *given, *(name for name, is_given in others.items() if is_given)
 
     @property
     def head_dim(self) -> int:

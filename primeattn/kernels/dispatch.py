@@ -51,7 +51,9 @@ def run(call):
     if not gpu:
         return cpu_launch.run(call)
     if call.terms:
-        raise ValueError(f"{call.terms[0]}: expected None on the GPU, whose kernels do not take it yet")
+        name = call.terms[0]
+        nothing = 0 if name == "dropout" else None
+        raise ValueError(f"{name}: expected {nothing} on the GPU, whose kernels do not take it yet")
     _device().require()
     from primeattn.kernels.gpu import launch as gpu_launch
 

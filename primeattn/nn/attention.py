@@ -15,6 +15,7 @@ from primeattn.nn import biases, cache, rotary
 from primeattn.nn._buffers import DeviceBuffers, HostBuffers
 from primeattn.nn._layer import Layer, Parameter, check_float
 from primeattn.nn.dense import Dense
+from primeattn.nn.dropout import advanced, generator, random_state
 from primeattn.nn.embedding import refuse_segments, segment_bounds
 from primeattn.nn.initializers import glorot_uniform, zeros
 from primeattn.nn.norm import RMSNorm
@@ -57,6 +58,9 @@ class SparseIndexAttention(Layer):
         Scores fall with the distance, by the slopes of ALiBi (Press et al., 2022).
     softcap : float, optional
         Scores before biases stay between -softcap and softcap: ``softcap tanh(s / softcap)``, as in Gemma 2.
+    dropout : float
+        Probability, in [0, 1), that a weight of a pair is dropped in training mode; the others are divided by
+        1 - dropout. On the CPU only, for now.
     sinks : bool
         One learned logit per query head joins the denominator of its softmax: attention may go nowhere.
     bias : bool
@@ -77,8 +81,8 @@ class SparseIndexAttention(Layer):
       if there are any, if ``offset_bias``.
 
     The columns of Wi are [q | k | v], each split by heads. st holds the boundaries of packed sequences, which
-    attention does not cross (`with_segments`). A batch padded on the right needs no
-    mask, since no token sees later ones.
+    attention does not cross (`with_segments`); with ``dropout`` also "rng" and "training", as in `Dropout`. A
+    batch padded on the right needs no mask, since no token sees later ones.
 
     A variant of your own derives from this class and overrides `prepare`, to change q, k and v before the
     kernel, or `finish`, to change what comes out of it, each together with its backward.
@@ -107,6 +111,7 @@ class SparseIndexAttention(Layer):
     offset_bias: int | None = None
     alibi: bool = False
     softcap: float | None = None
+    dropout: float = 0.0
     sinks: bool = False
     bias: bool = False
     init: Callable = glorot_uniform
@@ -139,6 +144,7 @@ class SparseIndexAttention(Layer):
             freeze_real(self, "softcap", 0)
             if self.softcap == 0:
                 raise ValueError(f"{name}: softcap must be above 0, got 0")
+        freeze_real(self, "dropout", 0, 1)
         if self.kv_heads is None:
             object.__setattr__(self, "kv_heads", self.heads)
         freeze_size(self, "kv_heads")
@@ -249,7 +255,7 @@ class SparseIndexAttention(Layer):
         return dps
 
     def states(self, rng):
-        return {"cu_seqlens": None}
+        return {"cu_seqlens": None} | (random_state(rng) if self.dropout else {})
 
     def check_input(self, x, ps):
         check_float(self, x, ps, self.dims, ranks=(2, 3))
@@ -338,6 +344,13 @@ class SparseIndexAttention(Layer):
         rows = {name: np.zeros(shape, dtype) for name in ("keys", "values")}
         return {**st, "cache": cache.begin(start, capacity, **rows)}
 
+    def _dropout(self, st):
+        """Options of the kernel for dropout, and the state after it."""
+        if not self.dropout or not st["training"]:
+            return {}, st
+        seed = int(generator(self, st).integers(0, 2**64, dtype=np.uint64))
+        return {"dropout": self.dropout, "dropout_seed": seed}, advanced(st)
+
     def _place(self, st, shape, memory):
         """Positions of the tokens, (batch or 1, seq), and the state after them."""
         if "cache" in st:
@@ -380,7 +393,8 @@ class SparseIndexAttention(Layer):
         outputs = *buffers.views(result, self._rows), *buffers.views(numbers, self._numbers)
         q, k, v = buffers.views(source, self._split)
         k, v, options = self._seen(k, v, positions, st)
-        options |= self._terms(ps, k.shape[2] if "cache" in st else seq, x.dtype, memory)
+        dropout, st = self._dropout(st)
+        options |= dropout | self._terms(ps, k.shape[2] if "cache" in st else seq, x.dtype, memory)
         self._kernel(kernels.sparse_index_kernel, *outputs, q, k, v, memory=memory, **options)
         if "cache" not in st:
             memory.attended(q, k, outputs[1], st["cu_seqlens"])

@@ -11,7 +11,26 @@ from primeattn.checks import is_array
 from primeattn.compiled.parallel import BLOCK, row_blocks
 from primeattn.nn._layer import Layer
 
-__all__ = ["Dropout"]
+__all__ = ["Dropout", "advanced", "generator", "random_state"]
+
+
+def random_state(rng):
+    """The part of st that a layer with dropout has."""
+    seed = rng.integers(0, 2**64, dtype=np.uint64)
+    return {"rng": np.array([seed, 0], np.uint64), "training": True}
+
+
+def generator(layer, st):
+    """Generator of a call with this state."""
+    state = st["rng"]
+    if not is_array(state) or state.dtype != np.uint64 or state.shape != (2,):
+        raise ValueError(f"{layer}: rng in st must be a uint64 array [seed, counter], got {state!r}")
+    return np.random.Generator(np.random.Philox(key=state))
+
+
+def advanced(st):
+    """State after a call that drew from it."""
+    return {**st, "rng": st["rng"] + np.array([0, 1], np.uint64)}
 
 
 @dataclass(frozen=True, repr=False)
@@ -47,27 +66,23 @@ class Dropout(Layer):
         freeze_real(self, "p", 0, 1)
 
     def states(self, rng):
-        seed = rng.integers(0, 2**64, dtype=np.uint64)
-        return {"rng": np.array([seed, 0], np.uint64), "training": True}
+        return random_state(rng)
 
     def forward(self, x, ps, st, memory):
         if not st["training"]:
             return x, st, None
-        state = st["rng"]
-        if not is_array(state) or state.dtype != np.uint64 or state.shape != (2,):
-            raise ValueError(f"{self}: rng in st must be a uint64 array [seed, counter], got {state!r}")
-        generator = np.random.Generator(np.random.Philox(key=state))
+        draw = generator(self, st)
         y, factor = (memory.take(x.shape, x.dtype) for _ in range(2))
         factor_flat = factor.reshape(-1)
         # float32 draws for every dtype: one state drops the same entries in float32 and float64
         room = memory.take((min(x.size, BLOCK),), np.float32)
         for block in row_blocks(x.size, 1):
             draws = room[: block.stop - block.start]
-            generator.random(out=draws, dtype=np.float32)
+            draw.random(out=draws, dtype=np.float32)
             np.greater_equal(draws, self.p, out=factor_flat[block])
         factor *= 1 / (1 - self.p)
         np.multiply(x, factor, out=y)
-        return y, {**st, "rng": state + np.array([0, 1], np.uint64)}, factor
+        return y, advanced(st), factor
 
     def backward(self, dy, saved, ps, memory):
         if saved is None:

@@ -38,7 +38,7 @@ class PrimeSelfAttention(_SequenceSelfAttention):
     dims : int
         Size of the last axis of x and y.
     heads, kv_heads, head_dim, scale, rotary, rotary_dims, qk_norm, offset_bias, alibi, softcap, sinks
-        As in `SparseIndexAttention`; so are bias, init and device.
+        As in `SparseIndexAttention`; so are dropout, bias, init and device.
     window : int
         Number of tokens just before a query that it sees, 3 by default.
     global_tokens : int

@@ -41,7 +41,7 @@ def strided(rng, shape, dtype):
 
 
 def random_terms(rng, dtype, heads, pattern, n):
-    """Some of the options that add to scores, for distances below n."""
+    """Some of the options that add to scores, for distances below n, and dropout."""
     patterns = pattern if isinstance(pattern, list) else [pattern]
     offsets = max(p.offsets(n).size for p in patterns) + int(rng.choice([0, 7]))
     global_tokens = max(p.global_tokens for p in patterns)
@@ -51,7 +51,11 @@ def random_terms(rng, dtype, heads, pattern, n):
         "slopes": rng.uniform(0, 20 / n, heads).astype(dtype),  # so that float32 holds the scores well
         "softcap": float(rng.choice([0.5, 2, 30])),
     }
-    return {name: value for name, value in options.items() if rng.random() < 0.6}
+    options = {name: value for name, value in options.items() if rng.random() < 0.6}
+    if rng.random() < 0.4:
+        options["dropout"] = float(rng.choice([0.1, 0.5, 0.9]))
+        options["dropout_seed"] = int(rng.integers(2**64, dtype=np.uint64))
+    return options
 
 
 def random_case(seed, terms=False):

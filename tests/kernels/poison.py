@@ -36,6 +36,7 @@ def random_case(rng):
         terms = {"offset_bias": rng.standard_normal((heads, offsets)).astype(dtype)}
         terms["global_bias"] = rng.standard_normal((heads, global_tokens)).astype(dtype)
         terms |= {"slopes": rng.uniform(0, 0.1, heads).astype(dtype), "softcap": 2.0}
+        terms["dropout"] = 0.5
         options |= {name: value for name, value in terms.items() if rng.integers(2) == 0}
     return arrays, pattern, options
 

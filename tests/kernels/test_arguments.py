@@ -35,6 +35,7 @@ TERMS = {
     "global_bias": np.zeros((4, 1), np.float32),
     "slopes": np.zeros(4, np.float32),
     "softcap": 2,
+    "dropout": 0.5,
 }
 ONES, HALF = np.ones(SHAPE, np.float32), np.ones((2, 2, 10, 8), np.float32)
 PACKED = {name: np.ones((1, 2, 10, 8), np.float32) for name in ("out", "q", "k", "v")} | {
@@ -62,6 +63,15 @@ BAD = [
     (ValueError, r"slopes: expected shape \(4,\), got \(2,\)", {"slopes": BIAS[0, :2]}),
     (TypeError, "slopes: expected a NumPy array, got float", {"slopes": 0.5}),
     (ValueError, "slopes: expected contiguous", {"slopes": BIAS[:, 0]}),
+    (TypeError, "dropout: expected a number, got NoneType", {"dropout": None}),
+    (TypeError, "dropout: expected a number, got bool", {"dropout": False}),
+    *(
+        (ValueError, r"dropout: expected a probability in \[0, 1\), got", {"dropout": p})
+        for p in (-0.1, 1, 1.5, np.nan)
+    ),
+    (TypeError, "dropout_seed: expected an integer, got 0.5", {"dropout_seed": 0.5}),
+    (ValueError, "dropout_seed: expected an integer >= 0, got -1", {"dropout_seed": -1}),
+    (ValueError, "dropout_seed: expected an integer <= ", {"dropout_seed": 2**64}),
     (TypeError, "softcap: expected a number or None, got str", {"softcap": "2"}),
     (TypeError, "softcap: expected a number or None, got bool", {"softcap": True}),
     *(
@@ -69,7 +79,7 @@ BAD = [
         for cap in (0, -1.0, np.nan, np.inf, 1e-40, 1e40)
     ),
     *(
-        (ValueError, f"{name}: expected None on the GPU, whose kernels do not take", {name: value} | GPU)
+        (ValueError, f"{name}: expected (None|0) on the GPU, whose kernels do not take", {name: value} | GPU)
         for name, value in TERMS.items()
     ),
     (TypeError, "q: expected a NumPy array, got list", {"q": [[1.0]]}),
@@ -255,5 +265,5 @@ def test_read_only_and_broadcast_inputs_are_fine(rng):
 
 
 def test_unknown_keyword_is_refused():
-    with pytest.raises(TypeError, match="dropout"):
-        pa.attention(ONES, HALF, HALF, PATTERN, dropout=0.1)
+    with pytest.raises(TypeError, match="temperature"):
+        pa.attention(ONES, HALF, HALF, PATTERN, temperature=0.1)

@@ -27,6 +27,8 @@ from primeattn.kernels.cpu.terms import (
     add_sums_in_turn,
     add_tile,
     begin_sums,
+    drop_keys_of_queries,
+    drop_queries_of_keys,
     open_room,
     sum_tile,
     terms_of_keys,
@@ -73,6 +75,8 @@ def _backward_query_block(one, scale, job, tables, terms, task, packs, slots, sp
         tile = slots, route, groups, moving, offset, fixed
         if terms is not None:
             terms_of_queries(one, ALONE, job, tables, terms, room, room.rates, h, tile, position, s, n)
+            at_tile = task.sequence, h, tile, position
+            drop_keys_of_queries(one, ALONE, job, tables, terms, room, *at_tile, ds, n)
         exp_product(one, job, s, ds, groups, n, minus_lse, minus_delta, job.size)
         mask(one, ALONE, job, slots, groups, ds, n, 0.0)
         if terms is not None:
@@ -127,13 +131,24 @@ def _backward_key_block(one, job, tables, terms, task, packs, slots, spare, scra
                     terms_of_keys(one, job, tables, terms, room, head, tile, first, s, n)
                     fill_by_slot(one, job, packs.minus_lse, slots, groups, moving, ds, n)
                     add_tile(one, job, s, ds, groups, n)
-                fill_by_slot(one, job, packs.minus_delta, slots, groups, moving, ds, n)
-                dots(one, ALONE, job, values, at, douts, slots, groups, moving, ds, n, True)
+                if terms is None or terms.drops.size == 0:
+                    fill_by_slot(one, job, packs.minus_delta, slots, groups, moving, ds, n)
+                    dots(one, ALONE, job, values, at, douts, slots, groups, moving, ds, n, True)
+                else:
+                    dots(one, ALONE, job, values, at, douts, slots, groups, moving, ds, n, False)
+                    drop_queries_of_keys(
+                        one, job, tables, terms, room, task.sequence, head, tile, first, ds, n
+                    )
+                    fill_by_slot(one, job, packs.minus_delta, slots, groups, moving, room.spare, n)
+                    add_tile(one, job, ds, room.spare, groups, n)
                 exp_product(one, job, s, ds, groups, n, zero, zero, ZERO)
                 mask(one, ALONE, job, slots, groups, s, n, 0.0)
                 mask(one, ALONE, job, slots, groups, ds, n, 0.0)
                 if terms is not None:
                     through_cap(one, job, terms, room, slots, groups, ds, n)
+                    drop_queries_of_keys(
+                        one, job, tables, terms, room, task.sequence, head, tile, first, s, n
+                    )
                 axpys(one, ALONE, job, dv, first - begin, douts, slots, spare, groups, moving, s, n)
                 axpys(one, ALONE, job, dk, first - begin, queries, slots, spare, groups, moving, ds, n)
                 t, tiles = t + 1, tiles + 1

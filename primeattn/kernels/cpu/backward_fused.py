@@ -30,6 +30,7 @@ from primeattn.kernels.cpu.slots import SLOT_BYTES, SLOTS, Slots, query_tile
 from primeattn.kernels.cpu.terms import (
     add_sums,
     begin_sums,
+    drop_keys_of_queries,
     open_room,
     sum_tile,
     terms_of_queries,
@@ -253,12 +254,15 @@ def _backward_stage(one, scale, job, tables, terms, stage, packs, slots, shifted
                 if terms is not None:
                     rates, s = extra.rates, room.s
                     terms_of_queries(one, ALONE, job, tables, terms, extra, rates, head, tile, position, s, n)
+                    at_tile = stage.sequence, head, tile, position
+                    drop_keys_of_queries(one, ALONE, job, tables, terms, extra, *at_tile, room.ds, n)
                 exp_product(one, job, room.s, room.ds, groups, n, room.minus_lse, room.minus_delta, job.size)
                 mask(one, ALONE, job, slots, groups, room.s, n, 0.0)
                 mask(one, ALONE, job, slots, groups, room.ds, n, 0.0)
                 if terms is not None:
                     sum_tile(one, job, terms, extra, stage.sequence, head, tile, room.ds, n)
                     through_cap(one, job, terms, extra, slots, groups, room.ds, n)
+                    drop_keys_of_queries(one, ALONE, job, tables, terms, extra, *at_tile, s, n)
                 axpys(one, ALONE, job, room.dq, ZERO, keys, slots, shifted, groups, moving, room.ds, n)
                 for g in range(groups):
                     step = step_of(g, moving)

@@ -25,7 +25,7 @@ from primeattn.kernels.cpu.packing import (
     wait,
 )
 from primeattn.kernels.cpu.slots import SLOT_BYTES, SLOTS, query_tile
-from primeattn.kernels.cpu.terms import open_room, terms_of_queries
+from primeattn.kernels.cpu.terms import drop_keys_of_queries, open_room, terms_of_queries
 from primeattn.kernels.cpu.tiles import (
     AHEAD,
     RUN,
@@ -115,6 +115,9 @@ def _forward_block(one, heads, scale, job, tables, terms, task, packs, slots, sp
             terms_of_queries(one, heads, job, tables, terms, room, None, h, tile, position, s, n)
         mask(one, heads, job, slots, groups, s, n, -np.inf)
         softmax(one, job, out, maxima, sums, s, groups, rows)
+        if terms is not None:
+            at_tile = task.sequence, h, tile, position
+            drop_keys_of_queries(one, heads, job, tables, terms, room, *at_tile, s, n)
         axpys(one, heads, job, out, ZERO, values, slots, spare, groups, moving, s, n)
         t += 1
     if t > RUN:

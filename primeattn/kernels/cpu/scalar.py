@@ -22,6 +22,7 @@ import numpy as np
 from primeattn.compiled.jit import part_njit, plain_njit
 from primeattn.compiled.parallel import share
 from primeattn.kernels.call import reach
+from primeattn.kernels.cpu.drop_keys import drop_keys, drop_limit
 
 __all__ = ["run"]
 
@@ -30,7 +31,7 @@ BIAS_GRADIENTS = "doffset_bias", "dglobal_bias"
 
 
 class Mask(NamedTuple):
-    """Which keys the queries attend, and what is added to the scores of these pairs."""
+    """Which keys the queries attend, what is added to the scores of these pairs, and which are dropped."""
 
     offsets: np.ndarray  # distances, rising
     offset_bias: np.ndarray  # number u is that of offset u; none: all are 0
@@ -38,6 +39,11 @@ class Mask(NamedTuple):
     global_bias: np.ndarray  # number t is that of global key t; none: all are 0
     shift: int  # query r has the position of key r + shift, whether there is such a key or not
     slope: float
+    first: int  # position of key 0
+    key: int  # of the hash that decides which pairs are dropped
+    other_key: int
+    limit: int  # of that hash
+    kept: float  # weight of the pairs that are not
 
 
 GLOBAL = -1  # stands for the offset of a global key
@@ -99,12 +105,34 @@ def _score(q, k, r, t, u, mask, scale, cap):
     return s, rate
 
 
+@part_njit
+def _mix(x, half_way):
+    """Mix the 32 bits of x, and those of another number from half the way on."""
+    low = 0xFFFFFFFF
+    x = (x ^ (x >> 16)) * 0x21F0AAAD & low
+    x = (x ^ (x >> 15) ^ half_way) * 0x735A2D97 & low
+    return x ^ (x >> 15)
+
+
+@part_njit
+def _kept(r, t, mask):
+    """Return by what dropout multiplies the weight of query r and key t."""
+    if mask.limit == 0:
+        return mask.kept
+    low, t = 0xFFFFFFFF, mask.first + t
+    row = _mix((mask.key + mask.first + mask.shift + r) & low, 0)
+    number = _mix((t + row) & low, _mix((mask.other_key + row) & low, 0))
+    return 0.0 if number < mask.limit else mask.kept
+
+
 @plain_njit
 def forward(q, k, v, mask, scale, cap, out, lse):
     """Each query takes the softmax of its scores, and the mean of the values with these weights.
 
     s_rt = scale * q_r·k_t, capped and biased;  p_rt = exp(s_rt - lse_r)
-    out_r = sum_t p_rt v_t;  lse_r = log sum_t exp s_rt
+    out_r = sum_t m_rt p_rt v_t;  lse_r = log sum_t exp s_rt
+
+    m_rt is what dropout multiplies the weight by.
 
     In one pass: weights are relative to the largest score so far, and shrink where a larger one comes.
     """
@@ -121,6 +149,7 @@ def forward(q, k, v, mask, scale, cap, out, lse):
                 largest = s
             weight = np.exp(s - largest) if s != -np.inf else 0.0  # the largest may be -inf, too
             total += weight
+            weight *= _kept(r, t, mask)
             for c in range(weighted.size):
                 weighted[c] += weight * v[t, c]
         lse[r] = largest + np.log(total)
@@ -132,12 +161,13 @@ def forward(q, k, v, mask, scale, cap, out, lse):
 
 @part_njit
 def _score_backward(q, k, v, r, t, u, mask, scale, cap, lse, dout, delta):
-    """Return p_rt, and the gradients with respect to the score and to q_r·k_t in it."""
+    """Return m_rt p_rt, and the gradients with respect to the score and to q_r·k_t in it."""
     s, rate = _score(q, k, r, t, u, mask, scale, cap)
     p = np.exp(s - lse[r]) if lse[r] != -np.inf else 0.0  # all scores are -inf
-    dp = _dot(dout, r, v, t)  # of out_r = sum_t p_rt v_t
+    kept = _kept(r, t, mask)
+    dp = kept * _dot(dout, r, v, t)  # of out_r = sum_t m_rt p_rt v_t
     ds = p * (dp - delta[r])  # of p_rt = exp(s_rt - lse_r), where lse_r depends on s_rt, too
-    return p, ds, scale * rate * ds
+    return kept * p, ds, scale * rate * ds
 
 
 @plain_njit
@@ -163,7 +193,7 @@ def backward_keys(q, k, v, mask, scale, cap, lse, dout, delta, dk, dv):
             p, _, d_dot = _score_backward(q, k, v, r, t, u, mask, scale, cap, lse, dout, delta)
             for c in range(q.shape[1]):
                 dk[t, c] += d_dot * q[r, c]
-                dv[t, c] += p * dout[r, c]  # of out_r = sum_t p_rt v_t
+                dv[t, c] += p * dout[r, c]  # of out_r = sum_t m_rt p_rt v_t
 
 
 @plain_njit
@@ -215,8 +245,10 @@ def _share(blocks, work):
 def _heads(call):
     """Return the query heads of all sequences, in lists of those that share a key head."""
     result, group = [], call.heads_per_key
+    drops = drop_keys(call.dropout_seed, call.sequences["number"], len(call.patterns)).tolist()
+    limit, kept = drop_limit(call.dropout), 1 / (1 - call.dropout)
     for s, sequence in enumerate(call.sequences.tolist()):
-        batch, q_row, n_q, k_row, n_k, q_start, k_start = sequence
+        batch, q_row, n_q, k_row, n_k, q_start, k_start, _ = sequence
         distances = reach(call.sequences[s : s + 1])
         offsets = {pattern: pattern.offsets_between(*distances) for pattern in set(call.patterns)}
         heads = []
@@ -232,7 +264,8 @@ def _heads(call):
             )
             by_offset, by_key = biases
             slope = float(call.arrays["slopes"][h]) if "slopes" in call.arrays else 0.0
-            mask = Mask(offsets[pattern], by_offset, n_global, by_key, q_start - k_start, slope)
+            added = by_offset, n_global, by_key, q_start - k_start, slope
+            mask = Mask(offsets[pattern], *added, k_start, *drops[s][h], limit, kept)
             heads.append(Head(queries, keys, mask, firsts))
         result += [heads[h : h + group] for h in range(0, len(heads), group)]
     return result
@@ -266,8 +299,8 @@ def _key_blocks(call):
 
 def _mask_beyond(mask, n):
     """Mask of all keys but the first n."""
-    n_global = max(mask.n_global - n, 0)
-    return mask._replace(n_global=n_global, global_bias=mask.global_bias[n:], shift=mask.shift - n)
+    n_global, bias = max(mask.n_global - n, 0), mask.global_bias[n:]
+    return mask._replace(n_global=n_global, global_bias=bias, shift=mask.shift - n, first=mask.first + n)
 
 
 def _bias_heads(call):

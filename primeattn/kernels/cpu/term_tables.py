@@ -1,4 +1,4 @@
-"""What the compiled kernels read of the terms of the score, and where gradients of biases are summed."""
+"""What compiled kernels read of terms of the score and of dropout; where gradients of biases are summed."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import numpy as np
 from primeattn.compiled.jit import cached_njit
 from primeattn.compiled.simd import view
 from primeattn.kernels.call import reach
+from primeattn.kernels.cpu.drop_keys import drop_keys, drop_limit
 from primeattn.kernels.cpu.records import record
 from primeattn.kernels.cpu.terms import Terms, room_bytes
 
-__all__ = ["BIAS", "SUM", "collect", "make_terms"]
+__all__ = ["BIAS", "DROP", "SUM", "collect", "make_terms"]
 
 # Of a query head: addresses, 0 for what is not given.
 BIAS = record(
@@ -28,6 +29,13 @@ SUM = record(
     "globals",  # so many from there on
     "at",  # address of the sums: by offset, then by global key
     "turn",  # address of the number of blocks that have added theirs
+)
+
+# Of a sequence and query head: the hash that decides which pairs are dropped.
+DROP = record(
+    "key",
+    "other",
+    "limit",  # it drops those below
 )
 GRADIENTS = ("doffset_bias", "dglobal_bias")
 
@@ -59,9 +67,22 @@ def make_terms(call, plan, scratch_bytes):
         memory[: 8 * numbers] = 0
         sums["at"] += memory.ctypes.data
         sums["turn"] += memory.ctypes.data
-    places = room_bytes(plan.block, size, call.backward and call.softcap is not None, longest)
-    cap = np.array([call.softcap or 0], q.dtype)
-    return Terms(biases, sums, cap, scratch_bytes + np.array((0, *places[:2]))), places[2], memory
+    tiles = call.softcap is not None, call.dropout > 0
+    places = room_bytes(plan.block, size, call.backward * sum(tiles), longest)
+    cap, kept = np.array([[call.softcap or 0], [1 / (1 - call.dropout)]], q.dtype)
+    at = scratch_bytes + np.array((0, *places[:2]))
+    return Terms(biases, sums, cap, _drops(call, tables.sequences), kept, at), places[2], memory
+
+
+def _drops(call, sequences):
+    """DROP records, none without dropout."""
+    if call.dropout == 0:
+        return np.zeros((0, 0), DROP)
+    keys = drop_keys(call.dropout_seed, sequences["number"], len(call.patterns))
+    drops = np.zeros(keys.shape[:2], DROP)
+    drops["key"], drops["other"] = keys[..., 0], keys[..., 1]
+    drops["limit"] = drop_limit(call.dropout)
+    return drops
 
 
 def _skips(call, tables):

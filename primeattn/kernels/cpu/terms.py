@@ -1,4 +1,4 @@
-"""Terms of the score beside q·k, on tiles: the soft cap, biases, slopes; and the gradients of biases.
+"""Terms of the score beside q·k, on tiles: the soft cap, biases, slopes; gradients of biases; and dropout.
 
 All rows of a block meet an offset at the same distance, so that it adds one number to a column of the tile.
 Fixed slots, of global keys, have a distance that changes from row to row.
@@ -17,9 +17,9 @@ import numpy as np
 from primeattn.compiled.handover import pause
 from primeattn.compiled.jit import part_njit
 from primeattn.compiled.simd import GROUP, LINE, atomic_add, view
-from primeattn.compiled.simd_scores import add_biases, cap_scores, column_sums
+from primeattn.compiled.simd_scores import add_biases, cap_scores, column_sums, drop_pairs
 from primeattn.kernels.cpu.slots import SLOTS
-from primeattn.kernels.cpu.tiles import ALONE, ZERO, mask, tile_group
+from primeattn.kernels.cpu.tiles import ALONE, ZERO, group_bytes, mask, step_of, tile_group
 
 __all__ = [
     "Room",
@@ -28,6 +28,8 @@ __all__ = [
     "add_sums_in_turn",
     "add_tile",
     "begin_sums",
+    "drop_keys_of_queries",
+    "drop_queries_of_keys",
     "open_room",
     "room_bytes",
     "sum_tile",
@@ -38,12 +40,14 @@ __all__ = [
 
 
 class Terms(NamedTuple):
-    """The terms of the scores of a call, for one of its plans; None stands for none."""
+    """The terms of the scores of a call and its dropout, for one of its plans; None stands for none."""
 
     biases: np.ndarray  # BIAS (query heads,), empty if there is only a cap
     sums: np.ndarray  # SUM (sequences, query heads), empty if no gradient is wanted
     cap: np.ndarray  # one number, 0 for no cap
-    places: np.ndarray  # of a worker's Room, bytes from its scratch to ``numbers``, ``rates`` and ``sums``
+    drops: np.ndarray  # DROP (sequences, query heads), empty without dropout
+    kept: np.ndarray  # one number, the weight of pairs that are not dropped
+    places: np.ndarray  # of a worker's Room, bytes from its scratch to its numbers, tiles and sums
 
 
 class Room(NamedTuple):
@@ -53,17 +57,20 @@ class Room(NamedTuple):
     distances: int  # eight distances, by slot
     zero: int  # the number 0
     eight: int  # eight numbers in float64
+    queries: int  # eight positions of queries, by slot
+    keys: int  # and of keys
     rates: int  # tile of the derivatives of capped scores
+    spare: int  # one more tile, where a backward has dropout
     sums: int  # sums of a block, in float64: by offset, then by global key
 
 
-NUMBERS = 4 * LINE  # bytes of those before ``rates``
+NUMBERS = 6 * LINE  # bytes of those before the tiles
 
 
-def room_bytes(block: int, size: int, rates: bool, sums: int) -> tuple[int, int, int]:
-    """Bytes before ``rates``, before ``sums`` and after these."""
-    tile = SLOTS // GROUP * (block * GROUP * size + LINE) if rates else 0
-    return NUMBERS, NUMBERS + tile, NUMBERS + tile + -(-8 * sums // LINE) * LINE
+def room_bytes(block: int, size: int, tiles: int, sums: int) -> tuple[int, int, int]:
+    """Bytes before the tiles, before ``sums`` and after these."""
+    end = NUMBERS + tiles * SLOTS // GROUP * (block * GROUP * size + LINE)
+    return NUMBERS, end, end + -(-8 * sums // LINE) * LINE
 
 
 @part_njit
@@ -73,8 +80,10 @@ def open_room(one, job, terms, worker):
         at, places = job.scratch + worker * job.scratch_bytes, terms.places
         first, row = at + places[0], GROUP * job.size
         view(first + 2 * row, GROUP, one)[:] = 0
-        eight = first + 3 * LINE
-        return Room(first, first + row, first + 2 * row, eight, at + places[1], at + places[2])
+        eight, tiles = first + 3 * LINE, at + places[1]
+        spare = tiles if terms.cap[0] == 0 else tiles + SLOTS // GROUP * group_bytes(job)
+        numbers = first, first + row, first + 2 * row, eight, eight + LINE, eight + 2 * LINE
+        return Room(*numbers, tiles, spare, at + places[2])
 
 
 @part_njit
@@ -158,6 +167,55 @@ def terms_of_keys(one, job, tables, terms, room, head, tile, position, s, n):
                 distances[u] = query + u - position
         target = tile_group(job, s, g)
         add_biases(one, target, row, n, by_row, row_step, room.by_slot, slope, room.distances, step)
+
+
+@part_njit
+def _drop_group(one, job, terms, room, sequence, head, target, stride, n, query_step, key_step):
+    drop = terms.drops[sequence, head]
+    drop, kept = (drop.key, drop.other, drop.limit), terms.kept[0]
+    drop_pairs(one, target, stride, n, room.queries, query_step, room.keys, key_step, drop, kept)
+
+
+@part_njit
+def drop_keys_of_queries(one, heads, job, tables, terms, room, sequence, head, tile, position, s, n):
+    """Drop pairs of a tile of weights, or of their gradients, of n queries from ``position`` on."""
+    if terms.drops.size == 0:
+        return
+    slots, route, groups, moving, offset, fixed = tile
+    queries, keys = view(room.queries, GROUP, ZERO), view(room.keys, GROUP, ZERO)
+    queries[:] = position
+    together, row, one_row = len(heads), GROUP * job.size, ZERO + 1
+    for g in range(groups):
+        key = tables.key_panels[route.globals].first + fixed + (g - moving) * GROUP
+        for i in range(GROUP):
+            u = g * GROUP + i
+            keys[i] = key + i
+            if g < moving and slots.low[u] < slots.high[u]:
+                keys[i] = position - tables.offsets[route.begin + offset + u]
+        for i in range(together):
+            target, key_step = tile_group(job, s, g) + i * row, step_of(g, moving)
+            stride = together * row
+            _drop_group(one, job, terms, room, sequence, head + i, target, stride, n, one_row, key_step)
+
+
+@part_njit
+def drop_queries_of_keys(one, job, tables, terms, room, sequence, head, tile, position, s, n):
+    """As of queries, for a tile of n keys from ``position`` on: fixed slots are queries of global keys."""
+    if terms.drops.size == 0:
+        return
+    slots, route, groups, moving, offset, fixed = tile
+    queries, keys = view(room.queries, GROUP, ZERO), view(room.keys, GROUP, ZERO)
+    keys[:] = position
+    row, one_row = GROUP * job.size, ZERO + 1
+    for g in range(groups):
+        query = tables.query_panels[route.queries].first + fixed + g * GROUP
+        for i in range(GROUP):
+            u = g * GROUP + i
+            queries[i] = query + i
+            if g < moving and slots.low[u] < slots.high[u]:
+                queries[i] = position + tables.offsets[route.begin + offset + u]
+        target, query_step = tile_group(job, s, g), step_of(g, moving)
+        _drop_group(one, job, terms, room, sequence, head, target, row, n, query_step, one_row)
 
 
 @part_njit

@@ -18,7 +18,7 @@ from primeattn.kernels.cpu.plan import (
 
 
 def sequences(*rows):
-    return np.array(list(rows), SEQUENCE)
+    return np.array([(*row, 0) for row in rows], SEQUENCE)
 
 
 def whole(n, batch=0):
@@ -143,7 +143,11 @@ def test_runs_of_single_tokens_are_one_sequence_that_sees_offset_0():
     (kinds, rest), (alone, runs) = parts(patterns, table)
     assert kinds == patterns and rest["n_q"].tolist() == [5, 1]  # the last does not see itself
     assert alone == (pa.Pattern(None),) * 2
-    assert runs.tolist() == [(0, 0, 2, 0, 2, 0, 0), (0, 7, 3, 7, 3, 0, 0), (1, 10, 1, 10, 1, 0, 0)]
+    assert runs.tolist() == [
+        (0, 0, 2, 0, 2, 0, 0, 0),
+        (0, 7, 3, 7, 3, 0, 0, 0),
+        (1, 10, 1, 10, 1, 0, 0, 0),
+    ]
 
 
 @pytest.mark.parametrize("backward", [False, True])
