@@ -13,7 +13,7 @@ To follow a call, read
 4. ``cpu/launch``: plan, scratch memory, threads (on a GPU ``gpu/launch``);
 5. ``cpu/forward``: what a worker does with a block of queries;
 6. ``cpu/tiles``: scores, softmax and values of one tile, on vectors of ``compiled/simd``;
-7. ``cpu/terms``: what biases and a soft cap change in a tile.
+7. ``cpu/terms``: scores that are more than q·k.
 
 ``cpu/scalar`` says all of it in plain loops, forward beside backward: read it first. It runs as
 ``kernel="scalar"``, with NUMBA_DISABLE_JIT=1 as Python. ``reference`` is the dense float64 oracle that all
@@ -31,7 +31,7 @@ slot     the rows that a block meets by one offset, or one global key
 group    eight slots, whose scores lie side by side
 line     64 bytes of a row; a packed row has whole lines
 chunk    up to four lines of a row, which fit the registers
-terms    what is added to q·k in a score, or done to it: biases, slopes, the soft cap
+term     of a score, beside q·k: a cap, a bias, a slope times a distance
 route    of a query head: its offsets, its global tokens, and where the rows are that they lead to
 single   an offset that queries of the wheel kernel meet one by one, in no tile
 bitmask  of two classes of the wheel: a bit for each distance, set where it is attended

@@ -112,17 +112,21 @@ def test_long_sequence_crosses_blocks_and_tiles(heads, dtype, rng, passes):
 
 
 LAYOUTS = {
-    "one sequence": (1, 2, 1, 3000, {}),
-    "batch": (3, 4, 2, 700, {}),
-    "packed": (1, 4, 2, 2500, {"cu_seqlens": [0, 1, 900, 960, 961, 2000, 2003, 2500]}),
+    "one sequence": (1, 1, 1, 6000, np.float64, {}),  # shows the order of sums in float64
+    "batch": (3, 4, 2, 700, np.float32, {}),
+    "packed": (1, 4, 2, 2500, np.float32, {"cu_seqlens": [0, 1, 900, 960, 961, 2000, 2003, 2500]}),
 }
 
 
-@pytest.mark.parametrize(("batch", "heads", "kv_heads", "n", "options"), LAYOUTS.values(), ids=LAYOUTS)
-def test_bitwise_the_same_for_any_number_of_threads(batch, heads, kv_heads, n, options, passes, threads, rng):
-    q, dout = rng.standard_normal((2, batch, heads, n, 16), dtype=np.float32)
-    k, v = rng.standard_normal((2, batch, kv_heads, n, 16), dtype=np.float32)
-    options = options | random_terms(rng, heads, n, dtype=np.float32)
+@pytest.mark.parametrize(
+    ("batch", "heads", "kv_heads", "n", "dtype", "options"), LAYOUTS.values(), ids=LAYOUTS
+)
+def test_bitwise_the_same_for_any_number_of_threads(
+    batch, heads, kv_heads, n, dtype, options, passes, threads, rng
+):
+    q, dout = rng.standard_normal((2, batch, heads, n, 8), dtype=dtype)
+    k, v = rng.standard_normal((2, batch, kv_heads, n, 8), dtype=dtype)
+    options = options | random_terms(rng, heads, n, dtype=dtype)
     results = []
     for number in (1, 2, 3, 2):
         threads(number)
@@ -130,10 +134,6 @@ def test_bitwise_the_same_for_any_number_of_threads(batch, heads, kv_heads, n, o
         results.append((out, lse, *gradients(dout, q, k, v, out, lse, PATTERN, **options)))
     for other in results[1:]:
         assert all(map(np.array_equal, results[0], other))
-    for a, b in zip(
-        results[0][2:], reference.backward(dout, q, k, v, out, lse, PATTERN, **options), strict=True
-    ):
-        assert largest_error(a, b) <= 1e-4 * np.abs(b).max()
 
 
 def test_gradients_of_biases_are_exact_over_many_queries(passes, rng):

@@ -58,7 +58,7 @@ from primeattn.kernels.cpu.tiles import (
     zero_rows,
 )
 
-TERMS = 1024  # terms that are summed before the sum is carried over
+ADDED = 1024  # numbers that are added up before the sum is carried over
 
 
 class Scratch(NamedTuple):
@@ -83,11 +83,11 @@ class Scratch(NamedTuple):
     span: int
 
 
-def scratch_bytes(block: int, lines: int, size: int, n_k: int, terms: int) -> int:
-    """Bytes of one worker's scratch for the longest sequence; a row of dk sums at most ``terms`` terms. See
-    ``_split``."""
+def scratch_bytes(block: int, lines: int, size: int, n_k: int, added: int) -> int:
+    """Bytes of one worker's scratch for the longest sequence; a row of dk adds up at most ``added``
+    numbers. See ``_split``."""
     keys = n_k + 2 * block + GROUP
-    rows = 2 * block + 2 * (3 * block + GROUP) + (4 if terms > TERMS else 2) * keys
+    rows = 2 * block + 2 * (3 * block + GROUP) + (4 if added > ADDED else 2) * keys
     tiles = 2 * (SLOTS // GROUP) * (block * GROUP * size + LINE)
     numbers = 2 * block + (GROUP + 1) * (3 * block + 2 * GROUP) + GROUP * (2 * block + 2 * GROUP)
     return rows * lines * LINE + tiles + -(-numbers * size // LINE) * LINE + 2 * SLOT_BYTES
@@ -232,7 +232,7 @@ def _backward_stage(one, scale, job, tables, terms, stage, packs, slots, shifted
         route = tables.routes[stage.sequence, head]
         for first in range(0, sequence.n_q, room.block):
             n = min(room.block, sequence.n_q - first)
-            if added > TERMS * sequence.n_q:
+            if added > ADDED * sequence.n_q:
                 for total, x in ((room.total_dk, room.dk), (room.total_dv, room.dv)):
                     carry(one, job, total, x, room.block + n_k, not carried)
                 added, carried = ZERO, True

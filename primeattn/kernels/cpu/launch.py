@@ -47,8 +47,8 @@ def _forward(call, plan):
 def _backward_in_one_pass(call, plan):
     size, lengths, kv_heads = call.arrays["q"].itemsize, plan.tables.sequences["n_k"], call.kv_heads
     longest, routes = max(int(lengths.max()), 1), plan.tables.routes
-    terms = int((routes["end"] - routes["begin"]).max()) * call.heads_per_key
-    scratch_bytes = backward_fused.scratch_bytes(plan.block, plan.lines, size, longest, terms)
+    added = int((routes["end"] - routes["begin"]).max()) * call.heads_per_key
+    scratch_bytes = backward_fused.scratch_bytes(plan.block, plan.lines, size, longest, added)
     # A worker has room for the longest stage: so many workers as the rest takes as long as that.
     stages = min(plan.tables.stages.size, -(-int(lengths.sum()) * kv_heads // longest))
     workers = _workers(plan, max(stages, 1), products=5)

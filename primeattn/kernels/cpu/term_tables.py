@@ -45,33 +45,17 @@ def make_terms(call, plan, scratch_bytes):
 
     Also the memory of the sums, to be kept as long as the Terms; it comes from the call's workspace.
     """
-    q, tables, size = call.arrays["q"], plan.tables, call.arrays["q"].itemsize
-    skips = _skips(call, tables)
-    biases = np.zeros(
-        len(call.patterns) if {"offset_bias", "global_bias", "slopes"} & {*call.arrays} else 0, BIAS
-    )
-    for field, name in (("offset", "offset_bias"), ("key", "global_bias"), ("slope", "slopes")):
-        if biases.size and name in call.arrays:
-            array = call.arrays[name]
-            biases[field] = array.ctypes.data + array.strides[0] * np.arange(biases.size)
-    if "offset_bias" in call.arrays:
-        biases["offset"] += skips * size
-    sums, memory, longest = np.zeros((0, 0), SUM), None, 0
+    q, skips = call.arrays["q"], _skips(call, plan.tables)
+    sums, memory = np.zeros((0, 0), SUM), None
     if any(name in call.arrays for name in GRADIENTS):
-        sums, numbers = _sums(tables, skips)
-        longest = int((sums["offsets"] + sums["globals"]).max())
-        if call.workspace is None:
-            memory = np.empty(8 * numbers, np.uint8)
-        else:
-            memory = call.workspace.scratch("gradients of biases", 8 * numbers)
-        memory[: 8 * numbers] = 0
-        sums["at"] += memory.ctypes.data
-        sums["turn"] += memory.ctypes.data
-    tiles = call.softcap is not None, call.dropout > 0
-    places = room_bytes(plan.block, size, call.backward * sum(tiles), longest)
+        sums, memory = _sums(plan.tables, skips, call.workspace)
+    longest = int((sums["offsets"] + sums["globals"]).max(initial=0))
+    tiles = call.backward * ((call.softcap is not None) + (call.dropout > 0))
+    before_tiles, before_sums, total = room_bytes(plan.block, q.itemsize, tiles, longest)
+    places = scratch_bytes + np.array([0, before_tiles, before_sums])
     cap, kept = np.array([[call.softcap or 0], [1 / (1 - call.dropout)]], q.dtype)
-    at = scratch_bytes + np.array((0, *places[:2]))
-    return Terms(biases, sums, cap, _drops(call, tables.sequences), kept, at), places[2], memory
+    drops = _drops(call, plan.tables.sequences)
+    return Terms(_biases(call, skips), sums, cap, drops, kept, places), total, memory
 
 
 def _drops(call, sequences):
@@ -85,6 +69,18 @@ def _drops(call, sequences):
     return drops
 
 
+def _biases(call, skips):
+    """BIAS records, none if the call has a cap alone."""
+    given = {"offset": "offset_bias", "key": "global_bias", "slope": "slopes"}
+    given = {field: call.arrays[name] for field, name in given.items() if name in call.arrays}
+    biases = np.zeros(len(skips) if given else 0, BIAS)
+    for field, array in given.items():
+        biases[field] = array.ctypes.data + array.strides[0] * np.arange(biases.size)
+    if "offset" in given:
+        biases["offset"] += skips * given["offset"].itemsize
+    return biases
+
+
 def _skips(call, tables):
     """By head, how many offsets come before those of its route."""
     if "offset_bias" not in call.arrays:
@@ -93,8 +89,8 @@ def _skips(call, tables):
     return np.array([pattern.offsets(low).size for pattern in call.patterns])
 
 
-def _sums(tables, skips):
-    """SUM records whose addresses count from 0, and the numbers of eight bytes that they take."""
+def _sums(tables, skips, workspace):
+    """SUM records, and the memory of the sums, which are 0."""
     sequences, routes = tables.sequences, tables.routes
     sums = np.zeros(routes.shape, SUM)
     after = sequences["q_start"] - sequences["k_start"]
@@ -110,8 +106,12 @@ def _sums(tables, skips):
     sums["key"], sums["globals"] = panels["first"], panels["count"]
     numbers = sums["offsets"] + sums["globals"] + 1
     ends = np.cumsum(numbers.reshape(-1)).reshape(numbers.shape)
-    sums["at"], sums["turn"] = 8 * (ends - numbers), 8 * (ends - 1)
-    return sums, int(ends[-1, -1])
+    count = 8 * int(ends[-1, -1])
+    memory = np.empty(count, np.uint8) if workspace is None else workspace.scratch("sums", count)
+    memory[:count] = 0
+    sums["at"] = memory.ctypes.data + 8 * (ends - numbers)
+    sums["turn"] = memory.ctypes.data + 8 * (ends - 1)
+    return sums, memory
 
 
 def collect(call, terms):
