@@ -150,6 +150,7 @@ def test_defaults_are_what_was_promised(asked, monkeypatch):
     assert left_out == {"FlexAttention": "left out of quick runs: it takes long to compile"}
 
 
+@pytest.mark.slow
 def test_accuracy_sees_errors_of_float32_and_wrong_results(monkeypatch):
     monkeypatch.setattr(peers, "find_torch", lambda: None)
     (row,) = cpu.accuracy(64, {"primes": PRIMES})

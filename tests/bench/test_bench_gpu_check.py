@@ -148,6 +148,7 @@ def test_versions_that_take_too_long_or_crash_say_nothing_of_the_gpu(
     assert capsys.readouterr().out.endswith(f"\n{said}\n")
 
 
+@pytest.mark.slow
 def test_the_plan_is_kept_where_every_stage_hangs(checked, tmp_path, capsys, monkeypatch):
     """At a four-hundredth of its seconds; two cores, and more processes than these run at once."""
     plan, ended = [], {}

@@ -8,6 +8,7 @@ from primeattn.patterns import Pattern
 TINY = {"batch": 2, "layers": 2, "width": 16, "heads": 2}
 
 
+@pytest.mark.slow
 def test_a_step_learns_and_leaves_the_first_parameters_alone():
     model = Model(12, **TINY)
     take = our_step(model)

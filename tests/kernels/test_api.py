@@ -24,7 +24,7 @@ def passes(request, monkeypatch):
 LATER = [pytest.param(first, marks=pytest.mark.slow) for first in range(48, CONFIGURATIONS, 24)]
 
 
-@pytest.mark.parametrize("terms", [False, True], ids=["plain", "terms"])
+@pytest.mark.parametrize("terms", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["plain", "terms"])
 @pytest.mark.parametrize("first", [0, 24, *LATER])
 def test_matches_the_reference(first, terms, passes):
     for seed in range(first, first + 24):
@@ -320,7 +320,7 @@ print((peak() - before) / (4 * q.nbytes))
 """
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("n_q", "n_k", "batch"), [(700, 700, 1), (3, 3000, 1), (40, 40, 3)])
 def test_heads_computed_together_give_the_bits_of_each_alone(n_q, n_k, batch, dtype, rng, monkeypatch):
     """Whatever the vector registers of the machine; prefill, decoding and short sequences."""

@@ -15,6 +15,8 @@ ALL = pa.Pattern(None, window=10**6)
 N = 512
 BOUND = 5  # standard deviations
 
+pytestmark = pytest.mark.slow  # kernels with terms are compiled anew; layers try them in the quick tests
+
 
 @pytest.fixture(params=[True, False], ids=["one pass", "two passes"])
 def passes(request, monkeypatch):

@@ -13,6 +13,8 @@ from primeattn.kernels.cpu import plan
 
 PATTERN = pa.Pattern("primes", window=3, global_tokens=5)
 
+pytestmark = pytest.mark.slow  # kernels with terms are compiled anew; layers try them in the quick tests
+
 
 @pytest.fixture(params=[True, False], ids=["one pass", "two passes"])
 def passes(request, monkeypatch):

@@ -10,15 +10,16 @@ import primeattn as pa
 from primeattn.kernels.cpu import plan
 
 
+@pytest.mark.parametrize("terms", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["plain", "terms"])
 @pytest.mark.parametrize("fused", [True, False], ids=["one pass", "two passes"])
-def test_poison_reaches_exactly_what_depends_on_it(fused, monkeypatch):
+def test_poison_reaches_exactly_what_depends_on_it(fused, terms, monkeypatch):
     monkeypatch.setattr(plan, "fuses", lambda *_: fused)
     for block in (8, 24, 128):
         monkeypatch.setattr(plan, "fused_block_rows", lambda n, block=block: block)
         monkeypatch.setattr(plan, "block_rows", lambda n, *_, block=block: block)
         monkeypatch.setattr(plan, "_make_plans", lru_cache(plan._make_plans.__wrapped__))
         for seed in range(150):
-            check_poison(1000 * block + seed)
+            check_poison(1000 * block + seed, terms=terms)
 
 
 def test_a_poisoned_query_among_global_keys_reaches_no_key_behind_it():

@@ -43,13 +43,14 @@ def check_against_tiles(*arguments, **options):
 SLOW = [pytest.param(first, marks=pytest.mark.slow) for first in range(1, 5)]
 
 
-@pytest.mark.parametrize("terms", [False, True], ids=["plain", "terms"])
+@pytest.mark.parametrize("terms", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["plain", "terms"])
 @pytest.mark.parametrize("first", [0, *SLOW])
 def test_matches_the_reference(first, terms):
     for seed in range(first, CONFIGURATIONS, 5):
         check_against_the_reference(seed, kernel="scalar", terms=terms)
 
 
+@pytest.mark.slow
 def test_poison_reaches_exactly_what_depends_on_it():
     for seed in range(100, 250):
         check_poison(seed, kernel="scalar")

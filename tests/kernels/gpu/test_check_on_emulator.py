@@ -31,6 +31,8 @@ from primeattn.kernels.call import GPU_KERNELS
 from primeattn.kernels.gpu import device, launch, launch_cache
 from primeattn.wheel import tables
 
+pytestmark = pytest.mark.slow
+
 TILING = tables.tiling
 
 WIDTH = {"gather": 4, "wheel": 32}  # head_dim of small cases

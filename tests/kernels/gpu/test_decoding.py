@@ -28,7 +28,8 @@ def decode(machine, q, k, v, n_q, grows=False, **options):
 
 
 @pytest.mark.parametrize(
-    ("n_q", "grows"), [pytest.param(1, False, marks=pytest.mark.slow), (1, True), (3, False)]
+    ("n_q", "grows"),
+    [*(pytest.param(1, grows, marks=pytest.mark.slow) for grows in (False, True)), (3, False)],
 )
 def test_steps_are_right_and_share_uploads(n_q, grows, rng, monkeypatch):
     q, k, v = rng.standard_normal((3, 1, 1, STEPS, 8)).astype(np.float32)

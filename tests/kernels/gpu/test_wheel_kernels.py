@@ -51,7 +51,11 @@ def oracle(q, k, v, dout, pattern, dlse=None, **options):
 
 @pytest.mark.parametrize(
     ("name", "one_warp"),
-    [*((name, tables.ONE_WARP) for name in CASES), ("chunk of a prefill", 0), ("packed", 0)],
+    [
+        *((name, tables.ONE_WARP) for name in CASES if name != "packed"),
+        ("chunk of a prefill", 0),
+        *(pytest.param("packed", warps, marks=pytest.mark.slow) for warps in (tables.ONE_WARP, 0)),
+    ],
 )
 def test_matches_the_reference(name, one_warp, rng, monkeypatch):
     """Rows wider than ``one_warp`` are shared by two warps in the backward."""
