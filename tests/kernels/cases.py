@@ -112,7 +112,8 @@ def check_against_the_reference(seed, kernel=None, terms=False):
     out, lse = strided(rng, q.shape, dtype), np.empty((3, *q.shape[:3]), dtype)[1]
     got = pa.sparse_index_kernel(out, lse, q, k, v, pattern, kernel=kernel, **options)
     assert got[0] is out and got[1] is lse
-    assert largest_error(out, expected) < FORWARD[dtype], seed
+    larger = 1 / (1 - options.get("dropout", 0))  # the weights that dropout leaves
+    assert largest_error(out, expected) < FORWARD[dtype] * larger, seed
     empty = expected_lse == -np.inf
     assert np.array_equal(lse == -np.inf, empty), seed
     assert largest_error(lse[~empty], expected_lse[~empty]) < 2 * FORWARD[dtype], seed

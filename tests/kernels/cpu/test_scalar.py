@@ -40,13 +40,14 @@ def check_against_tiles(*arguments, **options):
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance, err_msg=name)
 
 
-SLOW = [pytest.param(first, marks=pytest.mark.slow) for first in range(1, 5)]
+PARTS = 15
+SLOW = [pytest.param(first, marks=pytest.mark.slow) for first in range(1, PARTS)]
 
 
 @pytest.mark.parametrize("terms", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["plain", "terms"])
 @pytest.mark.parametrize("first", [0, *SLOW])
 def test_matches_the_reference(first, terms):
-    for seed in range(first, CONFIGURATIONS, 5):
+    for seed in range(first, CONFIGURATIONS, PARTS):
         check_against_the_reference(seed, kernel="scalar", terms=terms)
 
 

@@ -11,6 +11,7 @@ from primeattn.kernels.gpu.gather import plan
 from primeattn.kernels.gpu.tables import roomy, rounded
 from primeattn.kernels.gpu.wheel import plan as wheel_plan
 
+pytestmark = pytest.mark.slow  # the emulator takes its time
 PATTERN = pa.Pattern("primes", window=2, global_tokens=2)
 STEPS = 200
 

@@ -11,6 +11,7 @@ import primeattn as pa
 from primeattn.kernels import reference
 from primeattn.wheel import cost, tables
 
+pytestmark = pytest.mark.slow  # the emulator takes its time
 PRIMES = pa.Pattern("primes", window=2, global_tokens=2)
 
 
