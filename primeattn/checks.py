@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numbers
 import operator
 
 import numpy as np
 
-__all__ = ["as_int", "extent", "integers", "is_array", "share_memory"]
+__all__ = ["as_int", "extent", "integers", "is_array", "is_real", "share_memory"]
 
 OVERLAP_WORK = 100_000  # steps that np.shares_memory may take to prove two strided views disjoint
 
@@ -72,6 +73,18 @@ def integers(name, values) -> np.ndarray:
         if not -(2**63) <= int(value) < 2**63:
             raise ValueError(f"{name}: expected integers below 2**63 in size, got {value}")
     return array.astype(np.int64)
+
+
+def is_real(value) -> bool:
+    """Whether a value is a real number, and no boolean.
+
+    Examples
+    --------
+    >>> from primeattn.checks import is_real
+    >>> is_real(0.5), is_real(True), is_real("0.5")
+    (True, False, False)
+    """
+    return isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
 
 
 def extent(array) -> tuple[int, int]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from numbers import Real
 
 import numpy as np
 
-from primeattn.checks import as_int, integers
+from primeattn.checks import as_int, integers, is_real
 from primeattn.data import evaluation_windows
 from primeattn.losses import cross_entropy
 from primeattn.nn import (
@@ -225,10 +224,8 @@ def _steps(model, ps, st, texts, length, capacity, draw):
             last = capacity if cached is None else max(1, capacity // 2)
             fresh = _left_padded([text[-last:] for text in texts])
             starts = np.array([min(len(text), last) for text in texts]) - fresh.shape[1]
-            cached, used = (
-                with_cache(model, st, len(texts), capacity, start=starts, dtype=parameter_dtype(ps)),
-                0,
-            )
+            cached = with_cache(model, st, len(texts), capacity, start=starts, dtype=parameter_dtype(ps))
+            used = 0
         workspace.reset()
         logits, cached = model(fresh, ps, cached, workspace=workspace)
         used += fresh.shape[1]
@@ -241,13 +238,14 @@ def _steps(model, ps, st, texts, length, capacity, draw):
 
 def _tokens(prompt):
     """The tokens of a prompt as a list."""
-    if not isinstance(prompt, (bytes, bytearray)):
-        prompt = integers("prompt", prompt)
-        if prompt.ndim != 1:
-            raise ValueError(f"prompt: expected bytes or one axis of tokens, got shape {prompt.shape}")
-    if len(prompt) == 0:
+    if isinstance(prompt, (bytes, bytearray)):
+        prompt = np.array(list(prompt), np.uint8)
+    tokens = integers("prompt", prompt)
+    if tokens.ndim != 1:
+        raise ValueError(f"prompt: expected bytes or one axis of tokens, got shape {tokens.shape}")
+    if tokens.size == 0:
         raise ValueError("prompt: expected at least one token, got none")
-    return list(prompt) if isinstance(prompt, (bytes, bytearray)) else prompt.tolist()
+    return tokens.tolist()
 
 
 def _left_padded(texts):
@@ -260,12 +258,12 @@ def _left_padded(texts):
 
 def _sampler(temperature, top_k, top_p, rng):
     """A function from logits (batch, vocabulary) to tokens (batch,)."""
-    if not isinstance(temperature, Real) or isinstance(temperature, bool):
+    if not is_real(temperature):
         raise TypeError(f"temperature: expected a number, got {temperature!r}")
     if not 0 <= temperature < math.inf:
         raise ValueError(f"temperature: expected a finite number >= 0, got {temperature}")
     top_k = None if top_k is None else as_int("top_k", top_k, minimum=1)
-    if top_p is not None and not (isinstance(top_p, Real) and 0 < top_p <= 1):
+    if top_p is not None and not (is_real(top_p) and 0 < top_p <= 1):
         raise ValueError(f"top_p: expected a number in (0, 1], got {top_p!r}")
     if not isinstance(rng, np.random.Generator):
         rng = np.random.default_rng(0 if rng is None else as_int("rng", rng, minimum=0))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from numbers import Real
 
 import numpy as np
 
-from primeattn.checks import is_array
+from primeattn.checks import is_array, is_real
 from primeattn.compiled import loops
 from primeattn.compiled.parallel import as_rows, row_blocks, share
 from primeattn.nn._memory import Memory
@@ -143,7 +142,7 @@ def _check_float(name, array):
 
 def _as_float(name, value, high):
     """Return ``value`` as a float; raise unless it is a number in [0, high)."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
+    if not is_real(value):
         raise TypeError(f"{name}: expected a number, got {value!r}")
     if not 0 <= value < high:
         raise ValueError(f"{name}: expected a number in [0, {high}), got {value}")

@@ -279,11 +279,12 @@ def clip_by_global_norm(grads, max_norm, out=None):
 
 def _refuse_shared(name, written, read):
     """Raise if a leaf of ``written`` shares memory with any but the one of ``read`` that it replaces."""
-    leaves = [(*extent(leaf), path, leaf, True) for path, leaf in written.items()]
+    places = {path: extent(leaf) for path, leaf in written.items()}
+    leaves = [(*places[path], path, leaf, True) for path, leaf in written.items()]
     for path, leaf in read.items():
-        new = written.get(path)
-        if new is None or (extent(new), new.strides) != (extent(leaf), leaf.strides):
-            leaves.append((*extent(leaf), path, leaf, False))
+        place = extent(leaf)
+        if path not in written or (places[path], written[path].strides) != (place, leaf.strides):
+            leaves.append((*place, path, leaf, False))
     near = []  # in the order of addresses, only neighbours can share memory
     for one in sorted(leaves, key=lambda entry: entry[0]):
         begin, _, path, leaf, is_written = one

@@ -199,7 +199,7 @@ def train_mode(st):
     >>> pa.test_mode(st)["layer_1"]["training"], pa.train_mode(st)["layer_1"]["training"]
     (False, True)
     """
-    return _replace(st, "training", True)
+    return change(st, "training", lambda _: True)
 
 
 def test_mode(st):
@@ -212,7 +212,7 @@ def test_mode(st):
     >>> pa.test_mode(st)["training"]
     False
     """
-    return _replace(st, "training", False)
+    return change(st, "training", lambda _: False)
 
 
 test_mode.__test__ = False  # pytest must not take it for a test
@@ -254,13 +254,17 @@ def with_segments(st, cu_seqlens):
             raise ValueError(f"cu_seqlens: expected one axis, not empty, got shape {bounds.shape}")
         if bounds[0] != 0 or (np.diff(bounds) < 0).any():
             raise ValueError(f"cu_seqlens: expected to start at 0 and never decrease, got {bounds}")
-    return _replace(st, "cu_seqlens", cu_seqlens)
+    return change(st, "cu_seqlens", lambda _: cu_seqlens)
 
 
-def _replace(st, name, value):
+def change(st, name, function):
+    """State in which every entry ``name``, at any depth, is ``function`` of the old one."""
     if not isinstance(st, dict):
         raise TypeError(f"st: expected a nested dict, got {type(st).__name__}")
-    return {
-        key: value if key == name else _replace(child, name, value) if isinstance(child, dict) else child
-        for key, child in st.items()
-    }
+
+    def changed(key, child):
+        if key == name:
+            return function(child)
+        return change(child, name, function) if isinstance(child, dict) else child
+
+    return {key: changed(key, child) for key, child in st.items()}

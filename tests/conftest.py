@@ -1,12 +1,31 @@
 import signal
+from functools import lru_cache
 
 import numpy as np
 import pytest
+
+import primeattn as pa
+from primeattn.kernels.cpu import plan
 
 
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def threads():
+    """Set the number of threads; it is put back."""
+    before = pa.get_num_threads()
+    yield pa.set_num_threads
+    pa.set_num_threads(before)
+
+
+@pytest.fixture
+def one_head_at_a_time(monkeypatch):
+    """Compile the kernels of one head alone, which most tests need."""
+    monkeypatch.setattr(plan, "VECTOR", 32)
+    monkeypatch.setattr(plan, "_make_plans", lru_cache(plan._make_plans.__wrapped__))
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from primeattn.compiled.addresses import atomic_add
 from primeattn.compiled.jit import cached_njit, part_njit
-from primeattn.compiled.simd import atomic_add
 
 ZERO, ONE = np.int64(0), np.int64(1)
 OPEN = np.int64(1 << 40)  # word: OPEN * (0 not opened, 1 open, 2 or more closed) + helpers inside

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from primeattn.compiled.addresses import atomic_add, view
 from primeattn.compiled.handover import enter, leave
 from primeattn.compiled.jit import cached_njit, part_njit
-from primeattn.compiled.simd import atomic_add, view
 
 __all__ = ["rotate", "weigh", "weigh_backward"]
 

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from primeattn.compiled.addresses import atomic_add, atomic_swap, view
 from primeattn.compiled.handover import ONE, ZERO, call, enter, leave, pause
 from primeattn.compiled.jit import cached_njit, part_njit
-from primeattn.compiled.simd import atomic_add, atomic_swap, view
 
 # The state of OpenBLAS as int64 numbers: addresses of its functions that get and set its number of threads (0
 # if there are none), whether a thread is changing the rest, how many calls hold it at one, and its earlier

@@ -11,7 +11,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from primeattn.compiled.simd import GROUP, I32, I64, Emitter
+from primeattn.compiled.addresses import I32, I64
+from primeattn.compiled.simd import GROUP, Emitter
 
 __all__ = ["add_biases", "cap_scores", "column_sums", "drop_pairs"]
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import numbers
 
 import numpy as np
 
-from primeattn.checks import as_int, integers, is_array, share_memory
+from primeattn.checks import as_int, integers, is_array, is_real, share_memory
 from primeattn.kernels.call import DTYPES, HALF_DTYPES, SEQUENCE, Call, lse_dtype, reach
 from primeattn.patterns import Pattern
 from primeattn.workspace import Workspace
@@ -102,7 +101,7 @@ def _check_softcap(softcap, dtype) -> float | None:
     """Return ``softcap`` as a float; raise unless it is a positive number that can be divided by."""
     if softcap is None:
         return None
-    if isinstance(softcap, (bool, np.bool_)) or not isinstance(softcap, numbers.Real):
+    if not is_real(softcap):
         raise TypeError(f"softcap: expected a number or None, got {type(softcap).__name__}")
     most = float(np.finfo(lse_dtype(dtype)).max)
     if not 4 / most <= softcap <= most:
@@ -144,7 +143,7 @@ def _check_numbers(name, array, shape, dtype):
 
 
 def _check_dropout(dropout) -> float:
-    if isinstance(dropout, (bool, np.bool_)) or not isinstance(dropout, numbers.Real):
+    if not is_real(dropout):
         raise TypeError(f"dropout: expected a number, got {type(dropout).__name__}")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout: expected a probability in [0, 1), got {dropout}")
@@ -170,7 +169,7 @@ def _check_options(
     patterns = _check_patterns(pattern, q.shape[1])
     if scale is None:
         scale = 1 / math.sqrt(q.shape[3])
-    elif isinstance(scale, (bool, np.bool_)) or not isinstance(scale, numbers.Real):
+    elif not is_real(scale):
         raise TypeError(f"scale: expected a number or None, got {type(scale).__name__}")
     elif not abs(scale) <= float(np.finfo(lse_dtype(q.dtype)).max):
         raise ValueError(f"scale: expected a finite number, got {scale} for {lse_dtype(q.dtype)}")

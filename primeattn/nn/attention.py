@@ -16,7 +16,7 @@ from primeattn.nn._buffers import DeviceBuffers, HostBuffers
 from primeattn.nn._layer import Layer, Parameter, check_float
 from primeattn.nn.dense import Dense
 from primeattn.nn.dropout import advanced, generator, random_state
-from primeattn.nn.embedding import refuse_segments, segment_bounds
+from primeattn.nn.embedding import segment_bounds
 from primeattn.nn.initializers import glorot_uniform, zeros
 from primeattn.nn.norm import RMSNorm
 from primeattn.patterns import Pattern
@@ -354,9 +354,7 @@ class SparseIndexAttention(Layer):
     def _place(self, st, shape, memory):
         """Positions of the tokens, (batch or 1, seq), and the state after them."""
         if "cache" in st:
-            refuse_segments(self, st)
-            positions, kept = cache.advance(self, st["cache"], shape, memory)
-            return positions, {**st, "cache": kept}
+            return cache.advance(self, st, shape, memory)
         if st["cu_seqlens"] is None:
             return _count(shape[1]), st
         bounds = segment_bounds(self, st, shape)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from primeattn import tree
 from primeattn.checks import as_int, integers
 from primeattn.nn._layer import DTYPES, Layer
 
@@ -80,7 +81,13 @@ def without_cache(st):
     >>> pa.without_cache(pa.with_cache(model, st, 1, 16)) == st
     True
     """
-    return _each(st, lambda cache: None)
+    if not isinstance(st, dict):
+        raise TypeError(f"st: expected a nested dict, got {type(st).__name__}")
+    return {
+        name: without_cache(child) if isinstance(child, dict) else child
+        for name, child in st.items()
+        if name != "cache"
+    }
 
 
 def copy_cache(st):
@@ -95,22 +102,7 @@ def copy_cache(st):
     >>> other = pa.copy_cache(st)
     >>> one, two = model(x, ps, st)[0], model(x, ps, other)[0]
     """
-    return _each(st, lambda cache: {name: leaf.copy() for name, leaf in cache.items()})
-
-
-def _each(st, change):
-    if not isinstance(st, dict):
-        raise TypeError(f"st: expected a nested dict, got {type(st).__name__}")
-    result = {}
-    for name, child in st.items():
-        if name == "cache":
-            child = change(child)
-            if child is None:
-                continue
-        elif isinstance(child, dict):
-            child = _each(child, change)
-        result[name] = child
-    return result
+    return tree.change(st, "cache", lambda cache: {name: leaf.copy() for name, leaf in cache.items()})
 
 
 def begin(start, capacity, **leaves):
@@ -119,9 +111,11 @@ def begin(start, capacity, **leaves):
     return {"start": start, **{name: np.array(value) for name, value in numbers.items()}, **leaves}
 
 
-def advance(layer, cache, shape, memory):
-    """Positions of the next tokens, (batch, t) = ``shape``, and the cache after them."""
-    batch, length = shape
+def advance(layer, st, shape, memory):
+    """Positions of the next tokens, (batch, t) = ``shape``, and the layer's state after them."""
+    (batch, length), cache = shape, st["cache"]
+    if st["cu_seqlens"] is not None:
+        raise ValueError(f"{layer}: cu_seqlens and a cache do not go together")
     if memory.saving:
         raise ValueError(f"{layer}: a state with a cache has no pullback; see without_cache")
     if batch != cache["start"].size:
@@ -138,7 +132,8 @@ def advance(layer, cache, shape, memory):
             f"{layer}: the cache has room for {capacity} positions, got {used} and {length} more"
         )
     cache["filled"][...] = end
-    return cache["start"][:, None] + np.arange(used, end), {**cache, "used": np.array(end)}
+    positions = cache["start"][:, None] + np.arange(used, end)
+    return positions, {**st, "cache": {**cache, "used": np.array(end)}}
 
 
 def append(rows, positions, kept):

@@ -118,16 +118,15 @@ class Embedding(Layer):
 
     def _continue(self, x, ps, st, memory):
         """``forward`` after earlier tokens: the cache holds the last few."""
-        refuse_segments(self, st)
         tokens = x if x.ndim == 2 else x[None]
-        positions, kept = cache.advance(self, st["cache"], tokens.shape, memory)
-        known = np.concatenate([kept["tokens"], tokens], axis=1)
+        positions, st = cache.advance(self, st, tokens.shape, memory)
+        known = np.concatenate([st["cache"]["tokens"], tokens], axis=1)
         y = memory.take((*tokens.shape, self.dim), ps["weight"].dtype)
         y.fill(0)
         for back, table in enumerate(_tables(ps)):
             seen = known[:, self.previous - back : known.shape[1] - back]
             y += np.where((positions >= back)[..., None], table[seen], 0)
-        kept = {**kept, "tokens": known[:, known.shape[1] - self.previous :]}
+        kept = {**st["cache"], "tokens": known[:, known.shape[1] - self.previous :]}
         return y.reshape(*x.shape, self.dim), {**st, "cache": kept}, None
 
     def backward(self, dy, saved, ps, memory):
@@ -190,15 +189,14 @@ class PositionalEmbedding(Layer):
 
     def _continue(self, x, ps, st, memory):
         """``forward`` at the positions after those of earlier calls."""
-        refuse_segments(self, st)
         rows = x if x.ndim == 3 else x[None]
-        positions, kept = cache.advance(self, st["cache"], rows.shape[:2], memory)
+        positions, st = cache.advance(self, st, rows.shape[:2], memory)
         longest = int(positions.max(initial=-1)) + 1
         if longest > self.max_len:
             raise ValueError(f"{self}: sequences must have at most {self.max_len} positions, got {longest}")
         y = memory.take(x.shape, x.dtype)
         np.add(rows, ps["weight"][np.maximum(positions, 0)], out=y.reshape(rows.shape))
-        return y, {**st, "cache": kept}, None
+        return y, st, None
 
     def forward(self, x, ps, st, memory):
         if "cache" in st:
@@ -222,12 +220,6 @@ class PositionalEmbedding(Layer):
                 loops.add_rows(sequence[start:stop], sums)  # y = x + weight
         dps["weight"][...] = sums
         return dy, dps
-
-
-def refuse_segments(layer, st):
-    """Raise if a state with a cache has boundaries of packed sequences, too."""
-    if st["cu_seqlens"] is not None:
-        raise ValueError(f"{layer}: cu_seqlens and a cache do not go together")
 
 
 def segment_bounds(layer, st, shape):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import numbers
-
 import numpy as np
 
-from primeattn.checks import as_int
+from primeattn.checks import as_int, is_real
 
-__all__ = ["as_probability", "as_seed", "random_bits", "uniform"]
+__all__ = ["as_probability", "as_seed", "key_bits", "random_bits", "uniform"]
 
 _MASK = 2**64 - 1
 _STEP = 0x9E3779B97F4A7C15
@@ -24,7 +22,7 @@ def as_seed(seed) -> int:
 
 def as_probability(name, value) -> float:
     """Return ``value`` as a float in (0, 1]."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+    if not is_real(value):
         raise TypeError(f"{name}: expected a number in (0, 1], got {value!r}")
     if not 0 < value <= 1:
         raise ValueError(f"{name}: expected a number in (0, 1], got {value}")
@@ -36,10 +34,16 @@ def random_bits(values, *key) -> np.ndarray:
 
     (Steele, Lea and Flood, Fast splittable pseudorandom number generators, OOPSLA 2014.)
     """
-    start = np.zeros(1, np.uint64)
+    return _mix(key_bits(*key) + np.asarray(values).astype(np.uint64) * np.uint64(_STEP))
+
+
+def key_bits(*key) -> np.ndarray:
+    """Return 64 random bits made from integers, or from arrays of them that broadcast; at least one axis."""
+    bits = np.zeros(1, np.uint64)
     for part in key:
-        start = _mix(start + np.uint64((part + _STEP) & _MASK))
-    return _mix(start + np.asarray(values).astype(np.uint64) * np.uint64(_STEP))
+        part = np.uint64(part & _MASK) if isinstance(part, int) else np.asarray(part).astype(np.uint64)
+        bits = _mix(bits + part + np.uint64(_STEP))
+    return bits
 
 
 def uniform(values, *key) -> np.ndarray:

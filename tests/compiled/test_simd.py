@@ -7,17 +7,7 @@ import pytest
 from numba import njit
 
 from primeattn.compiled import simd
-from primeattn.compiled.simd import (
-    GROUP,
-    LINE,
-    atomic_add,
-    axpy8,
-    dot8,
-    exp_times,
-    row_exp,
-    row_max,
-    transpose8,
-)
+from primeattn.compiled.simd import GROUP, LINE, axpy8, dot8, exp_times, row_exp, row_max, transpose8
 from primeattn.kernels.cpu.tiles import ALONE, TWO
 
 DTYPES = [np.float32, np.float64]
@@ -75,11 +65,6 @@ def _transpose(one, a, stride, s):
         a + 7 * stride,
     )
     transpose8(one, rows, 0, s, stride)
-
-
-@njit
-def _add(address, value):
-    return atomic_add(address, value)
 
 
 def exp_of(x):
@@ -202,9 +187,3 @@ def test_transpose(dtype):
     a, s = np.arange(64).reshape(8, 8).astype(dtype), np.empty((8, 8), dtype)
     _transpose(dtype(0), a.ctypes.data, a.strides[0], s.ctypes.data)
     assert np.array_equal(s, a.T)
-
-
-def test_atomic_add_returns_the_old_value():
-    counter = np.array([40], np.int64)
-    assert _add(counter.ctypes.data, 2) == 40
-    assert counter[0] == 42

@@ -15,13 +15,6 @@ from primeattn.kernels.cpu import plan
 PATTERN = pa.Pattern("primes", window=3, global_tokens=2)
 
 
-@pytest.fixture
-def threads():
-    before = pa.get_num_threads()
-    yield pa.set_num_threads
-    pa.set_num_threads(before)
-
-
 def problem(seed=0, n=400):
     """Large enough that the kernels use every thread they may."""
     return np.random.default_rng(seed).standard_normal((4, 2, 4, n, 64), dtype=np.float32)

@@ -13,14 +13,6 @@ import primeattn as pa
 from primeattn.kernels import reference
 from primeattn.kernels.cpu import plan
 
-
-@pytest.fixture(params=[True, False], ids=["one pass", "two passes"])
-def passes(request, monkeypatch):
-    """Both ways of the backward, whatever would be chosen."""
-    monkeypatch.setattr(plan, "fuses", lambda *_: request.param)
-    monkeypatch.setattr(plan, "_make_plans", lru_cache(plan._make_plans.__wrapped__))
-
-
 LATER = [pytest.param(first, marks=pytest.mark.slow) for first in range(48, CONFIGURATIONS, 24)]
 
 

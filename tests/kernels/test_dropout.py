@@ -1,14 +1,12 @@
 """Dropout of attention: which pairs it drops, that these repeat, and its gradients."""
 
 import itertools
-from functools import lru_cache
 
 import numpy as np
 import pytest
 
 import primeattn as pa
 from primeattn.kernels import reference
-from primeattn.kernels.cpu import plan
 
 PATTERN = pa.Pattern("primes", window=3, global_tokens=5)
 ALL = pa.Pattern(None, window=10**6)
@@ -16,21 +14,6 @@ N = 512
 BOUND = 5  # standard deviations
 
 pytestmark = pytest.mark.slow  # kernels with terms are compiled anew; layers try them in the quick tests
-
-
-@pytest.fixture(params=[True, False], ids=["one pass", "two passes"])
-def passes(request, monkeypatch):
-    """Both ways of the backward, whatever would be chosen."""
-    monkeypatch.setattr(plan, "fuses", lambda *_: request.param)
-    monkeypatch.setattr(plan, "_make_plans", lru_cache(plan._make_plans.__wrapped__))
-
-
-@pytest.fixture
-def threads():
-    """Set the number of threads; it is put back."""
-    before = pa.get_num_threads()
-    yield pa.set_num_threads
-    pa.set_num_threads(before)
 
 
 def backward(dout, q, k, v, out, lse, pattern, **options):

@@ -1,7 +1,6 @@
 """Biases, slopes and the soft cap: what they mean, how exact they are, and that they repeat."""
 
 import itertools
-from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -14,21 +13,6 @@ from primeattn.kernels.cpu import plan
 PATTERN = pa.Pattern("primes", window=3, global_tokens=5)
 
 pytestmark = pytest.mark.slow  # kernels with terms are compiled anew; layers try them in the quick tests
-
-
-@pytest.fixture(params=[True, False], ids=["one pass", "two passes"])
-def passes(request, monkeypatch):
-    """Both ways of the backward, whatever would be chosen."""
-    monkeypatch.setattr(plan, "fuses", lambda *_: request.param)
-    monkeypatch.setattr(plan, "_make_plans", lru_cache(plan._make_plans.__wrapped__))
-
-
-@pytest.fixture
-def threads():
-    """Set the number of threads; it is put back."""
-    before = pa.get_num_threads()
-    yield pa.set_num_threads
-    pa.set_num_threads(before)
 
 
 def random_terms(rng, heads, n, pattern=PATTERN, dtype=np.float64):

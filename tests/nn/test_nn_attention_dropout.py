@@ -4,18 +4,10 @@ import numpy as np
 import pytest
 
 import primeattn as pa
-from primeattn.kernels.cpu import plan
+
+pytestmark = pytest.mark.usefixtures("one_head_at_a_time")
 
 PATTERN = pa.Pattern("primes", window=2, global_tokens=1)
-
-
-@pytest.fixture(autouse=True)
-def one_head_at_a_time(monkeypatch):
-    """Compile the kernels of one head alone, which the other tests need, too."""
-    monkeypatch.setattr(plan, "VECTOR", 32)
-    plan._make_plans.cache_clear()
-    yield
-    plan._make_plans.cache_clear()
 
 
 def made(rng, **options):

@@ -8,7 +8,8 @@ import pytest
 
 import primeattn as pa
 from primeattn import tree
-from primeattn.kernels.cpu import plan
+
+pytestmark = pytest.mark.usefixtures("one_head_at_a_time")
 
 PATTERNS = [
     pa.Pattern("primes", window=2, global_tokens=1),
@@ -100,15 +101,6 @@ def bias_of_pairs(layer, head, ps, place):
 def example(rng, layer, dtype):
     ps, st = pa.setup(rng, layer, dtype)
     return tree.map(lambda p: (p + 0.2 * rng.standard_normal(p.shape)).astype(dtype), ps), st
-
-
-@pytest.fixture(autouse=True)
-def one_head_at_a_time(monkeypatch):
-    """Compile the kernels of one head alone, which the other tests need, too."""
-    monkeypatch.setattr(plan, "VECTOR", 32)
-    plan._make_plans.cache_clear()
-    yield
-    plan._make_plans.cache_clear()
 
 
 @pytest.mark.parametrize("dtype", [np.float64, pytest.param(np.float32, marks=pytest.mark.slow)])

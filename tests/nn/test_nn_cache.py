@@ -5,7 +5,6 @@ import pytest
 
 import primeattn as pa
 from primeattn import tree
-from primeattn.kernels.cpu import plan
 
 PATTERNS = [
     pa.Pattern("primes", window=3, global_tokens=2),
@@ -62,12 +61,9 @@ def check_schedule(seed, dtype):
         )
 
 
-def test_random_schedules_equal_one_call(monkeypatch):
-    monkeypatch.setattr(plan, "VECTOR", 32)  # one head at a time, as elsewhere in the quick tests
-    plan._make_plans.cache_clear()
+def test_random_schedules_equal_one_call(one_head_at_a_time):
     for seed in range(12):
         check_schedule(seed, np.float64)
-    plan._make_plans.cache_clear()
 
 
 @pytest.mark.slow

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from primeattn.compiled.addresses import view
 from primeattn.compiled.handover import enter, leave
 from primeattn.compiled.jit import cached_njit, part_njit
-from primeattn.compiled.simd import GROUP, LINE, transpose8, view
+from primeattn.compiled.simd import GROUP, LINE, transpose8
 from primeattn.compiled.unowned import unowned
 from primeattn.kernels.cpu.packing import (
     WORK,

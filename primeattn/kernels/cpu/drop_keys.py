@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from primeattn.sequences.chance import key_bits
+
 __all__ = ["drop_keys", "drop_limit"]
 
 
@@ -15,9 +17,7 @@ def drop_keys(seed, numbers, heads) -> np.ndarray:
     >>> drop_keys(0, [0, 1], 3).shape
     (2, 3, 2)
     """
-    key = _mixed(np.array([seed], np.uint64))
-    key = _mixed(key + np.asarray(numbers, np.uint64))
-    key = _mixed(key[:, None] + np.arange(heads, dtype=np.uint64))
+    key = key_bits(seed, np.asarray(numbers)[:, None], np.arange(heads))
     low = np.uint64(2**32 - 1)
     return np.stack([key & low, key >> np.uint64(32)], -1).astype(np.int64)
 
@@ -31,12 +31,3 @@ def drop_limit(dropout) -> int:
     True
     """
     return min(round(dropout * 2**32), 2**32 - 1)
-
-
-def _mixed(x):
-    """The step and the mixer of SplitMix64 (Steele et al. 2014)."""
-    u = np.uint64
-    x = x + u(0x9E3779B97F4A7C15)
-    x = (x ^ x >> u(30)) * u(0xBF58476D1CE4E5B9)
-    x = (x ^ x >> u(27)) * u(0x94D049BB133111EB)
-    return x ^ x >> u(31)

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from primeattn.compiled.addresses import view
 from primeattn.compiled.handover import enter, leave
 from primeattn.compiled.jit import cached_njit, part_njit
-from primeattn.compiled.simd import GROUP, LINE, view
+from primeattn.compiled.simd import GROUP, LINE
 from primeattn.compiled.unowned import unowned
 from primeattn.kernels.cpu.packing import (
     WORKERS,

@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from primeattn.compiled.addresses import atomic_add, view
 from primeattn.compiled.handover import pause
 from primeattn.compiled.jit import part_njit
-from primeattn.compiled.simd import LINE, atomic_add, view
+from primeattn.compiled.simd import LINE
 from primeattn.kernels.cpu.slots import SLOT_BYTES, make_slots
 from primeattn.kernels.cpu.tiles import (
     ALONE,

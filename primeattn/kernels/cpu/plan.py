@@ -5,9 +5,9 @@ calls of one shape share it. Table rows are records; the kernels read them by fi
 
 A *stage* is all work on one key head of a sequence. Its rows are packed as *panels*, runs of consecutive rows
 of one head, into one space per side (keys, queries), with zero rows around each, so that a block may read
-past either end. Keys that an offset can reach
-(j >= G) and global keys (j < G) are panels of their own: the first move along with the query, the second do
-not. Query heads that share a key head share its panels, as long as they agree on G.
+past either end. Keys that an offset can reach (j >= G) and global keys (j < G) are panels of their own: the
+first move along with the query, the second do not. Query heads that share a key head share its panels, as
+long as they agree on G.
 """
 
 from __future__ import annotations
@@ -183,11 +183,11 @@ def make_plan(patterns, kv_heads, sequences, head_dim, itemsize, backward=False)
         key_tasks["keys"] = 1
         tasks = np.concatenate([key_tasks, tasks])
         tasks = tasks[np.argsort(tasks["stage"], kind="stable")]
-        start, n_q = sequences["q_start"][:, None], sequences["n_q"][:, None]
-        owner = np.arange(heads) // heads_per_key
-        queries = _panels(owner, np.arange(heads), kv_heads, start, np.repeat(n_q, heads, axis=1))
-        end = np.arange(kv_heads)  # a panel without rows, for the zeros after the others
-        end = _panels(end, end, kv_heads, start, np.zeros((count, kv_heads), np.int64))
+        start, all_heads = sequences["q_start"][:, None], np.arange(heads)
+        counts = np.repeat(sequences["n_q"][:, None], heads, axis=1)
+        queries = _panels(all_heads // heads_per_key, all_heads, kv_heads, start, counts)
+        stage_heads = np.arange(kv_heads)  # a panel without rows for each, for the zeros after the others
+        end = _panels(stage_heads, stage_heads, kv_heads, start, np.zeros((count, kv_heads), np.int64))
         zeros = np.minimum(sequences["n_k"], block)
         query_panels, query_pieces = _pack(stages, "query", queries, end, zeros)
     stages["task"], stages["tasks"] = _runs(tasks["stage"], stages.size)

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from primeattn.compiled.addresses import view
 from primeattn.compiled.jit import part_njit
-from primeattn.compiled.simd import GROUP, LINE, view
+from primeattn.compiled.simd import GROUP, LINE
 
 SLOTS = 128  # most slots in a tile, whose scores are rescaled once
 SLOT_BYTES = 3 * 8 * SLOTS + 2 * LINE  # memory of one Slots

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from primeattn.compiled.addresses import view
 from primeattn.compiled.jit import cached_njit
-from primeattn.compiled.simd import view
 from primeattn.kernels.call import reach
 from primeattn.kernels.cpu.drop_keys import drop_keys, drop_limit
 from primeattn.kernels.cpu.records import record

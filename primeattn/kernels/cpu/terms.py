@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from primeattn.compiled.addresses import atomic_add, view
 from primeattn.compiled.handover import pause
 from primeattn.compiled.jit import part_njit
-from primeattn.compiled.simd import GROUP, LINE, atomic_add, view
+from primeattn.compiled.simd import GROUP, LINE
 from primeattn.compiled.simd_scores import add_biases, cap_scores, column_sums, drop_pairs
 from primeattn.kernels.cpu.slots import SLOTS
 from primeattn.kernels.cpu.tiles import ALONE, ZERO, group_bytes, mask, step_of, tile_group

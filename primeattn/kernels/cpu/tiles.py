@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from primeattn.compiled.addresses import prefetch, view
 from primeattn.compiled.jit import part_njit
 from primeattn.compiled.simd import (
     GROUP,
@@ -27,12 +28,10 @@ from primeattn.compiled.simd import (
     axpy8,
     dot8,
     exp_times,
-    prefetch,
     row_exp,
     row_max,
     scale_lines,
     transpose8,
-    view,
 )
 
 ALONE, TWO = (np.int64(0),), (np.int64(0),) * 2  # heads computed together; only the lengths count

@@ -16,14 +16,6 @@ from primeattn.kernels.cpu import scalar
 PATTERN = pa.Pattern("primes", window=3, global_tokens=5)
 
 
-@pytest.fixture
-def threads():
-    """Set the number of threads; it is put back."""
-    before = pa.get_num_threads()
-    yield pa.set_num_threads
-    pa.set_num_threads(before)
-
-
 def forward_and_backward(q, k, v, pattern, dout, dlse=None, kernel="scalar", **options):
     options["kernel"] = kernel
     out, lse = pa.attention(q, k, v, pattern, **options)
