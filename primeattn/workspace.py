@@ -11,6 +11,8 @@ from primeattn.forks import PerProcess
 
 __all__ = ["Workspace"]
 
+_HELD = nullcontext()  # for a thread that holds the workspace already
+
 
 class Workspace:
     """Arrays handed out until ``reset()``, then handed out again.
@@ -92,7 +94,7 @@ class Workspace:
         if lock.locked():
             if self._holder != me:
                 raise RuntimeError("workspace: in use by another thread; give each thread its own Workspace")
-            return nullcontext()  # this thread holds it already
+            return _HELD
         self._holder = me
         return lock  # a signal handler cannot raise between its own enter and exit
 

@@ -25,7 +25,8 @@ def threads():
 def one_head_at_a_time(monkeypatch):
     """Compile the kernels of one head alone, which most tests need."""
     monkeypatch.setattr(plan, "VECTOR", 32)
-    monkeypatch.setattr(plan, "_make_plans", lru_cache(plan._make_plans.__wrapped__))
+    for cached in ("_make_plans", "_plans_of_step"):
+        monkeypatch.setattr(plan, cached, lru_cache(getattr(plan, cached).__wrapped__))
 
 
 @pytest.fixture

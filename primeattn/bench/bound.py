@@ -15,6 +15,7 @@ import numpy as np
 
 from primeattn.bench.report import SEQUENCE_STYLES, dress, number, plot_rows, table
 from primeattn.bench.timing import as_seconds, as_sizes, interleave, thread_count, watched
+from primeattn.compiled.addresses import zeros_on_lines
 from primeattn.compiled.caches import cache_sizes
 from primeattn.compiled.simd import GROUP, LINE, VECTOR, exp_times, row_exp, row_max
 from primeattn.kernels import sparse_index_kernel, sparse_index_kernel_backward
@@ -82,9 +83,9 @@ def micro_kernels(head_dim, dtype) -> dict:
     size, lines = one.itemsize, -(-head_dim * one.itemsize // LINE)
     numbers = {"head_dim": head_dim, "size": size, "lines": lines, "block": ROWS}
     job = make_job({}, numbers)
-    x, y = (_on_lines((ROWS + GROUP, lines * LINE // size), one.dtype) for _ in range(2))
-    s, ds = (_on_lines((GROUPS, ROWS, GROUP), one.dtype) for _ in range(2))
-    maxima, sums = (_on_lines((ROWS,), one.dtype) for _ in range(2))
+    x, y = (zeros_on_lines((ROWS + GROUP, lines * LINE // size), one.dtype) for _ in range(2))
+    s, ds = (zeros_on_lines((GROUPS, ROWS, GROUP), one.dtype) for _ in range(2))
+    maxima, sums = (zeros_on_lines((ROWS,), one.dtype) for _ in range(2))
     rows = np.arange(GROUP)
     eight = tuple(rows.tolist())
     return {
@@ -93,13 +94,6 @@ def micro_kernels(head_dim, dtype) -> dict:
         "softmax": (lambda: _softmax(one, s, maxima, sums), ROWS * GROUP * GROUPS),
         "exp": (lambda: _exponentials(one, s, ds, maxima), ROWS * GROUP),
     }
-
-
-def _on_lines(shape, dtype):
-    """Zeros that begin on a cache line."""
-    size = int(np.prod(shape))
-    memory = np.zeros(size + LINE, dtype)
-    return memory[-memory.ctypes.data % LINE // memory.itemsize :][:size].reshape(shape)
 
 
 def products(which, fused) -> dict:

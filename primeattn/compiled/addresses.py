@@ -1,16 +1,25 @@
-"""What compiled code does with plain addresses (int64): arrays at them, shared counters, prefetching."""
+"""Plain addresses (int64) for compiled code: arrays at them, shared counters, prefetching, cache lines."""
 
 from __future__ import annotations
 
+import numpy as np
 from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic
 
 from primeattn.compiled.jit import part_njit
 
-__all__ = ["atomic_add", "atomic_swap", "prefetch", "view"]
+__all__ = ["LINE", "atomic_add", "atomic_swap", "prefetch", "view", "zeros_on_lines"]
 
+LINE = 64  # bytes of a cache line
 I32, I64 = ir.IntType(32), ir.IntType(64)
+
+
+def zeros_on_lines(shape, dtype):
+    """Zeros that begin on a cache line: a row of whole lines then touches no line more than it has."""
+    size = int(np.prod(shape))
+    memory = np.zeros(size + LINE, dtype)
+    return memory[-memory.ctypes.data % LINE // memory.itemsize :][:size].reshape(shape)
 
 
 @intrinsic

@@ -23,15 +23,18 @@ class OpenBLAS(NamedTuple):
     --------
     >>> from primeattn.compiled.blas import OpenBLAS
     >>> OpenBLAS._fields
-    ('core', 'get_threads', 'set_threads', 'gemm', 'integer', 'numbers')
+    ('core', 'get_threads', 'set_threads', 'gemm', 'gemv', 'integer', 'most', 'numbers', 'address')
     """
 
     core: str  # the processor that its code was chosen for, such as Haswell
     get_threads: object  # a function, like the next
     set_threads: object
     gemm: dict  # dtype -> address of the matrix product
+    gemv: dict  # and of the product of a matrix with a vector
     integer: np.integer  # 0, of the type of its sizes
+    most: int  # the largest of that type
     numbers: np.ndarray
+    address: int  # of the numbers
 
 
 @lru_cache
@@ -57,15 +60,20 @@ def openblas() -> OpenBLAS | None:
         )
         config.restype = core.restype = ctypes.c_char_p
         integer = np.int64(0) if b"USE64BITINT" in config() else np.int32(0)
-        gemm = {
-            np.dtype(dtype): _address(getattr(library, f"{prefix}cblas_{letter}gemm{suffix}"))
-            for letter, dtype in (("s", np.float32), ("d", np.float64))
-        }
+        gemm, gemv = (
+            {
+                np.dtype(dtype): _address(getattr(library, f"{prefix}cblas_{letter}{name}{suffix}"))
+                for letter, dtype in (("s", np.float32), ("d", np.float64))
+            }
+            for name in ("gemm", "gemv")
+        )
         numbers = np.zeros(products.BLAS_NUMBERS, np.int64)
         numbers[[products.GET, products.SET]] = _address(get), _address(set_)
-        products.begin_fork(numbers.ctypes.data)  # compiled now, not at a fork
-        products.end_fork(numbers.ctypes.data)
-        return OpenBLAS(core().decode(), get, set_, gemm, integer, numbers)
+        address = numbers.ctypes.data
+        products.begin_fork(address)  # compiled now, not at a fork
+        products.end_fork(address)
+        functions = get, set_, gemm, gemv
+        return OpenBLAS(core().decode(), *functions, integer, np.iinfo(integer).max, numbers, address)
     return None
 
 
@@ -151,13 +159,13 @@ def _begin_fork():
     known = openblas() if openblas.cache_info().currsize else None
     _forking.append(known)
     if known is not None:
-        products.begin_fork(known.numbers.ctypes.data)
+        products.begin_fork(known.address)
 
 
 def _end_fork():
     known = _forking.pop()
     if known is not None:
-        products.end_fork(known.numbers.ctypes.data)
+        products.end_fork(known.address)
 
 
 forks.around(_begin_fork, _end_fork)

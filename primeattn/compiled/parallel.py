@@ -52,13 +52,13 @@ def product(a, b, out):
     Any BLAS but OpenBLAS gets the whole product, since it cannot be held to one thread.
     """
     known = openblas()
-    if known is None or not (a.size and b.size) or max(a.size, b.size) > np.iinfo(known.integer).max:
+    if known is None or not (a.size and b.size) or max(a.size, b.size) > known.most:
         np.matmul(a, b, out=out)
         return
     (a, *of_a), (b, *of_b) = _as_blas(a), _as_blas(b)
     (m, n), k, step = out.shape, len(b), max(64, PRODUCT // b.size)
     numbers = products.Product(
-        *(known.numbers.ctypes.data, known.gemm[out.dtype], m, n, k, step),
+        *(known.address, known.gemm[out.dtype], known.gemv[out.dtype], m, n, k, step),
         *(a.ctypes.data, b.ctypes.data, out.ctypes.data, a.strides[0], out.strides[0]),
         *(stride for stride, _ in (of_a, of_b)),
         *(transposed for _, transposed in (of_a, of_b)),

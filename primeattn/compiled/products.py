@@ -29,6 +29,7 @@ class Product(NamedTuple):
 
     blas: int  # address of the state of OpenBLAS
     gemm: int  # address of its matrix product
+    gemv: int  # and of its product with a vector
     m: int  # out is m × n, contiguous
     n: int
     k: int  # the inner size
@@ -97,12 +98,40 @@ def end_fork(blas):
     _end(blas)
 
 
+@part_njit
+def _multiply_row(one, integer, product):
+    """``out = a @ b`` for one row; gemm would copy b to its liking first."""
+    p, as_size = product, type(integer)
+    call(
+        p.gemv,
+        INT,
+        (
+            ROW_MAJOR,
+            AS_IT_LIES if p.b_transposed else TRANSPOSED,
+            as_size(p.n if p.b_transposed else p.k),
+            as_size(p.k if p.b_transposed else p.n),
+            one,
+            p.b,
+            as_size(p.b_stride),
+            p.a,
+            as_size(p.a_stride if p.a_transposed else 1),
+            one - one,
+            p.out,
+            as_size(1),
+        ),
+    )
+
+
 @cached_njit
 def multiply(one, integer, product, word, helps):
     """Compute the product; ``one`` is 1 in its dtype, ``integer`` has the type of OpenBLAS's sizes."""
     p, as_size = product, type(integer)
     if not helps:
         hold(p.blas)
+    if p.m == 1:
+        _multiply_row(one, integer, p)
+        release(p.blas)
+        return
     if enter(word, helps):
         while True:
             first = atomic_add(word + 8, ONE) * p.step

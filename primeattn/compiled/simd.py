@@ -21,10 +21,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from primeattn.compiled.addresses import I32, I64
+from primeattn.compiled.addresses import I32, I64, LINE
 
 GROUP = 8  # scores computed at once
-LINE = 64  # bytes of a cache line, the unit of a row's width
 CHUNK = 4  # lines of a full chunk: with eight accumulators it just fits the registers
 
 VECTOR = 64 if get_host_cpu_features().get("avx512f") else 32  # bytes of a vector register

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
@@ -222,11 +223,7 @@ def _check_sequences(q, k, q_start, k_start, cu_seqlens):
         "k_start": _check_start("k_start", k_start, batch),
     }
     if cu_seqlens is None:
-        table = np.zeros(batch, SEQUENCE)
-        table["batch"] = table["number"] = np.arange(batch)
-        table["n_q"], table["n_k"] = n_q, n_k
-        table["q_start"], table["k_start"] = starts["q_start"], starts["k_start"]
-        return _without_padding(table)
+        return _of_batch(batch, n_q, n_k, **starts)
     for name, start in starts.items():
         if np.any(start != 0):
             raise ValueError(f"{name}: expected 0 together with cu_seqlens, got {start}")
@@ -240,6 +237,17 @@ def _check_sequences(q, k, q_start, k_start, cu_seqlens):
     table["n_q"] = table["n_k"] = np.diff(ends)
     table["number"] = np.arange(table.size)
     return table[table["n_q"] > 0]
+
+
+@lru_cache(64)
+def _of_batch(batch, n_q, n_k, q_start, k_start):
+    table = np.zeros(batch, SEQUENCE)
+    table["batch"] = table["number"] = np.arange(batch)
+    table["n_q"], table["n_k"] = n_q, n_k
+    table["q_start"], table["k_start"] = q_start, k_start
+    table = _without_padding(table)
+    table.flags.writeable = False  # calls share it
+    return table
 
 
 def _without_padding(table):
@@ -258,7 +266,7 @@ def _without_padding(table):
     return np.concatenate(parts) if len(parts) > 1 else table
 
 
-def _check_start(name, start, batch):
+def _check_start(name, start, batch) -> int | tuple[int, ...]:
     if not isinstance(start, np.ndarray):
         start = as_int(name, start)
         if abs(start) >= POSITIONS:
@@ -267,10 +275,11 @@ def _check_start(name, start, batch):
     start = integers(name, start)
     if start.shape not in ((), (batch,)):
         raise ValueError(f"{name}: expected an integer or shape ({batch},), got shape {start.shape}")
-    for value in (int(start.min(initial=0)), int(start.max(initial=0))):
+    values = start.reshape(-1).tolist()
+    for value in values:
         if abs(value) >= POSITIONS:
             raise ValueError(f"{name}: expected positions below 2**62 in size, got {value}")
-    return start
+    return tuple(values) if start.ndim else values[0]
 
 
 def as_boundaries(cu_seqlens, n) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 from primeattn import kernels
 from primeattn._config import check_callable, freeze_flag, freeze_real, freeze_size
 from primeattn.compiled import heads as loops
+from primeattn.compiled.addresses import zeros_on_lines
 from primeattn.nn import biases, cache, rotary
 from primeattn.nn._buffers import DeviceBuffers, HostBuffers
 from primeattn.nn._layer import Layer, Parameter, check_float
@@ -341,7 +342,7 @@ class SparseIndexAttention(Layer):
         if self.device == "cuda":
             raise ValueError(f"{type(self).__name__}: a cache needs device None, 'auto' or 'cpu', got 'cuda'")
         shape = len(start), self.kv_heads, capacity, self.head_dim
-        rows = {name: np.zeros(shape, dtype) for name in ("keys", "values")}
+        rows = {name: zeros_on_lines(shape, dtype) for name in ("keys", "values")}
         return {**st, "cache": cache.begin(start, capacity, **rows)}
 
     def _dropout(self, st):

@@ -63,3 +63,15 @@ def test_core_says_where_openblas_has_shorter_vectors_than_the_processor(monkeyp
         assert text.startswith(core) and ("OPENBLAS_CORETYPE" in text) == told
     monkeypatch.setattr(blas, "openblas", lambda: None)
     assert blas.openblas_core(64) is None
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_products_of_one_row_take_every_layout(dtype, rng):
+    """Of the row, of the matrix, and the transpose of either, as layers and their pullbacks have them."""
+    wide, tall = rng.standard_normal((37, 50)).astype(dtype), rng.standard_normal((50, 37)).astype(dtype)
+    column, rows = rng.standard_normal((37, 3)).astype(dtype), rng.standard_normal((4, 37)).astype(dtype)
+    for a in (rows[:1], rows[2:3], column[:, 1:2].T, column[:, :1].T, rows[:1, ::-1]):
+        for b in (wide, tall.T, wide[:, 3:20], tall[3:20].T, wide[:, :1], wide[:, ::2]):
+            out = np.full((1, b.shape[1]), np.nan, dtype)
+            parallel.product(a, b, out)
+            np.testing.assert_allclose(out, a @ b, rtol=0, atol=1e-4 if dtype == np.float32 else 1e-12)

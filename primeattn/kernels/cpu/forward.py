@@ -15,6 +15,7 @@ from primeattn.compiled.handover import enter, leave
 from primeattn.compiled.jit import cached_njit, part_njit
 from primeattn.compiled.simd import GROUP, LINE
 from primeattn.compiled.unowned import unowned
+from primeattn.kernels.cpu.gathering import COPIED, IN_PLACE, copy_tile, fill_unused, find_tile, rows_in_place
 from primeattn.kernels.cpu.packing import (
     WORKERS,
     draw,
@@ -28,7 +29,6 @@ from primeattn.kernels.cpu.packing import (
 from primeattn.kernels.cpu.slots import SLOT_BYTES, SLOTS, query_tile
 from primeattn.kernels.cpu.terms import drop_keys_of_queries, open_room, terms_of_queries
 from primeattn.kernels.cpu.tiles import (
-    AHEAD,
     RUN,
     ZERO,
     Packed,
@@ -55,32 +55,6 @@ def scratch_bytes(block: int, lines: int, size: int, gather: bool) -> int:
 
 
 @part_njit
-def _gather(one, job, tables, sequence, route, slots, groups, moving, head, n, keys, values):
-    """Copy the rows that a tile needs, and point its slots to the copies; each slot has ``block`` rows.
-
-    For few queries against many keys, this is less work than packing every key.
-    """
-    k = row_address(job.k, sequence.batch, head // job.heads_per_key, ZERO)
-    v = row_address(job.v, sequence.batch, head // job.heads_per_key, ZERO)
-    for u in range(groups * GROUP):
-        moves = u < moving * GROUP
-        panel = tables.key_panels[route.keys if moves else route.globals]
-        first = sequence.k_row + panel.first - sequence.k_start - panel.row
-        far = u + AHEAD  # rows of one slot lie side by side, those of the next may not be in any cache
-        later = slots.rows[far] - slots.rows[u] if far < (moving if moves else groups) * GROUP else ZERO
-        for r in range(n if moves else 1):
-            row = u * job.block + r
-            if slots.low[u] <= r < slots.high[u] or (not moves and slots.low[u] < slots.high[u]):
-                source = first + slots.rows[u] + r
-                copy_row(one, job, k + source * job.k.row, later * job.k.row, keys, row, one)
-                copy_row(one, job, v + source * job.v.row, later * job.v.row, values, row, one)
-            else:
-                zero_rows(one, job, keys, row, ZERO + 1)
-                zero_rows(one, job, values, row, ZERO + 1)
-        slots.rows[u] = u * job.block
-
-
-@part_njit
 def _forward_block(one, heads, scale, job, tables, terms, task, packs, slots, spare, scratch, room):
     """out and lse of one block of queries, of one or more heads."""
     sequence, route = tables.sequences[task.sequence], tables.routes[task.sequence, task.head]
@@ -89,10 +63,13 @@ def _forward_block(one, heads, scale, job, tables, terms, task, packs, slots, sp
     maxima = view(numbers, 3 * job.block, one)
     sums = view(numbers + 3 * job.block * job.size, 2 * job.block, one)
     copies = numbers + LINE * job.block
-    if job.gather:
+    n, b, h, together = task.count, sequence.batch, task.head, len(heads)
+    if job.gather == COPIED:
         keys = Packed(copies, SLOTS * job.block)
         values = Packed(copies + keys.rows * job.lines * LINE, keys.rows)
-    n, b, h, together = task.count, sequence.batch, task.head, len(heads)
+    elif job.gather == IN_PLACE:
+        keys = rows_in_place(job, job.k, sequence, h)
+        values = rows_in_place(job, job.v, sequence, h)
     rows = n * together
     maxima[:rows] = maxima[job.block : job.block + rows] = np.finfo(maxima.dtype).min
     sums[:rows] = 0
@@ -108,8 +85,11 @@ def _forward_block(one, heads, scale, job, tables, terms, task, packs, slots, sp
             break
         if t > 0 and t % RUN == 0:
             carry_softmax(one, job, total, out, maxima, sums, rows, t == RUN)
-        if job.gather:
-            _gather(one, job, tables, sequence, route, slots, groups, moving, h, n, keys, values)
+        if job.gather == COPIED:
+            copy_tile(one, job, tables, sequence, route, slots, groups, moving, h, n, keys, values)
+        elif job.gather == IN_PLACE:
+            find_tile(job, tables, sequence, route, slots, groups, moving, keys, values)
+            fill_unused(one, job, slots, groups, keys, copies)
         dots(one, heads, job, q, ZERO, keys, slots, groups, moving, s, n, False)
         if terms is not None:
             tile = slots, route, groups, moving, offset, fixed
@@ -119,6 +99,8 @@ def _forward_block(one, heads, scale, job, tables, terms, task, packs, slots, sp
         if terms is not None:
             at_tile = task.sequence, h, tile, position
             drop_keys_of_queries(one, heads, job, tables, terms, room, *at_tile, s, n)
+        if job.gather == IN_PLACE:
+            fill_unused(one, job, slots, groups, values, copies)
         axpys(one, heads, job, out, ZERO, values, slots, spare, groups, moving, s, n)
         t += 1
     if t > RUN:

@@ -9,6 +9,7 @@ import numpy as np
 from primeattn.compiled import threads
 from primeattn.compiled.simd import LINE
 from primeattn.kernels.cpu import backward, backward_fused, forward, packing, records, scalar
+from primeattn.kernels.cpu.gathering import IN_PLACE, lie_well
 from primeattn.kernels.cpu.plan import make_plans
 from primeattn.kernels.cpu.term_tables import GRADIENTS, collect, make_terms
 from primeattn.kernels.cpu.tiles import ALONE, TWO
@@ -39,7 +40,8 @@ def run(call):
 def _forward(call, plan):
     size = call.arrays["q"].itemsize
     scratch_bytes = forward.scratch_bytes(plan.block, plan.lines, size, plan.gather)
-    workers = _workers(plan, plan.tables.tasks.size, products=2)
+    # Rows that are not packed come from afar: a pair takes four times as long (measured).
+    workers = _workers(plan, plan.tables.tasks.size, products=8 if plan.gather else 2)
     heads = ALONE if plan.together == 1 else TWO
     _run(forward.forward, call, plan, scratch_bytes, workers, plan.whole(workers), heads)
 
@@ -78,7 +80,9 @@ def _run(kernel, call, plan, scratch_bytes, workers, whole, *heads):
 
 
 def _run_with(kernel, call, plan, scratch_bytes, workers, whole, heads, terms):
-    q, workspace = call.arrays["q"], call.workspace
+    q, workspace, gather = call.arrays["q"], call.workspace, int(plan.gather)
+    if gather and plan.single and lie_well(call.arrays["k"], call.arrays["v"], plan.lines):
+        gather = IN_PLACE
     key_rows, query_rows = plan.rows_of_stage if whole else plan.rows_at_once
     packs_bytes = packing.packs_bytes(key_rows, query_rows, plan.lines, q.itemsize)
     sizes = {
@@ -93,7 +97,7 @@ def _run_with(kernel, call, plan, scratch_bytes, workers, whole, heads, terms):
         "lines": plan.lines,
         "heads_per_key": call.heads_per_key,
         "block": plan.block,
-        "gather": plan.gather,
+        "gather": gather,
         "whole": whole,
         "key_rows": key_rows,
         "query_rows": query_rows,

@@ -13,7 +13,7 @@ long as they agree on G.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -42,7 +42,8 @@ class Plan:
     block: int  # most rows in a block, of all these heads
     lines: int  # cache lines of a packed row
     fused: bool  # whether the backward is one pass
-    gather: bool  # whether the forward copies the rows of each tile instead of packing all keys
+    gather: bool  # whether the forward takes the rows that each tile needs instead of packing all keys
+    single: bool  # whether every sequence has one query
     rows_at_once: tuple[int, int]  # packed rows of all keys, and of all queries
     rows_of_stage: tuple[int, int]  # the most of a stage
     even: float  # number of stages, if all were as long as the longest
@@ -126,7 +127,33 @@ def make_plans(
 
     Calls share the tables and must not write to them.
     """
-    return _make_plans(patterns, kv_heads, sequences.tobytes(), join, head_dim, itemsize, backward)
+    table, row = sequences.tobytes(), (join, head_dim, itemsize, backward)
+    plans = None if backward else _plans_of_step(patterns, kv_heads, table, *row)
+    return plans or _make_plans(patterns, kv_heads, table, *row)
+
+
+@lru_cache(4)  # a step is soon over: it must not drive out plans that are needed again
+def _plans_of_step(patterns, kv_heads, table, *row) -> tuple[Plan, ...]:
+    """Plans of a step of decoding that takes each tile's rows; none for other calls.
+
+    But for positions, such a plan is that of a step at the next power of two, which earlier steps have made.
+    """
+    sequences = np.frombuffer(table, SEQUENCE)
+    last, n_k = sequences["q_start"], sequences["n_k"]
+    alike = (sequences["n_q"] == 1) & (sequences["k_start"] == 0) & (n_k > np.maximum(last, SHORT_ROWS))
+    if not alike.all():
+        return ()
+    later = sequences.copy()
+    later["n_k"] = 1 << int(n_k.max(initial=1) - 1).bit_length()
+    later["q_start"] = later["n_k"] - 1
+    plans = _make_plans(patterns, kv_heads, later.tobytes(), *row)
+    if not all(plan.gather for plan in plans):
+        return ()
+    panels = np.concatenate(_key_panels(patterns, kv_heads, sequences))
+    sequences = sequences.copy()
+    return tuple(
+        replace(plan, tables=plan.tables._replace(sequences=sequences, key_panels=panels)) for plan in plans
+    )
 
 
 @lru_cache(KEPT_PLANS)
@@ -162,14 +189,9 @@ def make_plan(patterns, kv_heads, sequences, head_dim, itemsize, backward=False)
     stages["sequence"], stages["head"] = np.arange(count)[:, None], np.arange(kv_heads)
     stages = stages.reshape(-1)
     heads_per_key = heads // kv_heads
-    # Heads that share a key head and agree on G share two panels: the keys from G on, and those before.
-    shares = [(h // heads_per_key, pattern.global_tokens) for h, pattern in enumerate(patterns)]
+    shares = _shares(patterns, heads_per_key)
     names = list(dict.fromkeys(shares))
-    first, last = sequences["k_start"][:, None], (sequences["k_start"] + sequences["n_k"])[:, None]
-    edge = np.clip([[g for _, g in names]], first, last)
-    owner = [h for h, _ in names]
-    keys = _panels(owner, owner, kv_heads, edge, last - edge)
-    global_keys = _panels(owner, owner, kv_heads, first, edge - first)
+    keys, global_keys = _key_panels(patterns, kv_heads, sequences)
     if gather:  # nothing is packed
         key_panels, key_pieces = np.concatenate([keys, global_keys]), np.zeros(0, PIECE)
     else:
@@ -216,7 +238,22 @@ def make_plan(patterns, kv_heads, sequences, head_dim, itemsize, backward=False)
     rows = [stages[f"{side}_rows"] for side in ("key", "query")]
     at_once, of_stage = (tuple(int(f(r, initial=0)) for r in rows) for f in (np.sum, np.max))
     work = float(pairs * head_dim)
-    return Plan(tables, together, together * block, lines, fused, gather, at_once, of_stage, even, work)
+    numbers = together, together * block, lines, fused, gather, n_q == 1
+    return Plan(tables, *numbers, at_once, of_stage, even, work)
+
+
+def _shares(patterns, heads_per_key):
+    """Key head and G of each query head: heads that agree on both share two panels of keys."""
+    return [(h // heads_per_key, pattern.global_tokens) for h, pattern in enumerate(patterns)]
+
+
+def _key_panels(patterns, kv_heads, sequences):
+    """The panels of the keys from G on, and of those before, of each sequence and pair of ``_shares``."""
+    owner, globals_ = zip(*dict.fromkeys(_shares(patterns, len(patterns) // kv_heads)), strict=True)
+    first, last = sequences["k_start"][:, None], (sequences["k_start"] + sequences["n_k"])[:, None]
+    edge = np.clip([globals_], first, last)
+    keys = _panels(owner, owner, kv_heads, edge, last - edge)
+    return keys, _panels(owner, owner, kv_heads, first, edge - first)
 
 
 def _panels(owner, heads, kv_heads, first, count):

@@ -101,7 +101,7 @@ NUMBERS = (
     "lines",  # cache lines of a packed row
     "heads_per_key",  # query heads that read one key head
     "block",  # most rows in a block
-    "gather",  # 1: each tile copies the rows it needs, and none are packed
+    "gather",  # 0: rows are packed before any task; else each tile takes what it needs, see gathering.py
     "whole",  # 1: a worker takes whole stages and packs them; 0: all rows are packed before any task
     "counters",  # address of the shared counters, see packing.py
     "key_rows",  # rows of the space of keys: the longest stage's if stages are whole, else those of all
