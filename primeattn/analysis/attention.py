@@ -185,7 +185,7 @@ def _as_computed(layer, x, ps, st, head):
         )
     q, k, lse = watch.attentions[0]
     return (
-        q[0, head] * x.dtype.type(1 / np.sqrt(q.shape[3]) if layer.scale is None else layer.scale),
+        q[0, head] * x.dtype.type(1 / np.sqrt(layer.head_dim) if layer.scale is None else layer.scale),
         k[0, head * k.shape[1] // q.shape[1]],
         lse[0, head],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import KW_ONLY, InitVar, dataclass
 from functools import cached_property, lru_cache
@@ -14,6 +15,7 @@ from primeattn.compiled import heads as loops
 from primeattn.compiled.addresses import zeros_on_lines
 from primeattn.nn import biases, cache, rotary
 from primeattn.nn._buffers import DeviceBuffers, HostBuffers
+from primeattn.nn._heads import Columns, by_head
 from primeattn.nn._layer import Layer, Parameter, check_float
 from primeattn.nn.dense import Dense
 from primeattn.nn.dropout import advanced, generator, random_state
@@ -42,7 +44,9 @@ class SparseIndexAttention(Layer):
     kv_heads : int, optional
         Number of key and value heads, a divisor of heads; each serves a group. By default ``heads``.
     head_dim : int, optional
-        Features of a head; by default dims / heads, if that is whole.
+        Features of a query and a key; by default dims / heads, if that is whole.
+    v_dim : int, optional
+        Features of a value, by default ``head_dim``. The kernel computes with the larger of the two.
     scale : float, optional
         By default 1 / sqrt(head_dim).
     rotary : float, optional
@@ -73,8 +77,8 @@ class SparseIndexAttention(Layer):
 
     Notes
     -----
-    ps = {"Wi": {"weight": (dims, (heads + 2 kv_heads) head_dim)}, "Wo": {"weight": (heads head_dim, dims)}},
-    with "bias" in both if ``bias``, and
+    ps = {"Wi": {"weight": (dims, (heads + kv_heads) head_dim + kv_heads v_dim)}, "Wo": {"weight": (heads
+    v_dim, dims)}}, with "bias" in both if ``bias``, and
 
     - "q_norm" and "k_norm", {"scale": (head_dim,)}, if ``qk_norm``,
     - "sinks" (heads,) if ``sinks``,
@@ -105,6 +109,7 @@ class SparseIndexAttention(Layer):
     heads: int = 1
     kv_heads: int | None = None
     head_dim: int | None = None
+    v_dim: int | None = None
     scale: float | None = None
     rotary: float | None = None
     rotary_dims: int | None = None
@@ -133,6 +138,9 @@ class SparseIndexAttention(Layer):
                 )
             object.__setattr__(self, "head_dim", self.dims // self.heads)
         freeze_size(self, "head_dim")
+        if self.v_dim is None:
+            object.__setattr__(self, "v_dim", self.head_dim)
+        freeze_size(self, "v_dim")
         if self.scale is not None:
             freeze_real(self, "scale", 0)
         self._check_rotary(name)
@@ -184,7 +192,8 @@ class SparseIndexAttention(Layer):
             )
 
     def default(self, field):
-        derived = {"kv_heads": self.heads, "rotary_dims": self.head_dim if self.rotary else None}
+        derived = {"kv_heads": self.heads, "v_dim": self.head_dim}
+        derived["rotary_dims"] = self.head_dim if self.rotary else None
         if self.dims % self.heads == 0:
             derived["head_dim"] = self.dims // self.heads
         return derived.get(field.name, field.default)
@@ -195,12 +204,11 @@ class SparseIndexAttention(Layer):
 
     @cached_property
     def Wi(self):
-        width = (self.heads + 2 * self.kv_heads) * self.head_dim
-        return Dense(self.dims, width, bias=self.bias, init=self.init)
+        return Dense(self.dims, self._columns.width, bias=self.bias, init=self.init)
 
     @cached_property
     def Wo(self):
-        return Dense(self.heads * self.head_dim, self.dims, bias=self.bias, init=self.init)
+        return Dense(self.heads * self.v_dim, self.dims, bias=self.bias, init=self.init)
 
     @cached_property
     def _patterns(self):
@@ -227,58 +235,24 @@ class SparseIndexAttention(Layer):
                 declared["global_bias"] = Parameter((self.heads, most), zeros)
         return declared
 
-    def _terms(self, ps, length, dtype, memory):
-        """Options of the kernel that add to scores, where distances are below ``length``."""
-        options = {} if self.softcap is None else {"softcap": self.softcap}
-        if self.alibi:
-            options["slopes"] = biases.alibi_slopes(self.heads).astype(dtype)
-        if self.offset_bias is not None:
-            size = max(pattern.offsets(length).size for pattern in set(self._patterns))
-            wide = memory.take((self.heads, size), dtype)
-            options["offset_bias"] = biases.widen(ps["offset_bias"], self.offset_counts, size, wide)
-            if "global_bias" in ps:
-                options["global_bias"] = ps["global_bias"]
-        return options
-
-    def _term_gradients(self, options, memory):
-        """Arrays for the gradients of learned terms, as options of the backward kernel."""
-        learned = [name for name in ("offset_bias", "global_bias") if name in options]
-        return {f"d{name}": memory.take(options[name].shape, options[name].dtype) for name in learned}
-
-    def _narrow(self, gradients, ps, memory):
-        """Gradients of the learned parameters from those of the terms that the kernel took."""
-        if not gradients:
-            return {}
-        narrow = memory.take(ps["offset_bias"].shape, ps["offset_bias"].dtype)
-        dps = {"offset_bias": biases.narrow(gradients["doffset_bias"], self.offset_counts, narrow)}
-        if "dglobal_bias" in gradients:
-            dps["global_bias"] = gradients["dglobal_bias"]
-        return dps
-
     def states(self, rng):
         return {"cu_seqlens": None} | (random_state(rng) if self.dropout else {})
 
     def check_input(self, x, ps):
         check_float(self, x, ps, self.dims, ranks=(2, 3))
 
-    def _by_head(self, array):
-        """(batch, seq, heads * head_dim) seen as (batch, heads, seq, head_dim), without a copy."""
-        batch, seq, width = array.shape
-        return array.reshape(batch, seq, width // self.head_dim, self.head_dim).transpose(0, 2, 1, 3)
-
-    def _split(self, qkv):
-        """Views of the columns [q | k | v], each by head."""
-        by_head, h, g = self._by_head(qkv), self.heads, self.kv_heads
-        return by_head[:, :h], by_head[:, h : h + g], by_head[:, h + g :]
+    @cached_property
+    def _columns(self):
+        return Columns(self.heads, self.kv_heads, self.head_dim, self.v_dim)
 
     def _rows(self, attended):
-        return (self._by_head(attended),)
+        return (by_head(attended, self._columns.of_kernel.v_dim),)
 
     def _numbers(self, lse):
         return (lse,)
 
     def prepare(self, q, k, v, ps, positions, memory):
-        """Change q (batch, heads, seq, head_dim), k and v (batch, kv_heads, seq, head_dim) in place.
+        """Change q (batch, heads, seq, head_dim), k and v (batch, kv_heads, seq, head_dim or v_dim) in place.
 
         Here: normalise, then turn. ``positions`` (batch or 1, seq) are those of the rows. Returns what
         ``prepare_backward`` needs.
@@ -313,7 +287,7 @@ class SparseIndexAttention(Layer):
         return dps
 
     def finish(self, out, lse, ps, memory):
-        """Return what replaces out (batch, seq, heads, head_dim), and what ``finish_backward`` needs.
+        """Return what replaces out (batch, seq, heads, v_dim), and what ``finish_backward`` needs.
 
         out and lse (batch, heads, seq) must stay as they are. Here: a sink takes its share of the weight,
         ``out * sigmoid(lse - sink)``.
@@ -341,7 +315,7 @@ class SparseIndexAttention(Layer):
     def with_cache(self, st, start, capacity, dtype):
         if self.device == "cuda":
             raise ValueError(f"{type(self).__name__}: a cache needs device None, 'auto' or 'cpu', got 'cuda'")
-        shape = len(start), self.kv_heads, capacity, self.head_dim
+        shape = len(start), self.kv_heads, capacity, self._columns.of_kernel.head_dim
         rows = {name: zeros_on_lines(shape, dtype) for name in ("keys", "values")}
         return {**st, "cache": cache.begin(start, capacity, **rows)}
 
@@ -377,7 +351,8 @@ class SparseIndexAttention(Layer):
 
     def _kernel(self, function, *arrays, memory, **options):
         device = None if self.device == "cuda" else self.device  # "cuda": they are there already
-        options |= {"scale": self.scale, "device": device}
+        scale = 1 / math.sqrt(self.head_dim) if self.scale is None else self.scale
+        options |= {"scale": scale, "device": device}
         function(*arrays, self.pattern, workspace=memory.workspace, **options)
 
     def forward(self, x, ps, st, memory):
@@ -385,49 +360,55 @@ class SparseIndexAttention(Layer):
         qkv, _, saved_i = self.Wi.forward(x if x.ndim == 3 else x[None], ps["Wi"], {}, memory)
         batch, seq, _ = qkv.shape
         positions, st = self._place(st, (batch, seq), memory)
-        prepared = self.prepare(*self._split(qkv), ps, positions, memory)
-        attended = memory.take((batch, seq, self.Wo.in_features), x.dtype)
+        columns, of_kernel = self._columns, self._columns.of_kernel
+        prepared = self.prepare(*columns.split(qkv), ps, positions, memory)
+        attended = memory.take((batch, seq, self.heads * of_kernel.v_dim), x.dtype)
         lse = memory.take((batch, self.heads, seq), x.dtype)
-        source, result, numbers = buffers.copy_of(qkv), buffers.place_for(attended), buffers.place_for(lse)
+        source = buffers.copy_of(columns.fit(qkv, memory))
+        result, numbers = buffers.place_for(attended), buffers.place_for(lse)
         outputs = *buffers.views(result, self._rows), *buffers.views(numbers, self._numbers)
-        q, k, v = buffers.views(source, self._split)
+        q, k, v = buffers.views(source, of_kernel.split)
         k, v, options = self._seen(k, v, positions, st)
         dropout, st = self._dropout(st)
-        options |= dropout | self._terms(ps, k.shape[2] if "cache" in st else seq, x.dtype, memory)
+        options |= dropout | biases.terms(self, ps, k.shape[2] if "cache" in st else seq, x.dtype, memory)
         self._kernel(kernels.sparse_index_kernel, *outputs, q, k, v, memory=memory, **options)
         if "cache" not in st:
             memory.attended(q, k, outputs[1], st["cu_seqlens"])
         buffers.fetch(attended, result)
         buffers.fetch(lse, numbers)
-        by_head = attended.reshape(batch, seq, self.heads, self.head_dim)
-        finished, saved_f = self.finish(by_head, lse, ps, memory)
-        y, _, saved_o = self.Wo.forward(finished.reshape(attended.shape), ps["Wo"], {}, memory)
+        out = columns.unfit_out(attended, memory)
+        finished, saved_f = self.finish(out.reshape(batch, seq, self.heads, self.v_dim), lse, ps, memory)
+        y, _, saved_o = self.Wo.forward(finished.reshape(out.shape), ps["Wo"], {}, memory)
         saved = saved_i, prepared, source, result, numbers, options, saved_f, saved_o
         return y.reshape(x.shape), st, saved
 
     def backward(self, dy, saved, ps, memory):
         buffers = DeviceBuffers(memory) if self.device == "cuda" else HostBuffers(memory)
-        saved_i, prepared, qkv, attended, lse, options, saved_f, saved_o = saved
+        saved_i, prepared, fitted, attended, lse, options, saved_f, saved_o = saved
         dfinished, dps_o = self.Wo.backward(dy if dy.ndim == 3 else dy[None], saved_o, ps["Wo"], memory)
         batch, seq, width = dfinished.shape
-        by_head = dfinished.reshape(batch, seq, self.heads, self.head_dim)
-        dattended, dlse, dps_f = self.finish_backward(by_head, saved_f, ps, memory)
-        gradients = self._term_gradients(options, memory)
-        dattended, options = dattended.reshape(batch, seq, width), options | gradients
+        columns, of_kernel = self._columns, self._columns.of_kernel
+        dfinished = dfinished.reshape(batch, seq, self.heads, self.v_dim)
+        dout, dlse, dps_f = self.finish_backward(dfinished, saved_f, ps, memory)
+        dattended = columns.fit_out(dout.reshape(batch, seq, width), memory)
+        gradients = biases.term_gradients(options, memory)
+        options = options | gradients
         if dlse is not None:
             [options["dlse"]] = buffers.views(buffers.copy_of(dlse), self._numbers)
-        dqkv = memory.take((batch, seq, self.Wi.out_features), dfinished.dtype)
-        result = buffers.place_for(dqkv)
+        dfitted = memory.take((batch, seq, of_kernel.width), dfinished.dtype)
+        result = buffers.place_for(dfitted)
         self._kernel(
-            kernels.sparse_index_kernel_backward, *buffers.views(result, self._split),
-            *buffers.views(buffers.copy_of(dattended), self._rows), *buffers.views(qkv, self._split),
+            kernels.sparse_index_kernel_backward, *buffers.views(result, of_kernel.split),
+            *buffers.views(buffers.copy_of(dattended), self._rows), *buffers.views(fitted, of_kernel.split),
             *buffers.views(attended, self._rows), *buffers.views(lse, self._numbers),
             memory=memory, **options,
         )  # fmt: skip
-        buffers.fetch(dqkv, result)
-        dps_p = self.prepare_backward(*self._split(dqkv), prepared, ps, memory)
+        buffers.fetch(dfitted, result)
+        dqkv = columns.unfit(dfitted, memory)
+        dps_p = self.prepare_backward(*columns.split(dqkv), prepared, ps, memory)
         dx, dps_i = self.Wi.backward(dqkv, saved_i, ps["Wi"], memory)
-        dps = {"Wi": dps_i, "Wo": dps_o} | dps_p | dps_f | self._narrow(gradients, ps, memory)
+        dps = {"Wi": dps_i, "Wo": dps_o} | dps_p | dps_f
+        dps |= biases.learned_gradients(self, gradients, ps, memory)
         return dx.reshape(dy.shape), {name: dps[name] for name in ps}
 
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-__all__ = ["alibi_slopes", "narrow", "widen"]
+__all__ = ["alibi_slopes", "learned_gradients", "narrow", "term_gradients", "terms", "widen"]
 
 
 def alibi_slopes(heads):
@@ -58,3 +58,34 @@ def narrow(dwide, counts, out):
         target[:known], target[known:] = row[:known], 0
         target[count - 1] += row[count:].sum(dtype=np.float64)
     return out
+
+
+def terms(layer, ps, length, dtype, memory):
+    """Options of the kernel that add to the scores of a layer, where distances are below ``length``."""
+    options = {} if layer.softcap is None else {"softcap": layer.softcap}
+    if layer.alibi:
+        options["slopes"] = alibi_slopes(layer.heads).astype(dtype)
+    if layer.offset_bias is not None:
+        size = max(layer.pattern_of(head).offsets(length).size for head in range(layer.heads))
+        wide = memory.take((layer.heads, size), dtype)
+        options["offset_bias"] = widen(ps["offset_bias"], layer.offset_counts, size, wide)
+        if "global_bias" in ps:
+            options["global_bias"] = ps["global_bias"]
+    return options
+
+
+def term_gradients(options, memory):
+    """Arrays for the gradients of learned terms, as options of the backward kernel."""
+    learned = [name for name in ("offset_bias", "global_bias") if name in options]
+    return {f"d{name}": memory.take(options[name].shape, options[name].dtype) for name in learned}
+
+
+def learned_gradients(layer, gradients, ps, memory):
+    """Gradients of the learned parameters of a layer from those of the terms that the kernel took."""
+    if not gradients:
+        return {}
+    narrowed = memory.take(ps["offset_bias"].shape, ps["offset_bias"].dtype)
+    dps = {"offset_bias": narrow(gradients["doffset_bias"], layer.offset_counts, narrowed)}
+    if "dglobal_bias" in gradients:
+        dps["global_bias"] = gradients["dglobal_bias"]
+    return dps

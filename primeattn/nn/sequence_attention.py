@@ -37,8 +37,8 @@ class PrimeSelfAttention(_SequenceSelfAttention):
     ----------
     dims : int
         Size of the last axis of x and y.
-    heads, kv_heads, head_dim, scale, rotary, rotary_dims, qk_norm, offset_bias, alibi, softcap, sinks
-        As in `SparseIndexAttention`; so are dropout, bias, init and device.
+    heads, kv_heads, head_dim, v_dim, scale, rotary, rotary_dims, qk_norm, offset_bias, alibi, softcap
+        As in `SparseIndexAttention`; so are dropout, sinks, bias, init and device.
     window : int
         Number of tokens just before a query that it sees, 3 by default.
     global_tokens : int

@@ -29,6 +29,7 @@ def random_layer(rng):
         heads=heads,
         kv_heads=int(rng.choice([k for k in (1, 2, 4) if heads % k == 0])),
         head_dim=head_dim,
+        v_dim=[None, 1, 2, 5][rng.integers(4)],
         scale=[None, 0.3][rng.integers(2)],
         rotary=[None, 50.0][rng.integers(2)] if turning else None,
         qk_norm=bool(rng.integers(2)),
@@ -44,8 +45,9 @@ def dense(layer, x, ps, segments):
     """The layer on x (batch, seq, dims) with matrices of scores."""
     h, g, d, seq = layer.heads, layer.kv_heads, layer.head_dim, x.shape[1]
     qkv = x @ ps["Wi"]["weight"] + ps["Wi"].get("bias", 0)
-    rows = qkv.reshape(len(x), seq, h + 2 * g, d).transpose(0, 2, 1, 3)
-    q, k, v = rows[:, :h], rows[:, h : h + g], rows[:, h + g :]
+    columns = np.split(qkv, [h * d, (h + g) * d], axis=2)
+    columns = zip(columns, (h, g, g), strict=True)
+    q, k, v = (a.reshape(len(x), seq, n, -1).transpose(0, 2, 1, 3) for a, n in columns)
     if layer.qk_norm:
         q, k = (
             a / np.sqrt((a**2).mean(-1, keepdims=True) + 1e-5) * ps[name]["scale"]
@@ -62,7 +64,7 @@ def dense(layer, x, ps, segments):
 
         q, k = turned(q), turned(k)
     same = np.equal.outer(*[np.repeat(np.arange(len(segments) - 1), np.diff(segments))] * 2)
-    out = np.empty(q.shape)
+    out = np.empty((*q.shape[:3], layer.v_dim))
     for head in range(h):
         mask = np.zeros((seq, seq), bool)
         for a, b in itertools.pairwise(segments):
@@ -76,7 +78,7 @@ def dense(layer, x, ps, segments):
         if layer.sinks:
             total += np.exp(ps["sinks"][head])
         out[:, head] = weights / total @ v[:, head * g // h]
-    y = out.transpose(0, 2, 1, 3).reshape(len(x), seq, h * d)
+    y = out.transpose(0, 2, 1, 3).reshape(len(x), seq, -1)
     return y @ ps["Wo"]["weight"] + ps["Wo"].get("bias", 0)
 
 
@@ -202,6 +204,7 @@ def test_a_variant_is_a_few_lines(options, rng):
     [
         ({"head_dim": 0}, ValueError, "head_dim must be at least 1, got 0"),
         ({"head_dim": 2.0}, TypeError, r"head_dim must be an integer, got 2\.0"),
+        ({"v_dim": 0}, ValueError, "v_dim must be at least 1, got 0"),
         ({"heads": 3}, ValueError, "heads must divide dims, got heads=3, dims=8; or give head_dim"),
         ({"scale": -1}, ValueError, r"scale must be in \[0, inf\), got -1"),
         ({"scale": "1"}, TypeError, "scale must be a number, got '1'"),

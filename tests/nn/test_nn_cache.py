@@ -20,6 +20,7 @@ def random_model(rng):
         "heads": heads,
         "kv_heads": int(rng.choice([1, heads])),
         "head_dim": int(rng.choice([4, 6])),
+        "v_dim": [None, 3, 8][rng.integers(3)],
         "rotary": [None, 100.0][rng.integers(2)],
         "qk_norm": bool(rng.integers(2)),
         "sinks": bool(rng.integers(2)),
