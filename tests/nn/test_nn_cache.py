@@ -57,9 +57,8 @@ def check_schedule(seed, dtype):
     y = np.concatenate(parts, axis=1)
     for b in range(batch):
         alone, _ = model(tokens[b : b + 1, missing[b] :], ps, st)
-        np.testing.assert_allclose(
-            y[b, missing[b] :], alone[0], rtol=0, atol=1e-5 * np.finfo(dtype).eps / 6e-8
-        )
+        error, size = np.abs(y[b, missing[b] :] - alone[0]).max(), max(np.abs(alone).max(), 1)
+        assert error <= (2e-6 if dtype == np.float32 else 1e-14) * size
 
 
 def test_random_schedules_equal_one_call(one_head_at_a_time):
