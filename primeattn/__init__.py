@@ -18,6 +18,7 @@ The package, from the ground up. A file imports from the lines above its own, an
     losses optim check checkpoint data baselines    what training needs
     language_model                                  a small transformer
     analysis                                        what a pattern is worth
+    tasks                                           what a model is to learn
     plot                                            pictures
     train info                                      a whole training run; this machine
     bench                                           speed against peers
@@ -106,7 +107,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 # Modules that not every user needs are imported at first use.
-_LAZY = ("analysis", "baselines", "bench", "checkpoint", "info", "language_model", "plot", "train")
+_LAZY = ("analysis", "baselines", "bench", "checkpoint", "info", "language_model", "plot", "tasks", "train")
 
 
 def __getattr__(name):
