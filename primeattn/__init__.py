@@ -22,6 +22,7 @@ The package, from the ground up. A file imports from the lines above its own, an
     tasks                                           what a model is to learn
     plot                                            pictures
     train info                                      a whole training run; this machine
+    study                                           many runs, compared
     bench                                           speed against peers
     cli                                             the command line
 """
@@ -117,6 +118,7 @@ _LAZY = (
     "language_model",
     "plot",
     "stepper",
+    "study",
     "tasks",
     "train",
 )

@@ -13,7 +13,18 @@ from primeattn.optim import AdamW, clip_by_global_norm, warmup_cosine
 from primeattn.tree import map as map_tree
 from primeattn.workspace import Workspace
 
-__all__ = ["Stepper"]
+__all__ = ["DivergedError", "Stepper"]
+
+
+class DivergedError(RuntimeError):
+    """A loss or a gradient is not finite.
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> issubclass(pa.stepper.DivergedError, RuntimeError)
+    True
+    """
 
 
 class Stepper:
@@ -68,7 +79,7 @@ class Stepper:
     def advance(self) -> float:
         """Take one step; return its loss in nats per target.
 
-        RuntimeError if it or the gradient is not finite. After an exception, even from a signal handler, the
+        DivergedError if it or the gradient is not finite. After an exception, even from a signal handler, the
         model is still between two steps.
         """
         start = time.perf_counter()
@@ -79,7 +90,7 @@ class Stepper:
         _, grads = pullback(dlogits)
         grads, norm = clip_by_global_norm(grads, 1.0, out=grads)
         if not math.isfinite(loss + norm):
-            raise RuntimeError(
+            raise DivergedError(
                 f"training: loss {loss} and gradient norm {norm} at step {self.step}; lower lr"
             )
         steps = len(self.losses)

@@ -6,7 +6,7 @@ from primeattn.losses import cross_entropy
 from primeattn.nn import setup
 from primeattn.optim import AdamW, clip_by_global_norm, warmup_cosine
 from primeattn.patterns import Pattern
-from primeattn.stepper import Stepper
+from primeattn.stepper import DivergedError, Stepper
 from primeattn.tasks import mqar, needle
 from primeattn.tree import flatten
 
@@ -58,7 +58,7 @@ def test_what_is_not_asked_teaches_nothing():
 
 def test_a_loss_that_is_not_finite_stops_it():
     stepper = Stepper(MODEL, draw, lr=1e30, steps=8, seed=0)
-    with pytest.raises(RuntimeError, match=r"training: loss nan .* lower lr"), np.errstate(all="ignore"):
+    with pytest.raises(DivergedError, match=r"training: loss nan .* lower lr"), np.errstate(all="ignore"):
         for _ in range(8):
             stepper.advance()
     assert stepper.step < 8
