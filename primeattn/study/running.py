@@ -36,7 +36,7 @@ def run(runs, *, out, jobs=1, scheduler=None) -> list[dict]:
     jobs : int
         Runs at a time. With 1 they are trained in this process, with more in as many others, each with its
         share of the threads (``get_num_threads() // jobs``). A script must then guard what it does with
-        ``if __name__ == "__main__":``, and have tasks of its own at the top level of a module.
+        ``if __name__ == "__main__":``, and have tasks and sequences of its own at the top level of a module.
     scheduler : distributed.Client, optional
         Train on this Dask cluster instead, a run for each of its threads; then leave ``jobs`` at 1.
 

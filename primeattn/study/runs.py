@@ -143,7 +143,8 @@ def check(run) -> Run:
 def key(run) -> str:
     """Return 16 hexadecimal digits that name a run: equal for equal runs, whatever tables call the pattern.
 
-    They cover the data of the task (its ``digest``), and its source code if it is not one of the library's.
+    They cover the offsets of the patterns, the data of the task (its ``digest``), and its source code if it
+    is not one of the library's.
 
     Examples
     --------
@@ -152,15 +153,17 @@ def key(run) -> str:
     >>> pa.study.key(one) == pa.study.key(dict(one, pattern="A")) != pa.study.key(two)
     True
     """
-    task = check(run).task
-    source = ""
+    made = check(run)
+    task, source = made.task, ""
     if not type(task).__module__.startswith("primeattn."):
         try:
             source = inspect.getsource(type(task))
         except (OSError, TypeError):  # typed at a prompt
             source = ""
+    heads = [head for layer in made.stack for head in (layer if isinstance(layer, list) else [layer])]
+    offsets = [head.offsets(task.length).tolist() for head in heads]  # a name may come to mean others
     told = {name: value for name, value in run.items() if name != "pattern"}
-    content = json.dumps([told, task.digest, source], sort_keys=True)
+    content = json.dumps([told, offsets, task.digest, source], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 

@@ -119,6 +119,42 @@ def test_killed_at_random_five_times_with_two_jobs(runs, tmp_path):
     assert lines(tmp_path / "killed") == lines(tmp_path / "whole")
 
 
+OWN = """
+from dataclasses import dataclass
+import sys
+import numpy as np, primeattn as pa
+
+@pa.sequences.register(
+    "sevens", title="Sevens", oeis=None, count=lambda x: x / 7, asymptotic="x / 7", why="an example"
+)
+def sevens(known, start, stop):
+    return 7 * np.arange(start // 7 + 1, stop // 7 + 1)
+
+@dataclass(frozen=True, repr=False)
+class majority(pa.tasks.Task):
+    length: int = 16
+    vocab, chance = 2, 0.5
+
+    def draw(self, rng, batch):
+        tokens = rng.integers(2, size=(batch, self.length))
+        return tokens, (2 * np.cumsum(tokens, axis=1) > np.arange(1, self.length + 1)).astype(int)
+
+if __name__ == "__main__":
+    patterns = {"sevens": pa.Pattern("sevens"), "all": pa.Pattern(None, window=15)}
+    runs = pa.study.grid([majority()], patterns, seeds=2, steps=100, width=16)
+    print(pa.study.summary(pa.study.run(runs, out=sys.argv[1], jobs=2)))
+"""
+
+
+@pytest.mark.slow
+def test_a_task_and_a_sequence_of_the_users(tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    command = [sys.executable, str(tmp_path / "own.py"), str(tmp_path / "out")]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [line.split()[1] for line in printed] == ["pattern", "sevens", "all"]
+    assert len(lines(tmp_path / "out")) == 4
+
+
 def children(pid):
     with open(f"/proc/{pid}/task/{pid}/children") as file:
         return [int(child) for child in file.read().split()]

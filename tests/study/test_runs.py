@@ -4,8 +4,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from primeattn import sequences
 from primeattn.patterns import Pattern
-from primeattn.sequences import from_callable
+from primeattn.sequences import from_callable, register
 from primeattn.study import check, grid, key
 from primeattn.study import runs as module
 from primeattn.study.runs import code_version
@@ -66,6 +67,22 @@ def test_keys_cover_data_and_the_users_code(tmp_path, monkeypatch):
     before = key(run)
     monkeypatch.setattr(module.inspect, "getsource", lambda cls: "changed")
     assert key(run) != before
+
+
+def test_keys_cover_what_a_name_means():
+    rule = {"title": "T", "oeis": None, "count": lambda x: 1, "asymptotic": "1", "why": "a test"}
+
+    def named(term):
+        register("theirs", **rule)(lambda known, start, stop: [t for t in (term,) if start < t <= stop])
+        [run] = grid([copy(16, 5)], {"a": Pattern("theirs")}, seeds=1)
+        found = run, key(run)
+        registry = sequences.registry._registry
+        del registry["theirs"], vars(sequences)["theirs"]
+        sequences.__all__.remove("theirs")
+        return found
+
+    (one, key_of_one), (two, key_of_two), (_, again) = named(3), named(4), named(3)
+    assert one == two and key_of_one == again != key_of_two
 
 
 def test_the_version_is_that_of_code_which_decides_numbers(tmp_path, monkeypatch):
