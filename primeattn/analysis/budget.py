@@ -130,7 +130,7 @@ def _spend(offers, left, tolerance, n):
     taken = [[] for _ in offers]
     layer = np.repeat(np.arange(len(offers)), [len(offer.offsets) for offer in offers])
     offsets = np.concatenate([offer.offsets for offer in offers])
-    order = np.lexsort((layer, np.concatenate([offer.ranks for offer in offers])))
+    order = np.argsort(np.concatenate([offer.ranks for offer in offers]), kind="stable")  # layers in turn
     layer, offsets = layer[order], offsets[order]
     ends = n - np.array([offer.base.global_tokens for offer in offers])  # an offset costs end - offset
     fit = int(np.searchsorted(np.cumsum(ends[layer] - offsets), left, side="right"))
