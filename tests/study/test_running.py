@@ -170,13 +170,15 @@ def alive(pid):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="looks into /proc")
-def test_no_process_outlives_a_killed_study(runs, tmp_path):
+@pytest.mark.usefixtures("ctrl_c")
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_no_process_outlives_a_study(runs, tmp_path, end):
     process = start([dict(one, steps=10**6) for one in runs], tmp_path, jobs=2)
     time.sleep(8)
     workers = children(process.pid)
     assert len(workers) >= 2 and all(map(alive, workers))
-    process.kill()
-    process.wait()
+    process.send_signal(end)
+    assert process.wait(timeout=20) != 0
     deadline = time.monotonic() + 20
     while any(map(alive, workers)) and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -101,7 +101,13 @@ def test_the_version_is_that_of_code_which_decides_numbers(tmp_path, monkeypatch
     (root / "plot.py").write_text("x = 1")
     (root / "kernels" / "gpu" / "more.py").write_text("x = 1")
     assert code_version() == before
-    (root / "nn" / "norm.py").write_text("x = 1")
+    norm = (root / "nn" / "norm.py").read_text()
+    told = norm.replace("Each token has", "Every token has").replace(
+        "class RMSNorm", "# why\n\n\nclass RMSNorm"
+    )
+    (root / "nn" / "norm.py").write_text(told)
+    assert told.count("Every token has") and code_version() == before
+    (root / "nn" / "norm.py").write_text(norm.replace("eps: float = ", "eps: float = 2 * "))
     assert code_version() != before
 
 
