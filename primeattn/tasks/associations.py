@@ -38,6 +38,11 @@ class mqar(Task):
         Above 0. Key by key, place g = 1, 2, ... is drawn with probability proportional to g^(power - 1) among
         those not yet taken: for small values, near the pairs.
 
+    Notes
+    -----
+    Chance is a guess among all values. A model that sees some of the values at hand, but not which key they
+    belong to, guesses among these: beyond the ceiling, up to 1 / pairs can be right.
+
     Examples
     --------
     >>> import numpy as np, primeattn as pa
