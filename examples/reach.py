@@ -9,6 +9,7 @@ import primeattn as pa
 
 N = 4097
 squares = pa.Pattern("squares", window=3)
+budget = squares.num_pairs(N)
 others = (
     pa.sequences.matched_random(squares.sequence, seed=0),
     "mian_chowla",
@@ -16,6 +17,6 @@ others = (
     "powers_of_two",
     None,
 )
-patterns = [pa.analysis.match_budget(pa.Pattern(sequence), squares.num_pairs(N), N) for sequence in others]
+patterns = [pa.analysis.match_budget(pa.Pattern(sequence), budget, N, within=0.05) for sequence in others]
 ax = pa.plot.reach([squares, *patterns], N)
 save(ax.figure, __file__)

@@ -16,10 +16,13 @@ The package, from the ground up. A file imports from the lines above its own, an
     kernels                                         attention: forward, backward
     nn                                              layers
     losses optim check checkpoint data baselines    what training needs
+    stepper                                         one training step after another
     language_model                                  a small transformer
     analysis                                        what a pattern is worth
+    tasks                                           what a model is to learn
     plot                                            pictures
     train info                                      a whole training run; this machine
+    study                                           many runs, compared
     bench                                           speed against peers
     cli                                             the command line
 """
@@ -106,7 +109,19 @@ __all__ = [
 __version__ = "0.1.0"
 
 # Modules that not every user needs are imported at first use.
-_LAZY = ("analysis", "baselines", "bench", "checkpoint", "info", "language_model", "plot", "train")
+_LAZY = (
+    "analysis",
+    "baselines",
+    "bench",
+    "checkpoint",
+    "info",
+    "language_model",
+    "plot",
+    "stepper",
+    "study",
+    "tasks",
+    "train",
+)
 
 
 def __getattr__(name):

@@ -1,4 +1,4 @@
-"""A small language model over bytes: building, scoring, and generating text."""
+"""A small language model: building, scoring text, and generating it."""
 
 from __future__ import annotations
 
@@ -30,23 +30,32 @@ from primeattn.workspace import Workspace
 __all__ = ["evaluate", "generate", "make_model", "sinusoids", "stream"]
 
 
-def make_model(pattern, *, layers=2, width=128, heads=4, context=256, tied=False) -> Chain | Tied:
-    """Return the model: tokens (batch, seq) -> logits (batch, seq, 256), with seq at most ``context``.
+def make_model(
+    pattern, *, layers=None, width=128, heads=4, context=256, tied=False, vocab=256, previous=1
+) -> Chain | Tied:
+    """Return the model: tokens (batch, seq) -> logits (batch, seq, vocab), with seq at most ``context``.
 
-    Each position sees its own byte and the one before through the embedding, and earlier ones through
-    ``layers`` blocks ``x = x + attention(norm(x)); x = x + mlp(norm(x))``.
+    Each position sees its own token and ``previous`` ones before through the embedding, and earlier ones
+    through ``layers`` blocks ``x = x + attention(norm(x)); x = x + mlp(norm(x))``.
 
     Parameters
     ----------
-    pattern : Pattern
-        Of every attention layer. The parameters have the same structure for all patterns.
-    layers, width, heads : int
-        Number of blocks, features of a token (a multiple of ``heads``), attention heads.
+    pattern : Pattern, or list
+        Of every attention layer; a list has an entry for each, a Pattern or one for each head. The parameters
+        have the same structure for all patterns.
+    layers : int, optional
+        Number of blocks; by default 2, or as many as the list has entries.
+    width, heads : int
+        Features of a token (a multiple of ``heads``), attention heads.
     context : int
         Most tokens seen at once.
     tied : bool
         Whether the logits are products with the vectors of the embedding (see `Tied`), instead of a last
         layer with a weight and a bias of its own.
+    vocab : int
+        Tokens are 0 .. vocab - 1; by default bytes.
+    previous : int
+        Number of earlier tokens that each position sees through the embedding (see `Embedding`).
 
     Examples
     --------
@@ -55,19 +64,33 @@ def make_model(pattern, *, layers=2, width=128, heads=4, context=256, tied=False
     >>> models = [pa.language_model.make_model(pattern, layers=1, width=32, tied=t) for t in (False, True)]
     >>> [model.parameter_count for model in models]
     [45568, 37120]
+    >>> mixed = pa.language_model.make_model([pattern, pa.Pattern("squares")], width=32, vocab=16)
+    >>> mixed.parameter_count
+    34800
     """
     if not isinstance(tied, bool):
         raise TypeError(f"tied: expected True or False, got {tied!r}")
+    stack = _stack(pattern, layers)
     blocks = []
-    for _ in range(layers):
-        attention = SparseIndexAttention(width, pattern, heads=heads)
+    for layer in stack:
+        attention = SparseIndexAttention(width, layer, heads=heads)
         mlp = Chain(RMSNorm(width), Dense(width, 4 * width), gelu, Dense(4 * width, width))
         blocks += [SkipConnection(Chain(RMSNorm(width), attention)), SkipConnection(mlp)]
-    embedding = Embedding(256, width, previous=1, init=Normal(0.2))
+    embedding = Embedding(vocab, width, previous=previous, init=Normal(0.2))
     positions = PositionalEmbedding(context, width, init=sinusoids)
     if tied:
         return Tied(embedding, Chain(positions, *blocks, RMSNorm(width)))
-    return Chain(embedding, positions, *blocks, RMSNorm(width), Dense(width, 256))
+    return Chain(embedding, positions, *blocks, RMSNorm(width), Dense(width, vocab))
+
+
+def _stack(pattern, layers):
+    if layers is not None:
+        layers = as_int("layers", layers, minimum=0)
+    if not isinstance(pattern, list):
+        return [pattern] * (2 if layers is None else layers)
+    if layers not in (None, len(pattern)):
+        raise ValueError(f"layers: expected {len(pattern)}, the patterns of the list, got {layers}")
+    return pattern
 
 
 def sinusoids(rng, shape, dtype):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+
 import numpy as np
 
 __all__ = ["Table"]
@@ -31,6 +34,22 @@ class Table(list):
         if any(isinstance(value, float) for value in values):
             values = [np.nan if value is None else value for value in values]
         return np.array(values)
+
+    def csv(self) -> str:
+        """Return the table as comma-separated values: a line of names, then the rows; nothing for None.
+
+        Examples
+        --------
+        >>> import primeattn as pa
+        >>> pa.analysis.Table([{"pattern": "a, b", "share": 0.1}, {"pattern": "c", "share": None}]).csv()
+        'pattern,share\\n"a, b",0.1\\nc,\\n'
+        """
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(self[0]) if self else [], lineterminator="\n")
+        if self:
+            writer.writeheader()
+        writer.writerows(self)
+        return text.getvalue()
 
     def __str__(self):
         if not self:

@@ -7,7 +7,6 @@ import math
 import platform
 import signal
 import threading
-import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -23,13 +22,10 @@ from primeattn.data import Batches, load_corpus
 from primeattn.files import check_writable, written_whole
 from primeattn.kernels import get_num_threads
 from primeattn.language_model import evaluate, generate, make_model
-from primeattn.losses import cross_entropy
 from primeattn.nn import Chain, setup
-from primeattn.optim import AdamW, clip_by_global_norm, warmup_cosine
 from primeattn.patterns import Pattern
+from primeattn.stepper import Stepper
 from primeattn.tree import check as check_tree
-from primeattn.tree import map as map_tree
-from primeattn.workspace import Workspace
 
 __all__ = ["FILES", "TrainConfig", "Trainer", "load_run", "report", "run"]
 
@@ -95,23 +91,13 @@ class TrainConfig:
         )
 
 
-class Trainer:
-    """A training run between two steps: the model, its changing state, and the next step.
+class Trainer(Stepper):
+    """A training run on a text between two steps; see `Stepper`.
 
     Parameters
     ----------
     config : TrainConfig
     corpus : Corpus
-
-    Attributes
-    ----------
-    model : Chain
-    ps, st : nested dict
-        Its parameters (two sets of arrays take turns) and its states.
-    step : int
-        Steps taken.
-    losses : ndarray of float64, shape (config.steps,)
-        Loss of each step in nats per byte; 0 for steps to come.
 
     Examples
     --------
@@ -126,42 +112,12 @@ class Trainer:
 
     def __init__(self, config, corpus):
         self.config, self.corpus = config, corpus
-        self.model = config.model()
         self.batches = Batches(corpus.train, config.batch, config.context, config.seed)
-        self.ps, self.st = setup(np.random.default_rng(config.seed), self.model)
-        self.optimizer = AdamW(config.lr, betas=(0.9, 0.99))
-        self.moments = self.optimizer.init(self.ps)
-        self.step, self.losses, self.seconds = 0, np.zeros(config.steps), 0.0
-        self._workspace = Workspace()
-        self._spare = map_tree(np.empty_like, self.ps), map_tree(np.empty_like, self.moments)
+        super().__init__(config.model(), self._batch, lr=config.lr, steps=config.steps, seed=config.seed)
 
-    def advance(self) -> float:
-        """Take one step; return its loss in nats per byte. RuntimeError if it or the gradient is not finite.
-
-        After an exception, even from a signal handler, the trainer is still between two steps.
-        """
-        start = time.perf_counter()
-        self.batches.position = self.step * self.config.batch
-        tokens, targets = next(self.batches)
-        self._workspace.reset()
-        logits, st, pullback = self.model.pullback(tokens, self.ps, self.st, workspace=self._workspace)
-        loss, dlogits = cross_entropy(logits, targets, workspace=self._workspace)
-        _, grads = pullback(dlogits)
-        grads, norm = clip_by_global_norm(grads, 1.0, out=grads)
-        if not math.isfinite(loss + norm):
-            raise RuntimeError(
-                f"training: loss {loss} and gradient norm {norm} at step {self.step}; lower lr"
-            )
-        rate = warmup_cosine(
-            self.step, base_lr=self.config.lr, warmup=self.config.steps // 20, total=self.config.steps
-        )
-        self.losses[self.step] = loss
-        ps, moments = self.optimizer.update(self.ps, grads, self.moments, lr=rate, out=self._spare)
-        vars(self).update(  # one step for Python
-            {"ps": ps, "moments": moments, "_spare": (self.ps, self.moments), "st": st, "step": self.step + 1}
-            | {"seconds": self.seconds + time.perf_counter() - start}
-        )
-        return loss
+    def _batch(self, step):
+        self.batches.position = step * self.config.batch
+        return next(self.batches)
 
     def state(self) -> dict:
         """Return everything that changes, and the options, as a tree for a checkpoint."""

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+from primeattn.analysis import hops
 from primeattn.language_model import evaluate, generate, make_model, sinusoids
 from primeattn.nn import Layer, setup
 from primeattn.patterns import Pattern
@@ -188,3 +189,28 @@ def test_generate_refuses(change, error, message, rng):
 def test_evaluate_refuses_an_empty_batch():
     with pytest.raises(ValueError, match="batch: expected an integer >= 1, got 0"):
         evaluate(Bigram(np.zeros((256, 256))), {}, {}, np.zeros(9, np.uint8), 4, 0)
+
+
+def test_each_layer_may_have_its_own_pattern_and_each_head(rng):
+    stack = [[Pattern("squares"), Pattern("powers_of_two")], Pattern(None, window=1)]
+    model = make_model(stack, width=16, heads=2, context=24, vocab=11, previous=0)
+    ps, st = setup(rng, model)
+    tokens = rng.integers(11, size=(1, 24))
+    changed = tokens.copy()
+    changed[0, 3] = (changed[0, 3] + 1) % 11
+    before, after = model(tokens, ps, st)[0], model(changed, ps, st)[0]
+    assert before.shape == (1, 24, 11)
+    differs = np.flatnonzero(np.any(before != after, axis=(0, 2)))
+    reached = hops([Pattern("squares") | Pattern("powers_of_two"), Pattern(None, window=1)], 21) >= 0
+    np.testing.assert_array_equal(differs, 3 + np.flatnonzero(reached))
+
+
+def test_as_many_layers_as_patterns():
+    stack = [PATTERN] * 3
+    count = make_model(stack, width=16).parameter_count
+    assert count == make_model(PATTERN, layers=3, width=16).parameter_count
+    assert count == make_model(stack, layers=3, width=16).parameter_count
+    with pytest.raises(ValueError, match="layers: expected 3, the patterns of the list, got 2"):
+        make_model(stack, layers=2)
+    with pytest.raises(TypeError, match=r"layers: expected an integer, got 2\.0"):
+        make_model(PATTERN, layers=2.0)

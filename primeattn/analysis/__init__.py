@@ -7,13 +7,15 @@
 [0.138, 0.749, 1.0]
 
 ``compare`` puts all of it in one table. The fair control of a sequence S is ``sequences.matched_random(S,
-seed)``: as many offsets at every scale, but random ones; ``match_budget`` makes patterns cost the same.
+seed)``: as many offsets at every scale, but random ones; ``match_budget`` makes patterns cost the same, and
+``controls`` lists what a pattern has to beat at its own cost.
 """
 
 from primeattn.analysis.attention import attention_map, entropy
 from primeattn.analysis.budget import counting_bound, efficiency, match_budget
 from primeattn.analysis.catalogue import catalogue
 from primeattn.analysis.comparison import compare, reach_by_layer
+from primeattn.analysis.controls import controls
 from primeattn.analysis.costs import Traffic, asymptotic_pairs, cost, flops, traffic
 from primeattn.analysis.models import LayerCall, attention_calls, attention_summary
 from primeattn.analysis.paths import redundancy, two_hop_paths
@@ -36,6 +38,7 @@ __all__ = [
     "attention_summary",
     "catalogue",
     "compare",
+    "controls",
     "cost",
     "counting_bound",
     "efficiency",

@@ -2,29 +2,74 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from math import comb
+from typing import NamedTuple
+from warnings import warn
+
+import numpy as np
 
 from primeattn.analysis.reach import as_pattern, receptive_field
 from primeattn.checks import as_int
 from primeattn.patterns import Pattern
+from primeattn.sequences.chance import as_probability, as_seed, uniform
+from primeattn.sequences.value import Sequence, from_array
 
 __all__ = ["counting_bound", "efficiency", "match_budget"]
 
+_SALT = 4  # so that other random sequences draw other numbers from the same seed
 
-def match_budget(pattern, budget, n) -> Pattern:
-    """Return ``pattern`` with the largest window W < n for which it has at most ``budget`` pairs.
 
-    Patterns matched to one budget cost the same, so that what they reach can be compared. ``Pattern(None)``
-    gives a plain window as control.
+def match_budget(pattern, budget, n, by="window", *, within=0.01, seed=None):
+    """Return ``pattern`` with as many offsets as ``budget`` pairs pay for, so that
+
+        (1 - within) budget <= num_pairs(n) <= budget    if there are offsets for it; else with a warning.
+
+    Patterns matched to one budget cost the same, so that what they reach and learn can be compared.
+    ``Pattern(None)`` gives a plain window as control.
+
+    Offsets are taken in an order that the lever sets, for as long as the next one fits. If too much of the
+    budget is left then, offsets that come later and do fit join them, and as a last resort the nearest
+    offset outside the lever that fits. So single far offsets are added to short patterns, where one more
+    step of the window costs several per cent; ``within=0.05`` avoids most of them.
 
     Parameters
     ----------
-    pattern : Pattern
-        Its own window does not matter.
+    pattern : Pattern, Sequence, or list of Pattern
+        A list is a stack, one pattern for each layer; the budget is that of all layers together, and they
+        share one lever: the same window, share or distance.
     budget : int
-        Number of (query, key) pairs, such as ``other.num_pairs(n)``. ValueError if even window 0 needs more.
+        Number of (query, key) pairs, such as ``other.num_pairs(n)``.
     n : int
         Length of the sequence.
+    by : {"window", "thin", "distance", "dyadic"}
+        The lever: what is taken, in this order.
+
+        - "window": 1, 2, 3, ...; the sequence stays whole, and the pattern's own window does not matter,
+        - "thin": terms of the sequence at random; here, and below, the window stays,
+        - "distance": terms of the sequence, the nearest first,
+        - "dyadic": random offsets, in every dyadic block [2^k, 2^(k+1)) in proportion to the number that the
+          sequence has there beyond the window: the control for its numbers, at any density.
+    within : float
+        Share of the budget, in (0, 1], that may be left.
+    seed : int, optional
+        Of "thin" and "dyadic", which choose at random; default 0. The others take none.
+
+    Returns
+    -------
+    Pattern, or list of Pattern
+        Meant for length ``n``; what is taken by distance or from dyadic blocks ends there.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For bad arguments, and if what stays takes more than the budget.
+
+    Warns
+    -----
+    UserWarning
+        If a larger share of the budget is left, with numbers.
 
     Examples
     --------
@@ -35,24 +80,140 @@ def match_budget(pattern, budget, n) -> Pattern:
     Pattern(None, window=315)
     Pattern(squares, window=287)
     Pattern(mian_chowla, window=298)
+    >>> budget = pa.Pattern("squares", window=3).num_pairs(4096)
+    >>> for by in ("thin", "distance"):
+    ...     print(pa.analysis.match_budget(primes, budget, 4096, by=by).num_pairs(4096) / budget > 0.99)
+    True
+    True
     """
     budget, n = as_int("budget", budget, minimum=0), as_int("n", n, minimum=1)
-    as_pattern(pattern)
-
-    def with_window(window):
-        return Pattern(pattern.sequence, window, pattern.global_tokens)
-
-    least = with_window(0).num_pairs(n)
+    tolerance = as_probability("within", within) * budget
+    if by not in _LEVERS:
+        raise ValueError(f"by: expected one of {', '.join(_LEVERS)}, got {by!r}")
+    if seed is not None and by not in ("thin", "dyadic"):
+        raise ValueError(f"seed: expected none with by={by!r}, which leaves nothing to chance, got {seed!r}")
+    stack = isinstance(pattern, (list, tuple))
+    layers = [_as_layer(layer) for layer in (pattern if stack else [pattern])]
+    if not layers:
+        raise ValueError("pattern: expected at least one pattern, got none")
+    offers = [_LEVERS[by](layer, n, as_seed(0 if seed is None else seed)) for layer in layers]
+    least = sum(offer.base.num_pairs(n) for offer in offers)
     if least > budget:
-        raise ValueError(f"budget: expected at least {least}, what window 0 needs at n = {n}, got {budget}")
-    fits, too_large = 0, n
-    while too_large - fits > 1:
-        middle = (fits + too_large) // 2
-        if with_window(middle).num_pairs(n) <= budget:
-            fits = middle
-        else:
-            too_large = middle
-    return with_window(fits)
+        what = "window 0 needs" if by == "window" else "window and global tokens need"
+        raise ValueError(f"budget: expected at least {least}, what {what} at n = {n}, got {budget}")
+    taken, left = _spend(offers, budget - least, tolerance, n)
+    if left > tolerance:
+        warn(
+            f"budget: expected {budget} pairs, got {budget - left} at n = {n}: by={by!r} has no more offsets "
+            "that fit",
+            stacklevel=2,
+        )
+    matched = [offer.assemble(offsets) for offer, offsets in zip(offers, taken, strict=True)]
+    return matched if stack else matched[0]
+
+
+class _Offer(NamedTuple):
+    """What a lever can do for one layer."""
+
+    base: Pattern  # stays in any case
+    offsets: np.ndarray  # can be taken
+    ranks: np.ndarray  # the lowest first
+    assemble: Callable  # offsets taken, sorted -> Pattern
+
+
+def _as_layer(layer):
+    return Pattern(layer) if isinstance(layer, Sequence) else as_pattern(layer)
+
+
+def _spend(offers, left, tolerance, n):
+    """Take offsets of all layers in the order of their ranks; return them by layer, and what is left."""
+    taken = [[] for _ in offers]
+    layer = np.repeat(np.arange(len(offers)), [len(offer.offsets) for offer in offers])
+    offsets = np.concatenate([offer.offsets for offer in offers])
+    order = np.argsort(np.concatenate([offer.ranks for offer in offers]), kind="stable")  # layers in turn
+    layer, offsets = layer[order], offsets[order]
+    ends = n - np.array([offer.base.global_tokens for offer in offers])  # an offset costs end - offset
+    fit = int(np.searchsorted(np.cumsum(ends[layer] - offsets), left, side="right"))
+    left -= int((ends[layer] - offsets)[:fit].sum())
+    for one, offset in zip(layer[:fit].tolist(), offsets[:fit].tolist(), strict=True):
+        taken[one].append(offset)
+    if fit < len(offsets):  # else the lever has come to its end
+        left = _add_what_fits(taken, layer[fit:], offsets[fit:], ends, left, tolerance)
+        for one, (offer, end) in enumerate(zip(offers, ends.tolist(), strict=True)):
+            free = np.setdiff1d(np.arange(1, end), np.append(offer.base.offsets(n), taken[one]))
+            left = _add_what_fits(taken, np.full(len(free), one), free, ends, left, tolerance)
+    return [np.sort(np.array(offsets, np.int64)) for offsets in taken], left
+
+
+def _add_what_fits(taken, layer, offsets, ends, left, tolerance):
+    """Go through the offsets and take those that fit, until no more than ``tolerance`` is left."""
+    costs = ends[layer] - offsets
+    while left > tolerance and (costs <= left).any():
+        at = int(np.argmax(costs <= left))
+        taken[layer[at]].append(int(offsets[at]))
+        left -= int(costs[at])
+        layer, offsets, costs = layer[at + 1 :], offsets[at + 1 :], costs[at + 1 :]
+    return left
+
+
+def _by_window(pattern, n, seed):
+    sequence, columns = pattern.sequence, pattern.global_tokens
+    base = Pattern(sequence, 0, columns)
+    offsets = np.setdiff1d(np.arange(1, n - columns), base.offsets(n))
+
+    def assemble(taken):
+        attended = np.zeros(n + 1, bool)
+        attended[base.offsets(n)] = attended[taken] = True
+        attended[max(n - columns, 0) : n] = True  # these cost nothing
+        window = int(np.argmin(attended)) - 1
+        return Pattern(_union(sequence, taken[taken > window]), window, columns)
+
+    return _Offer(base, offsets, offsets, assemble)
+
+
+def _terms(pattern, n):
+    """The window and the global tokens alone, and the offsets that the sequence adds to them."""
+    base = Pattern(None, pattern.window, pattern.global_tokens)
+    return base, pattern.offsets_between(min(pattern.window + 1, n), max(n - pattern.global_tokens, 0))
+
+
+def _by_distance(pattern, n, seed):
+    base, terms = _terms(pattern, n)
+    return _Offer(base, terms, terms, partial(_with_terms, pattern, terms))
+
+
+def _by_thin(pattern, n, seed):
+    base, terms = _terms(pattern, n)
+    return _Offer(base, terms, uniform(terms, _SALT, seed), partial(_with_terms, pattern, terms))
+
+
+def _by_dyadic(pattern, n, seed):
+    base, terms = _terms(pattern, n)
+    offsets, ranks = [terms[:0]], [np.zeros(0)]
+    first, end = pattern.window + 1, n - pattern.global_tokens
+    for k in range(first.bit_length() - 1, max(end - 1, 0).bit_length()):
+        block = np.arange(max(2**k, first), min(2 ** (k + 1), end))
+        wanted = np.searchsorted(terms, 2 ** (k + 1)) - np.searchsorted(terms, 2**k)
+        if wanted:
+            offsets.append(block[np.argsort(uniform(block, _SALT, seed))])
+            ranks.append((np.arange(len(block)) + 0.5) / wanted)
+    return _Offer(base, np.concatenate(offsets), np.concatenate(ranks), partial(_with_terms, base, terms[:0]))
+
+
+_LEVERS = {"window": _by_window, "thin": _by_thin, "distance": _by_distance, "dyadic": _by_dyadic}
+
+
+def _with_terms(pattern, terms, taken):
+    """The pattern with ``taken`` for its ``terms`` beyond the window."""
+    if np.array_equal(taken, terms):
+        return pattern
+    return Pattern(from_array(taken), pattern.window, pattern.global_tokens)
+
+
+def _union(sequence, extra):
+    if not extra.size:
+        return sequence
+    return from_array(extra) if sequence is None else sequence | from_array(extra)
 
 
 def counting_bound(k, layers) -> int:

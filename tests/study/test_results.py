@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+
+from primeattn.patterns import Pattern
+from primeattn.study import grid, summary
+from primeattn.tasks import copy, text
+
+
+def records(runs, validation, test):
+    """Made-up results by (pattern, lr, seed)."""
+    return [
+        {
+            "run": run,
+            "result": {
+                "validation": validation(run),
+                "test": test(run),
+                "error": None if test(run) is not None else "training: loss nan",
+            },
+        }
+        for run in runs
+    ]
+
+
+PATTERNS = {"a": Pattern("squares"), "b": [Pattern("primes"), [Pattern(None), Pattern("squares")]]}
+
+
+def test_the_rate_is_chosen_by_validation_and_judged_by_the_test():
+    runs = grid([copy(32, 4)], PATTERNS, lrs=(0.1, 0.2, 0.3), seeds=3, heads=2)
+    best = {"a": 0.2, "b": 0.3}
+    table = summary(
+        records(
+            runs,
+            lambda run: 0.9 if run["lr"] == best[run["pattern"]] else 0.8 + 0.05 * run["seed"],
+            lambda run: 0.99 if run["lr"] == 0.1 else run["lr"] + run["seed"],
+        )
+    )
+    assert [row["pattern"] for row in table] == ["a", "b"] and [row["lr"] for row in table] == [0.2, 0.3]
+    for row in table:
+        values = np.array([0, 1, 2]) + row["lr"]
+        assert row["mean"] == pytest.approx(values.mean()) and row["n"] == 3
+        assert row["std"] == pytest.approx(values.std(ddof=1))
+    assert [row["layers"] for row in table] == [1, 2] and [row["predicted"] for row in table] == [1, 1]
+    squares, primes, alone = (Pattern(s).num_pairs(32) for s in ("squares", "primes", None))
+    assert [row["pairs"] for row in table] == [squares, round(primes + (alone + squares) / 2)]
+
+
+def test_fewer_bits_are_better():
+    runs = grid([text(length=16)], {"a": Pattern("squares")}, lrs=(0.1, 0.2), seeds=1)
+    [row] = summary(records(runs, lambda run: 5 - 10 * run["lr"], lambda run: run["lr"]))
+    assert row["lr"] == 0.2 and row["std"] is None and row["predicted"] is None and row["chance"] == 8
+
+
+def test_failed_runs():
+    runs = grid([copy(32, 4)], {"a": Pattern("squares")}, lrs=(0.1, 0.2), seeds=2)
+
+    def last_fails(run):
+        return None if (run["lr"], run["seed"]) == (0.2, 1) else run["lr"]
+
+    [row] = summary(records(runs, last_fails, last_fails))  # a rate at which all went well is preferred
+    assert (row["lr"], row["n"], row["mean"]) == (0.1, 2, pytest.approx(0.1))
+    [row] = summary(records(runs, lambda run: None, lambda run: None))
+    assert row["n"] == 0 and row["mean"] is row["std"] is None
+    assert "-" in str(summary(records(runs, lambda run: None, lambda run: None)))
+
+
+def test_runs_of_other_sizes_have_their_own_row():
+    runs = grid([copy(32, 4)], {"a": Pattern("squares")}, seeds=1)
+    runs += grid([copy(32, 4)], {"a": Pattern("squares")}, seeds=1, width=32)
+    assert len(summary(records(runs, lambda run: 1.0, lambda run: 1.0))) == 2
+    assert summary([]) == []
