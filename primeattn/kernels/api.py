@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from primeattn.kernels.arguments import check_backward, check_forward, check_inputs, check_rows
+from primeattn.kernels.arguments import check_array, check_backward, check_forward, check_inputs
 from primeattn.kernels.call import lse_dtype
-from primeattn.kernels.device_arrays import device_interface, stream_handle, view_of_host
+from primeattn.kernels.device_arrays import device_interface, stream_handle
 from primeattn.kernels.dispatch import locate, run
 from primeattn.kernels.gpu import launch_cache
+from primeattn.kernels.halves import rounded, widened
+from primeattn.kernels.host_arrays import like, view_of_host
 
 __all__ = ["attention", "merge", "sparse_index_kernel", "sparse_index_kernel_backward"]
 
@@ -261,10 +263,13 @@ def attention(q, k, v, pattern, **options):
         from primeattn.kernels.gpu.memory import empty_results
 
         out, lse = empty_results(q, stream_handle(options.get("stream")))
-    else:
-        check_inputs(*map(view_of_host, (q, k, v)), half=True)
-        out, lse = np.empty(q.shape, q.dtype), np.empty(q.shape[:3], lse_dtype(q.dtype))
-    return sparse_index_kernel(out, lse, q, k, v, pattern, **options)
+        return sparse_index_kernel(out, lse, q, k, v, pattern, **options)
+    seen = [view_of_host(name, array) for name, array in (("q", q), ("k", k), ("v", v))]
+    check_inputs(*seen)
+    shape, dtype = seen[0].shape, seen[0].dtype
+    out, lse = np.empty(shape, dtype), np.empty(shape[:3], lse_dtype(dtype))
+    sparse_index_kernel(out, lse, *seen, pattern, **options)
+    return like(q, out, lse)
 
 
 def merge(outs, lses):
@@ -301,9 +306,13 @@ def merge(outs, lses):
     outs, lses = list(outs), list(lses)
     if not outs or len(outs) != len(lses):
         raise ValueError(f"lses: expected one per entry of outs, got {len(outs)} outs and {len(lses)} lses")
+    given = outs[0]
+    outs = [view_of_host(f"outs[{i}]", out) for i, out in enumerate(outs)]
+    lses = [view_of_host(f"lses[{i}]", lse) for i, lse in enumerate(lses)]
+    first = outs[0]
     for i, (out, lse) in enumerate(zip(outs, lses, strict=True)):
-        check_rows(f"outs[{i}]", out, outs[0].shape, outs[0].dtype)
-        check_rows(f"lses[{i}]", lse, outs[0].shape[:-1], outs[0].dtype)
+        check_array(f"outs[{i}]", out, getattr(first, "shape", None), getattr(first, "dtype", None))
+        check_array(f"lses[{i}]", lse, first.shape[:-1], lse_dtype(first.dtype))
     top = np.maximum.reduce(lses)
     top = np.where(top == -np.inf, 0, top)
     weights = [np.exp(lse - top) for lse in lses]
@@ -312,4 +321,5 @@ def merge(outs, lses):
         lse = (top + np.log(total)).astype(top.dtype)
     divisor = np.where(total == 0, 1, total)
     parts = zip(outs, weights, strict=True)
-    return np.add.reduce([out * (weight / divisor)[..., None] for out, weight in parts]), lse
+    out = np.add.reduce([widened(out) * (weight / divisor)[..., None] for out, weight in parts])
+    return like(given, rounded(out, first.dtype), lse)
