@@ -55,9 +55,13 @@ def sparse_index_kernel(
     lse : (batch, heads, n_q) array or None
         float64 if q is float64, else float32. Overwritten. None skips it, but the backward needs it.
     q : (batch, heads, n_q, head_dim) array
-        float32 or float64, the same for all arrays; on the GPU also float16 or bfloat16, computed in float32.
-        Here and below, any strides with a contiguous last axis. Either all are NumPy arrays, or all are in
-        the memory of the GPU (Numba, CuPy, torch, JAX) and are used in place.
+        float16, bfloat16, float32 or float64, the same for all arrays but lse; those of 16 bits are computed
+        in float32, and results are rounded once.
+        Here and below, arrays are used in place, with any strides and a contiguous last axis. Either all are
+        in the memory of the CPU (NumPy, torch, JAX, or what else has DLPack or ``__array_interface__``), or
+        all in that of the GPU (Numba, CuPy, torch, JAX). On the CPU, inputs of another layout, unaligned ones
+        included, are copied, and outputs are arrays of NumPy or torch: those of JAX are read-only. Tensors
+        of torch that require a gradient are refused, as ``primeattn.torch.attention`` is for these.
     k, v : (batch, kv_heads, n_k, head_dim) array
         ``heads`` is a multiple of ``kv_heads``; query head h reads key head h // (heads // kv_heads).
     pattern : Pattern or sequence of Pattern
@@ -197,7 +201,7 @@ def sparse_index_kernel_backward(
     Parameters
     ----------
     dq, dk, dv : arrays like q, k, v
-        Overwritten. They may be slices of one buffer, and share no element with any other argument.
+        Overwritten, of the dtype of q. They may be slices of one buffer, and share no element with any other argument.
     dout : array like q
         Gradient with respect to out.
     q, k, v, out, lse
@@ -246,7 +250,7 @@ def attention(q, k, v, pattern, **options):
     """Sparse causal attention into new arrays: ``out, lse``.
 
     The formula, the arguments and the errors are those of :func:`sparse_index_kernel`. The new arrays belong
-    to the same library as q: NumPy, torch, CuPy, or Numba.
+    to the same library as q: NumPy, torch, JAX (on the CPU), CuPy, or Numba.
 
     Examples
     --------
@@ -280,13 +284,15 @@ def merge(outs, lses):
     Parameters
     ----------
     outs : sequence of (..., n_q, head_dim) arrays
+        On the CPU, as :func:`attention` takes them there.
     lses : sequence of (..., n_q) arrays
-        Of the same dtype; -inf where a part has no keys for a row.
+        float64 if outs are, else float32; -inf where a part has no keys for a row.
 
     Returns
     -------
     out, lse
-        New arrays; a row without keys in any part has out = 0 and lse = -inf.
+        New arrays of the library of outs[0]; out has its dtype. A row without keys in any part has out = 0
+        and lse = -inf.
 
     Raises
     ------
