@@ -201,7 +201,7 @@ def sparse_index_kernel_backward(
     Parameters
     ----------
     dq, dk, dv : arrays like q, k, v
-        Overwritten, of the dtype of q. They may be slices of one buffer, and share no element with any other argument.
+        Overwritten. They may be slices of one buffer, and share no element with any other argument.
     dout : array like q
         Gradient with respect to out.
     q, k, v, out, lse
