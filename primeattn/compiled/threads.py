@@ -34,7 +34,9 @@ def _default_threads() -> int:
     given = os.environ.get("NUMBA_NUM_THREADS", "")
     if given.isdigit() and int(given) > 0:
         return int(given)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # later ones: of nested loops
+    return min(int(given), cpus) if given.isdigit() and int(given) > 0 else cpus
 
 
 _threads = _default_threads()
@@ -55,8 +57,9 @@ def get_num_threads() -> int:
 def set_num_threads(n: int) -> None:
     """Let kernels use at most ``n`` threads, the calling one included.
 
-    The default is NUMBA_NUM_THREADS if set, else the number of CPUs this process may use. Results do not
-    depend on it. Small problems run in the calling thread alone.
+    The default is NUMBA_NUM_THREADS if set, else the number of CPUs this process may use, or OMP_NUM_THREADS
+    if that is set and less, as it is in the workers of Dask, joblib and others. Results do not depend on it.
+    Small problems run in the calling thread alone.
 
     Parameters
     ----------

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from primeattn.kernels.arguments import check_backward, check_forward, check_inputs, check_rows
+from primeattn.kernels.arguments import check_array, check_backward, check_forward, check_inputs
 from primeattn.kernels.call import lse_dtype
-from primeattn.kernels.device_arrays import device_interface, stream_handle, view_of_host
+from primeattn.kernels.device_arrays import device_interface, stream_handle
 from primeattn.kernels.dispatch import locate, run
 from primeattn.kernels.gpu import launch_cache
+from primeattn.kernels.halves import rounded, widened
+from primeattn.kernels.host_arrays import like, view_of_host
 
 __all__ = ["attention", "merge", "sparse_index_kernel", "sparse_index_kernel_backward"]
 
@@ -53,9 +55,13 @@ def sparse_index_kernel(
     lse : (batch, heads, n_q) array or None
         float64 if q is float64, else float32. Overwritten. None skips it, but the backward needs it.
     q : (batch, heads, n_q, head_dim) array
-        float32 or float64, the same for all arrays; on the GPU also float16 or bfloat16, computed in float32.
-        Here and below, any strides with a contiguous last axis. Either all are NumPy arrays, or all are in
-        the memory of the GPU (Numba, CuPy, torch, JAX) and are used in place.
+        float16, bfloat16, float32 or float64, the same for all arrays but lse; those of 16 bits are computed
+        in float32, and results are rounded once.
+        Here and below, arrays are used in place, with any strides and a contiguous last axis. Either all are
+        in the memory of the CPU (NumPy, torch, JAX, or what else has DLPack or ``__array_interface__``), or
+        all in that of the GPU (Numba, CuPy, torch, JAX). On the CPU, inputs of another layout, unaligned ones
+        included, are copied, and outputs are arrays of NumPy or torch: those of JAX are read-only. Tensors
+        of torch that require a gradient are refused, as ``primeattn.torch.attention`` is for these.
     k, v : (batch, kv_heads, n_k, head_dim) array
         ``heads`` is a multiple of ``kv_heads``; query head h reads key head h // (heads // kv_heads).
     pattern : Pattern or sequence of Pattern
@@ -244,7 +250,7 @@ def attention(q, k, v, pattern, **options):
     """Sparse causal attention into new arrays: ``out, lse``.
 
     The formula, the arguments and the errors are those of :func:`sparse_index_kernel`. The new arrays belong
-    to the same library as q: NumPy, torch, CuPy, or Numba.
+    to the same library as q: NumPy, torch, JAX (on the CPU), CuPy, or Numba.
 
     Examples
     --------
@@ -261,10 +267,13 @@ def attention(q, k, v, pattern, **options):
         from primeattn.kernels.gpu.memory import empty_results
 
         out, lse = empty_results(q, stream_handle(options.get("stream")))
-    else:
-        check_inputs(*map(view_of_host, (q, k, v)), half=True)
-        out, lse = np.empty(q.shape, q.dtype), np.empty(q.shape[:3], lse_dtype(q.dtype))
-    return sparse_index_kernel(out, lse, q, k, v, pattern, **options)
+        return sparse_index_kernel(out, lse, q, k, v, pattern, **options)
+    seen = [view_of_host(name, array) for name, array in (("q", q), ("k", k), ("v", v))]
+    check_inputs(*seen)
+    shape, dtype = seen[0].shape, seen[0].dtype
+    out, lse = np.empty(shape, dtype), np.empty(shape[:3], lse_dtype(dtype))
+    sparse_index_kernel(out, lse, *seen, pattern, **options)
+    return like(q, out, lse)
 
 
 def merge(outs, lses):
@@ -275,13 +284,15 @@ def merge(outs, lses):
     Parameters
     ----------
     outs : sequence of (..., n_q, head_dim) arrays
+        On the CPU, as :func:`attention` takes them there.
     lses : sequence of (..., n_q) arrays
-        Of the same dtype; -inf where a part has no keys for a row.
+        float64 if outs are, else float32; -inf where a part has no keys for a row.
 
     Returns
     -------
     out, lse
-        New arrays; a row without keys in any part has out = 0 and lse = -inf.
+        New arrays of the library of outs[0]; out has its dtype. A row without keys in any part has out = 0
+        and lse = -inf.
 
     Raises
     ------
@@ -301,9 +312,13 @@ def merge(outs, lses):
     outs, lses = list(outs), list(lses)
     if not outs or len(outs) != len(lses):
         raise ValueError(f"lses: expected one per entry of outs, got {len(outs)} outs and {len(lses)} lses")
+    given = outs[0]
+    outs = [view_of_host(f"outs[{i}]", out) for i, out in enumerate(outs)]
+    lses = [view_of_host(f"lses[{i}]", lse) for i, lse in enumerate(lses)]
+    first = outs[0]
     for i, (out, lse) in enumerate(zip(outs, lses, strict=True)):
-        check_rows(f"outs[{i}]", out, outs[0].shape, outs[0].dtype)
-        check_rows(f"lses[{i}]", lse, outs[0].shape[:-1], outs[0].dtype)
+        check_array(f"outs[{i}]", out, getattr(first, "shape", None), getattr(first, "dtype", None))
+        check_array(f"lses[{i}]", lse, first.shape[:-1], lse_dtype(first.dtype))
     top = np.maximum.reduce(lses)
     top = np.where(top == -np.inf, 0, top)
     weights = [np.exp(lse - top) for lse in lses]
@@ -312,4 +327,5 @@ def merge(outs, lses):
         lse = (top + np.log(total)).astype(top.dtype)
     divisor = np.where(total == 0, 1, total)
     parts = zip(outs, weights, strict=True)
-    return np.add.reduce([out * (weight / divisor)[..., None] for out, weight in parts]), lse
+    out = np.add.reduce([widened(out) * (weight / divisor)[..., None] for out, weight in parts])
+    return like(given, rounded(out, first.dtype), lse)

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from primeattn.checks import as_int, integers, is_array, is_real, share_memory
-from primeattn.kernels.call import DTYPES, HALF_DTYPES, SEQUENCE, Call, lse_dtype, reach
+from primeattn.kernels.call import BIASES, DTYPES, HALF_DTYPES, SEQUENCE, Call, lse_dtype, reach
 from primeattn.patterns import Pattern
 from primeattn.workspace import Workspace
 
@@ -18,45 +18,44 @@ POSITIONS = 2**62  # limit of positions, also below 0: the sum or difference of 
 def check_forward(target, arrays, options, workspace) -> Call:
     """Check a forward; ``arrays`` and ``options`` are dicts by the argument names of the public function."""
     q, k, v = arrays["q"], arrays["k"], arrays["v"]
-    check_inputs(q, k, v, half=target.gpu is not False)
-    check_rows("out", arrays["out"], q.shape, q.dtype)
+    check_inputs(q, k, v)
+    check_array("out", arrays["out"], q.shape, q.dtype)
     if "lse" in arrays:
         check_lse("lse", arrays["lse"], q)
     checked = _check_options(q, k, workspace, **options)
     _check_biases(arrays, *checked[:2])
-    _check_outputs(arrays, ("out", "lse"))
+    arrays = _check_memory(arrays, ("out", "lse"), target.resident)
     return Call(arrays, *checked, workspace, target, backward=False)
 
 
 def check_backward(target, arrays, options, workspace) -> Call:
     """Check a backward; arguments as in :func:`check_forward`."""
     q, k, v = arrays["q"], arrays["k"], arrays["v"]
-    check_inputs(q, k, v, half=target.gpu is not False)
+    check_inputs(q, k, v)
     for name, like in (("dq", q), ("dk", k), ("dv", v), ("dout", q), ("out", q)):
-        check_rows(name, arrays[name], like.shape, q.dtype)
+        check_array(name, arrays[name], like.shape, q.dtype)
     for name in ("lse", "dlse"):
         if name in arrays:
             check_lse(name, arrays[name], q)
     checked = _check_options(q, k, workspace, **options)
     _check_biases(arrays, *checked[:2])
-    _check_outputs(arrays, ("dq", "dk", "dv", "doffset_bias", "dglobal_bias"))
+    outputs = ("dq", "dk", "dv", "doffset_bias", "dglobal_bias")
+    arrays = _check_memory(arrays, outputs, target.resident)
     return Call(arrays, *checked, workspace, target, backward=True)
 
 
-def check_inputs(q, k, v, half=False):
-    """Raise unless q, k and v fit together; ``half`` allows 16-bit dtypes too."""
+def check_inputs(q, k, v):
+    """Raise unless q, k and v fit together."""
     for name, array in (("q", q), ("k", k), ("v", v)):
         _check_array(name, array)
         if array.ndim != 4:
             raise ValueError(
                 f"{name}: expected 4 axes (batch, heads, length, head_dim), got shape {array.shape}"
             )
-        if array.dtype not in DTYPES and not (half and array.dtype in HALF_DTYPES):
-            known = "float16, bfloat16, float32 or float64" if half else "float32 or float64"
-            raise TypeError(f"{name}: expected {known}, got {array.dtype}")
+        if array.dtype not in DTYPES and array.dtype not in HALF_DTYPES:
+            raise TypeError(f"{name}: expected float16, bfloat16, float32 or float64, got {array.dtype}")
         if array.dtype != q.dtype:
             raise TypeError(f"{name}: expected the dtype of q, {q.dtype}, got {array.dtype}")
-        _check_row_layout(name, array)
     (batch, heads, _, head_dim), (_, kv_heads, *_) = q.shape, k.shape
     if head_dim == 0 or heads == 0:
         raise ValueError(f"q: expected at least one head and head_dim >= 1, got shape {q.shape}")
@@ -72,21 +71,21 @@ def check_inputs(q, k, v, half=False):
 
 def check_lse(name, array, q):
     """Raise unless ``array`` has one number per query, as lse and dlse do."""
-    _check_array(name, array)
-    _check_like(name, array, q.shape[:3], lse_dtype(q.dtype))
+    check_array(name, array, q.shape[:3], lse_dtype(q.dtype))
 
 
-def check_rows(name, array, shape, dtype):
-    """Raise unless ``array`` has rows of the given shape and dtype."""
-    _check_array(name, array)
-    _check_like(name, array, shape, dtype)
-    _check_row_layout(name, array)
+def _check_memory(arrays, outputs, resident):
+    """Return the arrays, and copies of the inputs that kernels cannot read in place.
 
-
-def _check_outputs(arrays, names):
-    """Raise unless every output is writeable and shares no element with itself or another array."""
-    outputs = [name for name in names if name in arrays]
+    Raise unless every output can be written in place, and shares no element with itself or another array.
+    Where arrays are ``resident`` on the GPU, inputs are not copied, and raise, too.
+    """
+    outputs = [name for name in outputs if name in arrays]
     inputs = [name for name in arrays if name not in outputs]
+    problems = {name: _problem_of_layout(name, array) for name, array in arrays.items()}
+    for name in arrays if resident else outputs:
+        if problems[name]:
+            raise ValueError(f"{name}: expected {problems[name]}, got strides {arrays[name].strides}")
     for i, name in enumerate(outputs):
         array = arrays[name]
         if not array.flags.writeable:
@@ -96,6 +95,19 @@ def _check_outputs(arrays, names):
         for other in (*outputs[:i], *inputs):
             if share_memory(array, arrays[other]):
                 raise ValueError(f"{name}: expected memory of its own, got elements shared with {other}")
+    return arrays | {name: arrays[name].copy() for name in inputs if problems[name]}
+
+
+def _problem_of_layout(name, array) -> str | None:
+    """Return what kernels expect of the memory of an array that they cannot read or write in place."""
+    aligned, contiguous = array.flags.aligned, array.flags.c_contiguous
+    if name in BIASES:
+        return None if aligned and contiguous else "contiguous, aligned memory"
+    if not aligned:
+        return "aligned memory"
+    if array.ndim < 4 or contiguous or array.shape[-1] <= 1 or array.strides[-1] == array.itemsize:
+        return None
+    return "a contiguous last axis" if array.size else None
 
 
 def _check_softcap(softcap, dtype) -> float | None:
@@ -123,24 +135,17 @@ def _check_biases(arrays, patterns, sequences):
                 f"offset_bias: expected shape ({heads}, {least}) or longer, as pattern.offsets({distances}) "
                 f"has {least}, got {shape}"
             )
-        _check_numbers("offset_bias", arrays["offset_bias"], shape, dtype)
+        check_array("offset_bias", arrays["offset_bias"], shape, dtype)
     if "global_bias" in arrays:
         shape = heads, max(pattern.global_tokens for pattern in patterns)
-        _check_numbers("global_bias", arrays["global_bias"], shape, dtype)
+        check_array("global_bias", arrays["global_bias"], shape, dtype)
     if "slopes" in arrays:
-        _check_numbers("slopes", arrays["slopes"], (heads,), dtype)
+        check_array("slopes", arrays["slopes"], (heads,), dtype)
     for name in ("offset_bias", "global_bias"):
         if f"d{name}" in arrays:
             if name not in arrays:
                 raise ValueError(f"d{name}: expected None without {name}, got an array")
-            _check_numbers(f"d{name}", arrays[f"d{name}"], arrays[name].shape, dtype)
-
-
-def _check_numbers(name, array, shape, dtype):
-    _check_array(name, array)
-    _check_like(name, array, shape, dtype)
-    if not (array.flags.c_contiguous and array.flags.aligned):
-        raise ValueError(f"{name}: expected contiguous, aligned memory, got strides {array.strides}")
+            check_array(f"d{name}", arrays[f"d{name}"], arrays[name].shape, dtype)
 
 
 def _check_dropout(dropout) -> float:
@@ -185,18 +190,13 @@ def _check_array(name, array):
         raise TypeError(f"{name}: expected a NumPy array, got {type(array).__name__}")
 
 
-def _check_like(name, array, shape, dtype):
+def check_array(name, array, shape, dtype):
+    """Raise unless ``array`` is an array of the given shape and dtype."""
+    _check_array(name, array)
     if array.shape != shape:
         raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")
     if array.dtype != dtype:
         raise TypeError(f"{name}: expected {dtype}, got {array.dtype}")
-
-
-def _check_row_layout(name, array):
-    if not array.flags.aligned:
-        raise ValueError(f"{name}: expected aligned memory, got strides {array.strides}")
-    if array.size and array.shape[-1] > 1 and array.strides[-1] != array.itemsize:
-        raise ValueError(f"{name}: expected a contiguous last axis, got strides {array.strides}")
 
 
 def check_choice(name, value, known):

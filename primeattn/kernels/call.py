@@ -18,9 +18,9 @@ ARRAYS = ("q", "k", "v", "out", "lse", "dout", "dlse", "dq", "dk", "dv")
 BIASES = ("offset_bias", "global_bias", "slopes", "doffset_bias", "dglobal_bias")  # arrays, too
 KERNELS = {"tiles": "cpu", "scalar": "cpu", "gather": "cuda", "wheel": "cuda"}  # and where each runs
 GPU_KERNELS = tuple(name for name, device in KERNELS.items() if device == "cuda")
-BFLOAT16 = np.dtype([("bfloat16", "<u2")])  # NumPy has no such numbers; only the bits are carried
+BFLOAT16 = np.dtype([("bfloat16", "<u2")], align=True)  # NumPy has no such numbers, only their bits
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
-HALF_DTYPES = (np.dtype(np.float16), BFLOAT16)  # of storage on the GPU
+HALF_DTYPES = (np.dtype(np.float16), BFLOAT16)  # of storage; computed in float32
 
 # One sequence of a call: an entry of the batch, or one of those packed by cu_seqlens.
 SEQUENCE = np.dtype(
@@ -71,6 +71,11 @@ class Call:
         return *given, *(name for name, is_given in others.items() if is_given)
 
     @property
+    def computed(self) -> np.dtype:
+        """The dtype that is computed with."""
+        return lse_dtype(self.arrays["q"].dtype)
+
+    @property
     def head_dim(self) -> int:
         return self.arrays["q"].shape[3]
 
@@ -85,7 +90,7 @@ class Call:
 
 def lse_dtype(dtype) -> np.dtype:
     """Return the dtype of lse for rows of ``dtype``: what is computed with."""
-    return np.dtype(np.float32) if dtype in HALF_DTYPES else dtype
+    return DTYPES[0] if dtype in HALF_DTYPES else dtype
 
 
 def reach(sequences) -> tuple[int, int]:

@@ -18,9 +18,10 @@ __all__ = [
     "carried_streams",
     "device_interface",
     "device_number",
+    "interface_view",
+    "read_dlpack",
     "stream_handle",
     "view",
-    "view_of_host",
 ]
 
 DLPACK_CUDA = (2, 13)  # device types: memory of a GPU, managed memory
@@ -41,22 +42,15 @@ def device_interface(array) -> dict | None:
     return interface
 
 
-def view_of_host(array):
-    """Return ``array``, seen as BFLOAT16 if it is a NumPy array of ml_dtypes.bfloat16."""
-    if isinstance(array, np.ndarray) and array.dtype.name == "bfloat16":
-        return array.view(BFLOAT16)
-    return array
-
-
 def view(name, array, interface, stream) -> np.ndarray:
     """Return ``array`` as a NumPy array that must not be read; ``stream`` is where it will be used."""
     if interface:
         if interface.get("mask") is not None:
             raise TypeError(f"{name}: expected an array without a mask, got one with")
-        return _view(interface, array, _is_bfloat16(array))
+        return interface_view(interface, array, _is_bfloat16(array))
     capsule = array.__dlpack__(stream=LEGACY_STREAM if stream is None else stream)
-    interface, bfloat = _read_dlpack(name, capsule)
-    return _view(interface, capsule, bfloat)
+    interface, bfloat = read_dlpack(name, capsule)
+    return interface_view(interface, capsule, bfloat)
 
 
 def _is_bfloat16(array):
@@ -127,7 +121,8 @@ class _Owner:
         self.__array_interface__, self.owner = interface, owner
 
 
-def _view(interface, owner, bfloat):
+def interface_view(interface, owner, bfloat) -> np.ndarray:
+    """Return a NumPy array of an array interface, as BFLOAT16 if ``bfloat``; it keeps ``owner`` alive."""
     address, read_only = interface["data"]
     shape = tuple(interface["shape"])
     typestr = "<u2" if bfloat else interface["typestr"]
@@ -151,8 +146,11 @@ class _DLTensor(ctypes.Structure):
     ]
 
 
-def _read_dlpack(name, capsule):
-    """Array interface of a capsule that holds a DLTensor (the first member of DLManagedTensor)."""
+def read_dlpack(name, capsule, read_only=False) -> tuple[dict, bool]:
+    """Return the array interface of a capsule, and whether the numbers are bfloat16.
+
+    It holds a DLTensor, which is the first member of DLManagedTensor.
+    """
     pointer = ctypes.pythonapi.PyCapsule_GetPointer
     pointer.restype, pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
     tensor = _DLTensor.from_address(pointer(capsule, b"dltensor"))
@@ -161,7 +159,7 @@ def _read_dlpack(name, capsule):
         raise TypeError(f"{name}: expected floating point numbers, got DLPack type code {tensor.code}")
     size = tensor.bits // 8
     interface = {
-        "data": ((tensor.data or 0) + tensor.byte_offset, False),
+        "data": ((tensor.data or 0) + tensor.byte_offset, read_only),
         "shape": tensor.shape[: tensor.ndim],
         "strides": tuple(s * size for s in tensor.strides[: tensor.ndim]) if tensor.strides else None,
         "typestr": f"<f{size}",

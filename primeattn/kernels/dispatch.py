@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from primeattn.kernels.arguments import check_choice
-from primeattn.kernels.call import HALF_DTYPES, KERNELS, Target, reach
+from primeattn.kernels.call import KERNELS, Target, reach
 from primeattn.kernels.cpu import launch as cpu_launch
 from primeattn.kernels.device_arrays import (
     carried_streams,
@@ -13,8 +13,8 @@ from primeattn.kernels.device_arrays import (
     device_number,
     stream_handle,
     view,
-    view_of_host,
 )
+from primeattn.kernels.host_arrays import view_of_host
 
 __all__ = ["AUTO_RULE", "is_large", "locate", "run", "work"]
 
@@ -38,8 +38,7 @@ def locate(arrays, device, stream, kernel):
         raise ValueError("stream: expected None on the CPU, streams belong to GPU calls")
     if gpu is not None:
         _check_kernel(kernel, gpu)
-    if gpu is not False:
-        arrays = {name: view_of_host(array) for name, array in arrays.items()}
+    arrays = {name: view_of_host(name, array) for name, array in arrays.items()}
     return Target(gpu, stream=stream_handle(stream), kernel=kernel), arrays
 
 
@@ -47,7 +46,7 @@ def run(call):
     """Run a checked call; on the GPU, return a launch that can be repeated."""
     gpu = call.target.gpu
     if gpu is None:
-        gpu = call.arrays["q"].dtype in HALF_DTYPES or (not call.terms and is_large(call))
+        gpu = not call.terms and is_large(call)
     if not gpu:
         return cpu_launch.run(call)
     if call.terms:

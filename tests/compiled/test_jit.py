@@ -92,7 +92,8 @@ def test_unusable_folders_are_passed_over(tmp_path, monkeypatch):
 
 
 def test_import_touches_no_driver_and_nothing_heavy():
-    heavy = ("torch", "matplotlib", "scipy.sparse", "tqdm", "numba.cuda.cudadrv.driver", "hypothesis")
+    heavy = ("torch", "jax", "ml_dtypes", "matplotlib", "scipy.sparse", "tqdm", "hypothesis")
+    heavy += ("numba.cuda.cudadrv.driver",)
     code = f"import sys, primeattn\nprint([m for m in {heavy!r} if m in sys.modules])"
     assert run(code, {}) == ["[]"]
     assert primeattn.__doc__

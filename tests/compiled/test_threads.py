@@ -84,17 +84,41 @@ def test_number_of_threads_is_checked(threads):
     assert pa.get_num_threads() == 3
 
 
-@pytest.mark.parametrize(("value", "expected"), [("3", 3), ("", None)])
-def test_default_follows_the_environment(value, expected):
+def _cpus():
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+@pytest.mark.parametrize(
+    ("numba", "omp", "expected"),
+    [
+        ("3", None, 3),
+        ("3", "1", 3),
+        (None, None, _cpus()),
+        ("", "1", 1),
+        (None, "1,4", 1),
+        (None, "4000", _cpus()),
+        *((None, bad, _cpus()) for bad in ("", "0", "-1", "many", "1.5")),
+    ],
+)
+def test_default_follows_the_environment(numba, omp, expected, monkeypatch):
+    from primeattn.compiled import threads
+
+    for name, value in (("NUMBA_NUM_THREADS", numba), ("OMP_NUM_THREADS", omp)):
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    assert threads._default_threads() == expected
+
+
+def test_a_worker_with_one_thread_of_openmp_has_one():
     import subprocess
 
     code = "import primeattn as pa; print(pa.get_num_threads())"
-    environment = {**os.environ, "NUMBA_NUM_THREADS": value}
-    if not value:
-        del environment["NUMBA_NUM_THREADS"]
-        expected = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment.pop("NUMBA_NUM_THREADS", None)
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.stdout.strip() == str(expected), done.stderr
+    assert done.stdout.strip() == "1", done.stderr
 
 
 def test_one_workspace_in_two_threads_is_refused(threads):

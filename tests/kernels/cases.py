@@ -4,11 +4,14 @@ import numpy as np
 
 import primeattn as pa
 from primeattn.kernels import reference
+from primeattn.kernels.call import BFLOAT16
+from primeattn.kernels.halves import rounded, widened
 
 HEAD_DIMS = (1, 3, 8, 20, 32, 64, 80, 128)
 CONFIGURATIONS = 240
 FORWARD = {np.float32: 5e-6, np.float64: 1e-12}
 BACKWARD = {np.float32: 1e-4, np.float64: 1e-10}
+ROUNDING = {np.dtype(np.float16): (2**-11, 2**-25), BFLOAT16: (2**-8, 0)}  # relative, and of tiny numbers
 
 
 def random_pattern(rng, n):
@@ -30,14 +33,16 @@ def strided(rng, shape, dtype):
     batch, heads, n, d = shape
     layout = rng.integers(4)
     if layout == 0:
-        return rng.standard_normal(shape).astype(dtype)
+        return normal(rng, shape, dtype)
     if layout == 1:  # (batch, seq, heads, head_dim) buffer
-        return rng.standard_normal((batch, n, heads, d)).astype(dtype).transpose(0, 2, 1, 3)
+        return normal(rng, (batch, n, heads, d), dtype).transpose(0, 2, 1, 3)
     if layout == 2:  # columns of a wider buffer, off the alignment of a vector
-        return (
-            rng.standard_normal((batch, n, heads, d + 3)).astype(dtype).transpose(0, 2, 1, 3)[..., 1 : d + 1]
-        )
-    return rng.standard_normal((batch, heads, 2 * n + 1, d)).astype(dtype)[:, :, 1::2][:, :, ::-1]
+        return normal(rng, (batch, n, heads, d + 3), dtype).transpose(0, 2, 1, 3)[..., 1 : d + 1]
+    return normal(rng, (batch, heads, 2 * n + 1, d), dtype)[:, :, 1::2][:, :, ::-1]
+
+
+def normal(rng, shape, dtype):
+    return rounded(rng.standard_normal(shape), dtype)
 
 
 def random_terms(rng, dtype, heads, pattern, n):
@@ -46,9 +51,9 @@ def random_terms(rng, dtype, heads, pattern, n):
     offsets = max(p.offsets(n).size for p in patterns) + int(rng.choice([0, 7]))
     global_tokens = max(p.global_tokens for p in patterns)
     options = {
-        "offset_bias": rng.standard_normal((heads, offsets)).astype(dtype),
-        "global_bias": rng.standard_normal((heads, global_tokens)).astype(dtype),
-        "slopes": rng.uniform(0, 20 / n, heads).astype(dtype),  # so that float32 holds the scores well
+        "offset_bias": normal(rng, (heads, offsets), dtype),
+        "global_bias": normal(rng, (heads, global_tokens), dtype),
+        "slopes": rounded(rng.uniform(0, 20 / n, heads), dtype),  # so that float32 holds the scores well
         "softcap": float(rng.choice([0.5, 2, 30])),
     }
     options = {name: value for name, value in options.items() if rng.random() < 0.6}
@@ -58,10 +63,10 @@ def random_terms(rng, dtype, heads, pattern, n):
     return options
 
 
-def random_case(seed, terms=False):
+def random_case(seed, terms=False, dtype=None):
     """Arrays, pattern and options of one random configuration; with ``terms``, scores are more than q·k."""
     rng = np.random.default_rng(seed)
-    dtype = (np.float32, np.float64)[seed % 2]
+    dtype = dtype or (np.float32, np.float64)[seed % 2]
     d = int(rng.choice(HEAD_DIMS))
     kv_heads, group = int(rng.integers(1, 3)), int(rng.integers(1, 4))
     heads = kv_heads * group
@@ -97,7 +102,7 @@ def random_case(seed, terms=False):
 def spoil_padding(array, start):
     """Put NaN in the rows of positions below 0."""
     for entry, first in zip(array, np.broadcast_to(start, len(array)), strict=True):
-        entry[:, : max(-first, 0)] = np.nan
+        entry[:, : max(-first, 0)] = rounded(np.array(np.nan), array.dtype)
 
 
 def largest_error(a, b):
@@ -133,3 +138,40 @@ def check_against_the_reference(seed, kernel=None, terms=False):
     for name, a, b in zip(names, got, expected, strict=True):
         scale = np.abs(b).max(initial=0.05)  # where one key is seen, dq and dk are exactly zero
         assert largest_error(a, b) <= BACKWARD[dtype] * scale, (seed, name)
+
+
+def check_halves_against_the_reference(seed, dtype, kernel=None, terms=False):
+    """As above, of float16 or bfloat16: results are as exact as those of float32, and rounded once."""
+    rng, _, rows, pattern, options = random_case(seed, terms, dtype)
+    wide = {name: widened(a) if hasattr(a, "dtype") else a for name, a in options.items()}
+    expected, expected_lse = reference.forward(*map(widened, rows), pattern, **wide)
+    q, (out, lse) = rows[0], (strided(rng, rows[0].shape, dtype), np.empty(rows[0].shape[:3], np.float32))
+    pa.sparse_index_kernel(out, lse, *rows, pattern, kernel=kernel, **options)
+    larger = 1 / (1 - options.get("dropout", 0))  # the weights that dropout leaves
+    check_rounded(out, expected, FORWARD[np.float32] * larger, seed)
+    empty = expected_lse == -np.inf
+    assert np.array_equal(lse == -np.inf, empty), seed
+    assert largest_error(lse[~empty], expected_lse[~empty]) < 2 * FORWARD[np.float32], seed
+
+    dout, dlse = strided(rng, q.shape, dtype), rng.standard_normal(lse.shape, dtype=np.float32)
+    for array in (dout, dlse):
+        spoil_padding(array, options.get("q_start", 0))
+    given = [*map(widened, (dout, *rows, out)), lse]
+    expected = reference.backward(*given, pattern, dlse=dlse, **wide)
+    buffers = [strided(rng, a.shape, dtype) for a in rows]
+    biases = [name for name in ("offset_bias", "global_bias") if name in options]
+    gradients = {f"d{name}": np.empty_like(options[name]) for name in biases}
+    options |= {"dlse": dlse, "kernel": kernel, **gradients}
+    pa.sparse_index_kernel_backward(*buffers, dout, *rows, out, lse, pattern, **options)
+    for name, a, b in zip(
+        ("dq", "dk", "dv", *gradients), (*buffers, *gradients.values()), expected, strict=True
+    ):
+        check_rounded(a, b, BACKWARD[np.float32] * np.abs(b).max(initial=0.05), (seed, name))
+
+
+def check_rounded(array, expected, error, about):
+    """Raise unless an array of 16-bit numbers is within ``error`` and one rounding of what is expected."""
+    relative, least = ROUNDING[array.dtype]
+    array = widened(array)
+    assert np.isfinite(array).all(), about
+    assert (np.abs(array - expected) <= error + relative * (np.abs(expected) + error) + least).all(), about

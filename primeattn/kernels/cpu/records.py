@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from primeattn.kernels.call import ARRAYS
+from primeattn.kernels.call import ARRAYS, HALF_DTYPES
 
-__all__ = ["ARRAY", "JOB", "PANEL", "PIECE", "ROUTE", "STAGE", "TASK", "Tables", "make_job"]
+__all__ = ["ARRAY", "JOB", "PANEL", "PIECE", "ROUTE", "STAGE", "TASK", "Tables", "halves_of", "make_job"]
 
 
 def record(*names):
@@ -97,7 +97,8 @@ ARRAY = record(
 NONE = (0,) * 4  # of an array that was not given
 NUMBERS = (
     "head_dim",  # numbers of a row
-    "size",  # bytes of a number
+    "size",  # bytes of a number, packed or computed
+    "halves",  # 0: so are those of the caller's rows; else these are float16 (1) or bfloat16 (2)
     "lines",  # cache lines of a packed row
     "heads_per_key",  # query heads that read one key head
     "block",  # most rows in a block
@@ -112,6 +113,11 @@ NUMBERS = (
     "scratch_bytes",  # of each worker's
 )
 JOB = np.dtype([*((name, ARRAY) for name in ARRAYS), *((name, np.int64) for name in NUMBERS)])
+
+
+def halves_of(dtype) -> int:
+    """What ``halves`` of a JOB is for rows of ``dtype``."""
+    return HALF_DTYPES.index(dtype) + 1 if dtype in HALF_DTYPES else 0
 
 
 def make_job(arrays, numbers) -> np.ndarray:

@@ -1,7 +1,8 @@
 """``kernel="scalar"``: attention in loops over rows and numbers, to be read, and stepped through.
 
 ``reference`` holds whole matrices of scores, "tiles" works on vectors; this goes from pair to pair. It takes
-what "tiles" takes, at any length. With NUMBA_DISABLE_JIT=1 it is plain Python. All sums are in float64.
+what "tiles" takes, at any length. With NUMBA_DISABLE_JIT=1 it is plain Python. All sums are in float64; rows
+of float16 and bfloat16 are widened to float32 before they come here, and rounded after.
 
 The compiled functions see one query head of one sequence, or a block of its queries, or of its keys:
 
@@ -23,6 +24,7 @@ from primeattn.compiled.jit import part_njit, plain_njit
 from primeattn.compiled.parallel import share
 from primeattn.kernels.call import reach
 from primeattn.kernels.cpu.drop_keys import drop_keys, drop_limit
+from primeattn.kernels.halves import rounded, widened
 
 __all__ = ["run"]
 
@@ -219,13 +221,13 @@ class Head(NamedTuple):
 
 def run(call):
     """Run a checked call."""
-    arrays, q, numbers = dict(call.arrays), call.arrays["q"], call.arrays["q"].shape[:3]
+    arrays, numbers = dict(call.arrays), call.arrays["q"].shape[:3]
     factors = call.scale, call.softcap or 0.0
     if not call.backward:
-        arrays.setdefault("lse", np.empty(numbers, q.dtype))
+        arrays.setdefault("lse", np.empty(numbers, call.computed))
         _share(_query_blocks(call), lambda head: _forward(arrays, factors, head))
         return
-    arrays.setdefault("dlse", np.zeros(numbers, q.dtype))
+    arrays.setdefault("dlse", np.zeros(numbers, call.computed))
     arrays["delta"] = np.empty(numbers)
     # Queries, then keys: each row of a gradient is summed by one thread.
     _share(_query_blocks(call), lambda head: _backward_queries(arrays, factors, head))
@@ -319,21 +321,23 @@ def _forward(arrays, factors, head):
     q, out, lse = _at(head.queries, arrays, "q", "out", "lse")
     k, v = _at(head.keys, arrays, "k", "v")
     forward(q, k, v, head.mask, *factors, out, lse)
+    _put(head.queries, arrays, out=out)
 
 
 def _backward_queries(arrays, factors, head):
     q, *given = _at(head.queries, arrays, "q", "out", "lse", "dout", "dlse", "delta", "dq")
     k, v = _at(head.keys, arrays, "k", "v")
     backward_queries(q, k, v, head.mask, *factors, *given)
+    _put(head.queries, arrays, dq=given[-1])
 
 
 def _backward_keys(arrays, factors, heads):
-    k, v, dk, dv = _at(heads[0].keys, arrays, "k", "v", "dk", "dv")
+    k, v = _at(heads[0].keys, arrays, "k", "v")
     sums = np.zeros((2, *k.shape))
     for head in heads:
         q, *given = _at(head.queries, arrays, "q", "lse", "dout", "delta")
         backward_keys(q, k, v, head.mask, *factors, *given, *sums)
-    dk[...], dv[...] = sums
+    _put(heads[0].keys, arrays, dk=sums[0], dv=sums[1])
 
 
 def _backward_biases(arrays, factors, h, heads):
@@ -351,4 +355,12 @@ def _backward_biases(arrays, factors, h, heads):
 
 
 def _at(place, arrays, *names):
-    return [arrays[name][place] for name in names]
+    """Return parts of arrays, copied where their numbers have 16 bits."""
+    return [widened(arrays[name][place]) for name in names]
+
+
+def _put(place, arrays, **results):
+    """Fill parts of arrays with results, which may be these parts themselves."""
+    for name, result in results.items():
+        if not np.may_share_memory(result, arrays[name]):
+            arrays[name][place] = rounded(result, arrays[name].dtype)

@@ -45,15 +45,15 @@ def make_terms(call, plan, scratch_bytes):
 
     Also the memory of the sums, to be kept as long as the Terms; it comes from the call's workspace.
     """
-    q, skips = call.arrays["q"], _skips(call, plan.tables)
+    dtype, skips = call.computed, _skips(call, plan.tables)
     sums, memory = np.zeros((0, 0), SUM), None
     if any(name in call.arrays for name in GRADIENTS):
         sums, memory = _sums(plan.tables, skips, call.workspace)
     longest = int((sums["offsets"] + sums["globals"]).max(initial=0))
     tiles = call.backward * ((call.softcap is not None) + (call.dropout > 0))
-    before_tiles, before_sums, total = room_bytes(plan.block, q.itemsize, tiles, longest)
+    before_tiles, before_sums, total = room_bytes(plan.block, dtype.itemsize, tiles, longest)
     places = scratch_bytes + np.array([0, before_tiles, before_sums])
-    cap, kept = np.array([[call.softcap or 0], [1 / (1 - call.dropout)]], q.dtype)
+    cap, kept = np.array([[call.softcap or 0], [1 / (1 - call.dropout)]], dtype)
     drops = _drops(call, plan.tables.sequences)
     return Terms(_biases(call, skips), sums, cap, drops, kept, places), total, memory
 

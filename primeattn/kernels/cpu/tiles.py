@@ -10,6 +10,8 @@ Query heads that share their keys and offsets may be computed together. Then q, 
 of them in turn, where one row stands above. ``heads`` is a tuple, ALONE or TWO: its length is known when the
 code is compiled.
 
+Rows of float16 or bfloat16 are packed as float32, and rounded where they are written.
+
 Packed rows are *chunk-major*: the first four cache lines of all rows, then the next four, and so on. The
 remaining lines form a chunk of two, of one, or both. Columns beyond head_dim are zero.
 """
@@ -21,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from primeattn.compiled.addresses import prefetch, view
+from primeattn.compiled.halves import read_bfloat16, read_float16, write_bfloat16, write_float16
 from primeattn.compiled.jit import part_njit
 from primeattn.compiled.simd import (
     GROUP,
@@ -38,6 +41,8 @@ ALONE, TWO = (np.int64(0),), (np.int64(0),) * 2  # heads computed together; only
 RUN = 4  # tiles that are summed before the sum is carried over: one long chain would lose digits
 AHEAD = 8  # rows: so far before a row is copied, memory is asked for it (measured)
 ZERO = np.int64(0)  # for calls: each literal number would compile the function again
+HALF = 2  # bytes of a number of the caller's, where it has 16 bits
+FLOAT16 = 1  # what ``halves`` of a call may be; the other is bfloat16
 
 
 class Packed(NamedTuple):
@@ -88,14 +93,35 @@ def ahead(r, n, row):
 
 
 @part_njit
+def _copy_halves(one, job, source, packed, row, factor):
+    """As ``copy_row``, of numbers of 16 bits."""
+    done, left = ZERO, job.head_dim
+    while done < job.lines:
+        width = chunk_lines(job.lines, done)
+        room, target = width * LINE // job.size, chunk_address(packed, done, width, row)
+        given = min(room, left)
+        if job.halves == FLOAT16:
+            read_float16(one, source, factor, target, given)
+        else:
+            read_bfloat16(one, source, factor, target, given)
+        view(target + given * job.size, room - given, one)[:] = 0
+        source += HALF * given
+        left -= given
+        done += width
+
+
+@part_njit
 def copy_row(one, job, source, later, packed, row, factor):
     """Pack ``factor`` times the head_dim numbers at an address, and zeros after them.
 
     Memory is asked for the row that lies ``later`` bytes further on.
     """
-    end = source + job.head_dim * job.size
+    end = source + job.head_dim * (job.size if job.halves == 0 else HALF)
     for line in range(source + later, end + later, LINE):
         prefetch(line)
+    if job.halves != 0:
+        _copy_halves(one, job, source, packed, row, factor)
+        return
     done = ZERO
     while done < job.lines:
         width = chunk_lines(job.lines, done)
@@ -108,8 +134,27 @@ def copy_row(one, job, source, later, packed, row, factor):
 
 
 @part_njit
+def _write_halves(one, job, packed, row, target, factor):
+    """As ``write_row``, rounded to 16 bits."""
+    done, left = ZERO, job.head_dim
+    while done < job.lines:
+        width = chunk_lines(job.lines, done)
+        given, source = min(width * LINE // job.size, left), chunk_address(packed, done, width, row)
+        if job.halves == FLOAT16:
+            write_float16(one, source, factor, target, given)
+        else:
+            write_bfloat16(one, source, factor, target, given)
+        target += HALF * given
+        left -= given
+        done += width
+
+
+@part_njit
 def write_row(one, job, packed, row, target, factor):
     """Write ``factor`` times the first head_dim numbers of a packed row to an address."""
+    if job.halves != 0:
+        _write_halves(one, job, packed, row, target, factor)
+        return
     end = target + job.head_dim * job.size
     done = ZERO
     while done < job.lines:
