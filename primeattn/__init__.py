@@ -20,6 +20,7 @@ The package, from the ground up. A file imports from the lines above its own, an
     analysis                                        what a pattern is worth
     plot                                            pictures
     train info                                      a whole training run; this machine
+    torch                                           tensors of torch; an extra
     bench                                           speed against peers
     cli                                             the command line
 """
@@ -107,10 +108,11 @@ __version__ = "0.1.0"
 
 # Modules that not every user needs are imported at first use.
 _LAZY = ("analysis", "baselines", "bench", "checkpoint", "info", "language_model", "plot", "train")
+_BRIDGES = ("torch",)  # each needs a package of its own, so that ``dir``, and with it ``help``, leaves them out
 
 
 def __getattr__(name):
-    if name in _LAZY:
+    if name in _LAZY or name in _BRIDGES:
         return _import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

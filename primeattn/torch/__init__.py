@@ -1,0 +1,18 @@
+"""Sparse causal attention on tensors of torch, on the CPU and the GPU (``pip install 'primeattn[torch]'``).
+
+``attention`` is :func:`primeattn.attention` with gradients, ``SparseAttention`` a module with the projections
+of :class:`primeattn.SparseIndexAttention`. Importing this module registers the operators
+``primeattn::attend`` and ``primeattn::attend_backward``: a program that was exported with them needs it too.
+"""
+
+from importlib.util import find_spec as _find_spec
+
+if _find_spec("torch") is None:
+    raise ModuleNotFoundError(
+        "primeattn.torch needs the package torch, which is not installed (pip install 'primeattn[torch]')",
+        name="torch",
+    )
+
+from primeattn.torch.differentiable import attention
+
+__all__ = ["attention"]
