@@ -108,7 +108,8 @@ __version__ = "0.1.0"
 
 # Modules that not every user needs are imported at first use.
 _LAZY = ("analysis", "baselines", "bench", "checkpoint", "info", "language_model", "plot", "train")
-_BRIDGES = ("torch",)  # each needs a package of its own, so that ``dir``, and with it ``help``, leaves them out
+# So are these, which need a package of their own: ``dir``, and with it ``help``, leaves them out.
+_BRIDGES = ("torch",)
 
 
 def __getattr__(name):

@@ -140,7 +140,7 @@ def _attend_backward_shapes(dout, dlse, q, k, v, out, lse, offset_bias, global_b
 
 
 def _vmap_rule(operator, arrays, folding):
-    """Rule for vmap: the first ``arrays`` arguments have a batch, and so have the first ``folding`` results."""
+    """Rule for vmap: the first ``arrays`` arguments and ``folding`` results have axes of the batch."""
 
     def rule(info, in_dims, *args):
         size, given = info.batch_size, args[arrays:]
