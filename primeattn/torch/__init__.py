@@ -14,5 +14,19 @@ if _find_spec("torch") is None:
     )
 
 from primeattn.torch.differentiable import attention
+from primeattn.torch.models import gpt2, llama
+from primeattn.torch.module import SparseAttention
+from primeattn.torch.weights import Source, from_state_dict, from_torch, map_of, to_state_dict, to_torch
 
-__all__ = ["attention"]
+__all__ = [
+    "Source",
+    "SparseAttention",
+    "attention",
+    "from_state_dict",
+    "from_torch",
+    "gpt2",
+    "llama",
+    "map_of",
+    "to_state_dict",
+    "to_torch",
+]
