@@ -8,6 +8,7 @@ parameters and states, and ``primeattn train --help`` for a model trained on rea
 The package, from the ground up. A file imports from the lines above its own, and from its own folder:
 
     checks forks files table _config _command       what all may use
+    _extras                                         packages that only a bridge needs
     _safetensors                                    arrays in files of that format
     tree workspace                                  nested dicts of arrays; memory kept between steps
     compiled                                        threads, vectors and loops of compiled code
@@ -128,4 +129,9 @@ def _picture(pattern):
     return _import_module("primeattn.plot.notebook").png(pattern)
 
 
+def _masks():
+    return _import_module("primeattn.torch.masks")
+
+
 Pattern._draw = staticmethod(_picture)
+Pattern._masks = staticmethod(_masks)

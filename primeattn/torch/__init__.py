@@ -5,13 +5,9 @@ of :class:`primeattn.SparseIndexAttention`. Importing this module registers the 
 ``primeattn::attend`` and ``primeattn::attend_backward``: a program that was exported with them needs it too.
 """
 
-from importlib.util import find_spec as _find_spec
+from primeattn._extras import require as _require
 
-if _find_spec("torch") is None:
-    raise ModuleNotFoundError(
-        "primeattn.torch needs the package torch, which is not installed (pip install 'primeattn[torch]')",
-        name="torch",
-    )
+_require("torch")
 
 from primeattn.torch.differentiable import attention
 from primeattn.torch.models import gpt2, llama

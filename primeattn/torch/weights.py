@@ -20,7 +20,14 @@ __all__ = ["Source", "from_state_dict", "from_torch", "map_of", "to_state_dict",
 
 
 class Source(NamedTuple):
-    """Where the array of one path is in a state dict."""
+    """Where the array of one path is in a state dict.
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> pa.torch.map_of(pa.torch.SparseAttention(pa.Pattern("primes"), 8))["Wo/weight"]
+    Source(names=('Wo.weight',), transposed=True)
+    """
 
     names: tuple[str, ...]
     transposed: bool = False
