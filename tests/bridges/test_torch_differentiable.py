@@ -124,7 +124,11 @@ def test_opcheck(draw):
     starts = torch.tensor(1), torch.tensor([0, -1]), None, torch.tensor(7)
     terms = (offset_bias.new_zeros(4, 20), global_bias, slopes, *starts, *numbers)
     for options in (plain, terms):
-        for rows in ((q, k, v), (q.mT.contiguous().mT, k, v)):
+        for rows in (
+            (q, k, v),
+            (q.mT.contiguous().mT, k, v),
+            [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k, v)],
+        ):
             torch.library.opcheck(torch.ops.primeattn.attend, (*rows, *options))
             out, lse = pt.operators.attend(*rows, *options)
             saved = torch.ones_like(out), torch.zeros_like(lse), *rows, out, lse

@@ -21,7 +21,7 @@ PATTERNS = [
 
 
 @pytest.mark.parametrize("wheel", [1, 6, None])
-@pytest.mark.parametrize("n, size", [(1, 128), (100, 128), (128, 32), (300, 32)])
+@pytest.mark.parametrize("n, size", [(1, 128), (9, 2), (100, 128), (128, 32), (300, 32)])
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
 def test_block_mask(pattern, n, size, wheel):
     mask, order = pattern.to_flex(n, wheel=wheel, block_size=size), pattern.wheel_permutation(n, wheel)

@@ -84,6 +84,8 @@ def test_there_and_back_bit_for_bit(dtype, number):
     module, layer, _ = list(cases(dtype))[number]
     before = {name: tensor.clone() for name, tensor in fill(module).state_dict().items()}
     ps = pt.from_torch(module)
+    wide = {torch.float64: np.float64}.get(dtype, np.float32)
+    assert {array.dtype for array in pa.tree.flatten(ps).values()} == {np.dtype(wide)}
     fill(module)  # the arrays are copies
     assert pt.to_torch(ps, module) is module
     assert all(torch.equal(module.state_dict()[name], tensor) for name, tensor in before.items())
