@@ -71,8 +71,9 @@ def test_packed_sequences_start_anew():
     x, bounds = data(1, 20, 16), torch.tensor([0, 7, 7, 20])
     apart = torch.cat([ours(x[:, :7]), ours(x[:, 7:])], dim=1)
     torch.testing.assert_close(ours(x, cu_seqlens=bounds), apart)
-    for turns in module_file._turns(20, bounds, 100.0, 4, x):
-        torch.testing.assert_close(turns[7:], turns[:13])
+    turns = (module_file._turns(20, bounds, 100.0, 4, x), module_file._turns(13, None, 100.0, 4, x))
+    for packed, alone in zip(*turns, strict=True):
+        torch.testing.assert_close(packed[7:], alone)
 
 
 def test_dropout_only_in_training_and_by_the_generator_of_torch():
