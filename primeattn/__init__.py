@@ -21,7 +21,7 @@ The package, from the ground up. A file imports from the lines above its own, an
     analysis                                        what a pattern is worth
     plot                                            pictures
     train info                                      a whole training run; this machine
-    torch                                           tensors of torch; an extra
+    jax torch                                       bridges to libraries that are extras
     bench                                           speed against peers
     cli                                             the command line
 """
@@ -112,7 +112,7 @@ __version__ = "0.1.0"
 # Modules that not every user needs are imported at first use.
 _LAZY = ("analysis", "baselines", "bench", "checkpoint", "info", "language_model", "plot", "train")
 # So are these, which need a package of their own: ``dir``, and with it ``help``, leaves them out.
-_BRIDGES = ("torch",)
+_BRIDGES = ("jax", "torch")
 
 
 def __getattr__(name):
