@@ -173,6 +173,6 @@ def _call(kernel, fixed, results, arrays, other):
         return made
 
     # Only a batch can join a batch: what belongs to the whole call makes calls of their own.
-    plain = not other and not fixed.dropout and arrays.keys().isdisjoint(("offset_bias", "global_bias"))
+    plain = not other and arrays.keys().isdisjoint(("offset_bias", "global_bias"))
     method = "broadcast_all" if plain else "sequential"
     return jax.pure_callback(run, shapes, arrays, other, vmap_method=method)

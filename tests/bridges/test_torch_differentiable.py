@@ -1,6 +1,8 @@
 """Values, gradients, and all that torch may do with them, against the kernels and the dense oracle."""
 
+import io
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -172,7 +174,11 @@ def test_exported_for_any_length(qkv, draw):
     shapes = {name: {2: length} for name in "qkv"}
     program = torch.export.export(Attention(), tuple(x.detach() for x in qkv), dynamic_shapes=shapes)
     q, k, v = draw(2, 4, 30, 8), draw(2, 2, 30, 8), draw(2, 2, 30, 8)
-    torch.testing.assert_close(program.module()(q, k, v), pt.attention(q, k, v, PATTERN))
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    for one in (program, torch.export.load(file)):
+        torch.testing.assert_close(one.module()(q, k, v), pt.attention(q, k, v, PATTERN))
 
 
 def test_func_grad_and_vmap(draw):
@@ -264,6 +270,50 @@ def test_autocast(draw):
     assert q.grad.dtype == torch.float32
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert pt.attention(*(x.double() for x in (q, k, v)), PATTERN).dtype == torch.float64
+
+
+def test_autocast_compiled(draw):
+    q, k, v = (draw(1, 2, 30, 8, dtype=torch.float32) for _ in range(3))
+    compiled = torch.compile(pt.attention, fullgraph=True, backend="aot_eager")
+    plain = compiled(q, k, v, PATTERN)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(compiled(q, k, v, PATTERN), pt.attention(q, k, v, PATTERN))
+    assert plain.dtype == torch.float32
+
+
+def test_bfloat16_is_as_exact_as_that_of_torch(draw):
+    q, k, v = (draw(2, 4, 256, 64, dtype=torch.bfloat16, leaf=False) for _ in range(3))
+    dense = torch.nn.functional.scaled_dot_product_attention
+    exact = dense(q.double(), k.double(), v.double(), is_causal=True)
+    ours = pt.attention(q, k, v, pa.Pattern(None, window=255)).double() - exact
+    theirs = dense(q, k, v, is_causal=True).double() - exact
+    assert ours.abs().max() <= 1.1 * theirs.abs().max() and ours.norm() <= 1.1 * theirs.norm()
+
+
+def test_nothing_to_attend(draw):
+    for shape in ((0, 2, 5, 4), (2, 2, 0, 4)):
+        q, k, v = (draw(*shape) for _ in range(3))
+        out = pt.attention(q, k, v, PATTERN)
+        assert out.shape == shape
+        assert [x.shape for x in torch.autograd.grad(out.sum(), (q, k, v))] == [shape] * 3
+
+
+@pytest.mark.slow  # measures
+def test_the_operator_costs_little(draw):
+    q, k, v = (draw(1, 8, 256, 64, dtype=torch.float32) for _ in range(3))
+    arrays = [x.detach().numpy() for x in (q, k, v)]
+    out, lse = np.empty_like(arrays[0]), np.empty(q.shape[:3], np.float32)
+
+    def least(run):
+        times = []
+        for _ in range(500):
+            begin = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - begin)
+        return min(times)
+
+    kernel = least(lambda: pa.sparse_index_kernel(out, lse, *arrays, PATTERN))
+    assert least(lambda: pt.attention(q, k, v, PATTERN)) - kernel < 0.3e-3
 
 
 def test_out_has_the_order_of_axes_of_q(draw):
