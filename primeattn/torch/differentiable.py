@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch.autograd import Function
 
-from primeattn.checks import as_int
+from primeattn.checks import as_int, is_real
 from primeattn.torch.operators import attend, attend_backward, pattern_text
 
 __all__ = ["attention"]
@@ -157,39 +157,53 @@ def attention(
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and tensor.dtype != torch.float64:
                 tensors[name] = tensor.to(dtype)
-    q, k, v = tensors["q"], tensors["k"], tensors["v"]
+    dtype = tensors["q"].dtype
     for name, tensor in tensors.items():
-        if tensor.dtype != q.dtype:
-            raise TypeError(f"{name}: expected the dtype of q, {q.dtype}, got {tensor.dtype}")
+        if tensor.dtype != dtype:
+            raise TypeError(f"{name}: expected the dtype of q, {dtype}, got {tensor.dtype}")
     if isinstance(pattern, (tuple, list)):
         text = "\n".join([pattern_text(one) for one in pattern])
     else:
         text = pattern_text(pattern)
-    out, lse = _Attend.apply(
-        q,
-        k,
-        v,
-        tensors.get("offset_bias"),
-        tensors.get("global_bias"),
-        tensors.get("slopes"),
-        _positions(q_start),
-        _positions(k_start),
-        None if cu_seqlens is None else torch.as_tensor(cu_seqlens),
+    arguments = (
+        *(tensors.get(name) for name in ("q", "k", "v", "offset_bias", "global_bias", "slopes")),
+        None if type(q_start) is int and q_start == 0 else _own(q_start),
+        None if type(k_start) is int and k_start == 0 else _own(k_start),
+        None if cu_seqlens is None else _own(cu_seqlens),
         _seed(dropout_seed) if dropout else None,
-        text,
-        scale,
-        softcap,
-        dropout,
     )
+    scale = None if scale is None else _number("scale", scale)
+    softcap = None if softcap is None else _number("softcap", softcap)
+    out, lse = _Attend.apply(*_distinct(arguments), text, scale, softcap, _number("dropout", dropout))
     return (out, lse) if return_lse else out
 
 
-def _positions(start):
-    return None if type(start) is int and start == 0 else torch.as_tensor(start)
+def _distinct(tensors):
+    """Return the tensors as different objects, as torch.compile takes none twice: k may be v, say."""
+    seen = []
+    for tensor in tensors:
+        again = tensor is not None and any(tensor is other for other in seen)
+        seen.append(tensor.view_as(tensor) if again else tensor)
+    return seen
+
+
+def _own(integers):
+    """A tensor that does not change unnoticed before the backward, as a NumPy array may."""
+    return integers if isinstance(integers, torch.Tensor) else torch.tensor(integers)
+
+
+def _number(name, value):
+    if not is_real(value):
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
+    return float(value)
 
 
 def _seed(seed):
     if isinstance(seed, torch.Tensor):
+        if seed.dtype != torch.int64 or seed.ndim:
+            raise ValueError(
+                f"dropout_seed: expected one int64, got {seed.dtype} of shape {tuple(seed.shape)}"
+            )
         return seed
     seed = as_int("dropout_seed", seed, minimum=0, maximum=2**64 - 1)
     return torch.tensor(seed - 2**64 if seed >= 2**63 else seed)

@@ -15,10 +15,7 @@ __all__ = ["SparseAttention"]
 class SparseAttention(nn.Module):
     """``[q|k|v] = Wi(x);  y = Wo(concat_h softmax(scale q_h k_h^T, over the pattern) v_h)``
 
-    The module of the layer :class:`primeattn.SparseIndexAttention`, which describes the options:
-    ``kv_heads``, ``head_dim``, ``scale``, ``rotary``, ``rotary_dims``, ``qk_norm``, ``offset_bias``,
-    ``alibi``, ``softcap``, ``dropout`` (in training mode, with seeds from torch's generator), ``sinks`` and
-    ``bias``.
+    The module of the layer :class:`primeattn.SparseIndexAttention`, which describes the options.
 
     Parameters
     ----------
@@ -27,10 +24,12 @@ class SparseAttention(nn.Module):
     dims : int
         Size of the last axis of x and y.
     heads : int
+    kv_heads, head_dim, scale, rotary, rotary_dims, qk_norm, offset_bias, alibi, softcap, sinks, bias
+        As in the layer.
+    dropout : float
+        As in the layer, in training mode, with seeds from torch's generator.
     device, dtype : optional
         Of the parameters, as in torch's own modules.
-    **options
-        Those above.
 
     Notes
     -----
@@ -46,11 +45,45 @@ class SparseAttention(nn.Module):
     torch.Size([2, 100, 64])
     """
 
-    def __init__(self, pattern, dims, heads=1, *, device=None, dtype=None, **options):
+    def __init__(
+        self,
+        pattern,
+        dims,
+        heads=1,
+        *,
+        kv_heads=None,
+        head_dim=None,
+        scale=None,
+        rotary=None,
+        rotary_dims=None,
+        qk_norm=False,
+        offset_bias=None,
+        alibi=False,
+        softcap=None,
+        dropout=0.0,
+        sinks=False,
+        bias=False,
+        device=None,
+        dtype=None,
+    ):
         super().__init__()
-        self.layer = layer = SparseIndexAttention(dims, pattern, heads=heads, **options)
-        if layer.device is not None:
-            raise ValueError(f"device: expected that of the parameters, got {layer.device!r}")
+        self.layer = layer = SparseIndexAttention(
+            dims,
+            pattern,
+            heads=heads,
+            kv_heads=kv_heads,
+            head_dim=head_dim,
+            scale=scale,
+            rotary=rotary,
+            rotary_dims=rotary_dims,
+            qk_norm=qk_norm,
+            offset_bias=offset_bias,
+            alibi=alibi,
+            softcap=softcap,
+            dropout=dropout,
+            sinks=sinks,
+            bias=bias,
+        )
         where = {"device": device, "dtype": dtype}
         self.Wi = nn.Linear(layer.Wi.in_features, layer.Wi.out_features, bias=layer.bias, **where)
         self.Wo = nn.Linear(layer.Wo.in_features, layer.Wo.out_features, bias=layer.bias, **where)
@@ -68,7 +101,7 @@ class SparseAttention(nn.Module):
             self.register_parameter(
                 name, None if shape is None else nn.Parameter(torch.zeros(shape, **where))
             )
-        slopes = torch.as_tensor(alibi_slopes(heads)).to(self.Wi.weight) if layer.alibi else None
+        slopes = torch.as_tensor(alibi_slopes(heads)).to(self.Wi.weight) if alibi else None
         self.register_buffer("slopes", slopes, persistent=False)
         counts = None
         if layer.offset_bias is not None:

@@ -148,6 +148,29 @@ def test_compiled_forward_and_backward(draw, qkv):
         torch.testing.assert_close(*gradients)
 
 
+def test_positions_are_those_of_the_forward(qkv):
+    start = np.array([1, 2])
+    expected = torch.autograd.grad(loss(*qkv, q_start=start), qkv)
+    value = loss(*qkv, q_start=start)
+    start[:] = 9
+    assert all(torch.equal(a, b) for a, b in zip(torch.autograd.grad(value, qkv), expected, strict=True))
+    start = torch.tensor([1, 2])
+    value = loss(*qkv, q_start=start)
+    start += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        value.backward()
+
+
+def test_the_same_tensor_may_come_twice(draw):
+    x, start = draw(2, 2, 11, 4), torch.tensor([-2, 0])
+
+    def run(x):
+        return loss(x, x, x, q_start=start, k_start=start)
+
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(torch.autograd.grad(compiled(x), x), torch.autograd.grad(run(x), x))
+
+
 def test_a_compiled_function_notices_another_pattern(qkv):
     compiled = torch.compile(pt.attention, fullgraph=True, backend="aot_eager")
     for pattern in (PATTERN, OTHER, EACH, EACH[::-1], PATTERN):
@@ -232,6 +255,25 @@ def test_second_derivatives_and_forward_mode_raise(qkv):
         torch.func.jvp(lambda q: loss(q, k, v), (q,), (torch.ones_like(q),))
     with torch.autograd.forward_ad.dual_level(), pytest.raises(RuntimeError, match="forward"):
         loss(torch.autograd.forward_ad.make_dual(q, torch.ones_like(q)), k, v)
+
+
+def test_seeds_and_positions_under_vmap_and_compile(draw):
+    q = draw(1, 2, 11, 4)
+
+    def run(q, start, seed):
+        return pt.attention(q, q, q, PATTERN, q_start=start, scale=0.5, dropout=0.3, dropout_seed=seed)
+
+    got = torch.func.vmap(run, (None, 0, 0), randomness="error")(q, torch.arange(3), torch.arange(4, 7))
+    torch.testing.assert_close(got, torch.stack([run(q, i, 4 + i) for i in range(3)]))
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    for start, seed in ((0, 0), (1, 5), (2, 2**64 - 1), (torch.tensor([3]), torch.tensor(7)), (4, 2**63)):
+        assert torch.equal(compiled(q, start, seed), run(q, start, seed))
+
+
+def test_no_gradient_of_slopes_is_asked_for(draw):
+    q = draw(1, 2, 11, 4)
+    with pytest.raises(ValueError, match=r"^slopes: expected a tensor that requires no gradient"):
+        torch.func.grad(lambda slopes: loss(q, q, q, slopes=slopes))(torch.ones(2).double())
 
 
 def test_checkpointing(qkv):
@@ -344,6 +386,13 @@ def test_errors_name_the_argument(draw, qkv):
         pt.attention(q, k, v, PATTERN, slopes=draw(4))
     with pytest.raises(ValueError, match=r"^dropout_seed: expected an integer >= 0, got -1"):
         pt.attention(q, k, v, PATTERN, dropout=0.5, dropout_seed=-1)
+    with pytest.raises(
+        ValueError, match=r"^dropout_seed: expected one int64, got torch.int64 of shape \(2,\)"
+    ):
+        pt.attention(q, k, v, PATTERN, dropout=0.5, dropout_seed=torch.tensor([1, 2]))
+    for name in ("scale", "softcap", "dropout"):
+        with pytest.raises(TypeError, match=rf"^{name}: expected a number, got str"):
+            pt.attention(q, k, v, PATTERN, **{name: "0.5"})
 
 
 def test_nothing_without_grad_mode(qkv):

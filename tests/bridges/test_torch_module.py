@@ -139,5 +139,5 @@ def test_it_prints_and_refuses():
     assert "SparseIndexAttention(16, Pattern(primes, window=2, global_tokens=2), heads=4" in repr(module())
     with pytest.raises(ValueError, match="heads must divide dims"):
         pt.SparseAttention(PATTERN, 16, heads=3)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'windows'"):
-        pt.SparseAttention(PATTERN, 16, heads=4, windows=3)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'init'"):
+        pt.SparseAttention(PATTERN, 16, heads=4, init=None)
