@@ -12,6 +12,7 @@ require("jax")
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_derivatives import SymbolicZero
 
 from primeattn.checks import as_int
 from primeattn.kernels import sparse_index_kernel, sparse_index_kernel_backward
@@ -101,7 +102,7 @@ def attention(
     other |= {"dropout_seed": _halves(dropout_seed) if dropout else None}
     for name, start in (("q_start", q_start), ("k_start", k_start)):
         other[name] = None if type(start) is int and start == 0 else start
-    other = {name: jnp.asarray(array) for name, array in other.items() if array is not None}
+    other = {name: jnp.array(array) for name, array in other.items() if array is not None}
     out, lse = _attend(fixed, given, other)
     return (out.astype(dtype), lse) if return_lse else out.astype(dtype)
 
@@ -139,19 +140,23 @@ def _attend(fixed, learned, other):
 
 
 def _forward(fixed, learned, other):
+    if "slopes" in other and other["slopes"].perturbed:
+        raise ValueError("slopes: expected an array of which no gradient is asked, as there is none")
+    learned, other = ({name: array.value for name, array in some.items()} for some in (learned, other))
     out, lse = _attend(fixed, learned, other)
     return (out, lse), (learned, other, out, lse)
 
 
 def _backward(fixed, saved, gradients):
     learned, other, out, lse = saved
+    dout, dlse = (jnp.zeros(x.shape, x.dtype) if isinstance(x, SymbolicZero) else x for x in gradients)
     results = {f"d{name}": learned[name] for name in LEARNED if name in learned}
-    given = learned | {"out": out, "lse": lse, "dout": gradients[0], "dlse": gradients[1]}
+    given = learned | {"out": out, "lse": lse, "dout": dout, "dlse": dlse}
     results = _call(sparse_index_kernel_backward, fixed, results, given, other)
     return {name.removeprefix("d"): gradient for name, gradient in results.items()}, None
 
 
-_attend.defvjp(_forward, _backward)
+_attend.defvjp(_forward, _backward, symbolic_zeros=True)  # which tell what a gradient is asked of
 
 
 def _call(kernel, fixed, results, arrays, other):

@@ -104,6 +104,23 @@ def test_vmap_and_jacrev(rng):
     np.testing.assert_allclose(jacobian[2], one, rtol=1e-12)
 
 
+def test_no_gradient_of_slopes_is_asked_for(qkv):
+    slopes = jnp.ones(4)
+    for run in (loss, jax.jit(loss)):
+        with pytest.raises(ValueError, match=r"^slopes: expected an array of which no gradient is asked"):
+            jax.grad(lambda slopes, run=run: run(*qkv, slopes=slopes))(slopes)
+        assert jax.grad(run)(*qkv, slopes=slopes).shape == qkv[0].shape
+
+
+def test_out_or_lse_alone(qkv):
+    both = [
+        jax.grad(lambda q, i=i: pj.attention(q, *qkv[1:], PATTERN, return_lse=True)[i].sum())(qkv[0])
+        for i in (0, 1)
+    ]
+    alone = jax.grad(lambda q: pj.attention(q, *qkv[1:], PATTERN).sum())(qkv[0])
+    assert np.array_equal(both[0], alone) and not np.allclose(both[0], both[1])
+
+
 def test_second_derivatives_and_forward_mode_raise(qkv):
     with pytest.raises(ValueError, match="callbacks do not support JVP"):
         jax.grad(lambda q: jax.grad(loss)(q, *qkv[1:]).sum())(qkv[0])
