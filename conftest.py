@@ -1,8 +1,23 @@
 import gc
+import re
+from importlib.util import find_spec
 
 import pytest
 
 from primeattn import sequences
+
+BRIDGES = ("jax", "torch")
+MISSING = [name for name in BRIDGES if find_spec(name) is None]
+collect_ignore = [f"primeattn/{name}{ending}" for name in MISSING for ending in ("", ".py")]
+
+
+def pytest_collection_modifyitems(items):
+    """Examples that import a package that is not installed are skipped."""
+    for item in items:
+        examples = getattr(getattr(item, "dtest", None), "examples", ())
+        for name in MISSING:
+            if any(re.match(rf"import .*\b{name}\b", example.source) for example in examples):
+                item.add_marker(pytest.mark.skip(f"needs {name}"))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -8,6 +8,7 @@ parameters and states, and ``primeattn train --help`` for a model trained on rea
 The package, from the ground up. A file imports from the lines above its own, and from its own folder:
 
     checks forks files table _config _command       what all may use
+    _extras                                         packages that only a bridge needs
     _safetensors                                    arrays in files of that format
     tree workspace                                  nested dicts of arrays; memory kept between steps
     compiled                                        threads, vectors and loops of compiled code
@@ -23,6 +24,7 @@ The package, from the ground up. A file imports from the lines above its own, an
     plot                                            pictures
     train info                                      a whole training run; this machine
     study                                           many runs, compared
+    dask jax torch                                  bridges to libraries that are extras
     bench                                           speed against peers
     cli                                             the command line
 """
@@ -45,6 +47,7 @@ from primeattn.nn import (
     Dense,
     Dropout,
     Embedding,
+    Gated,
     Layer,
     LayerNorm,
     MianChowlaSelfAttention,
@@ -74,6 +77,7 @@ __all__ = [
     "Dense",
     "Dropout",
     "Embedding",
+    "Gated",
     "Layer",
     "LayerNorm",
     "MianChowlaSelfAttention",
@@ -122,10 +126,12 @@ _LAZY = (
     "tasks",
     "train",
 )
+# So are these, which need a package of their own: ``dir``, and with it ``help``, leaves them out.
+_BRIDGES = ("dask", "jax", "torch")
 
 
 def __getattr__(name):
-    if name in _LAZY:
+    if name in _LAZY or name in _BRIDGES:
         return _import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
@@ -138,4 +144,9 @@ def _picture(pattern):
     return _import_module("primeattn.plot.notebook").png(pattern)
 
 
+def _masks():
+    return _import_module("primeattn.torch.masks")
+
+
 Pattern._draw = staticmethod(_picture)
+Pattern._masks = staticmethod(_masks)

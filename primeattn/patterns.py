@@ -62,7 +62,9 @@ class Pattern:
     sequence: Sequence | None
     window: int = 0
     global_tokens: int = 0
-    _draw: ClassVar = None  # draws the notebook picture; set by the package, as plots import this file
+    # Set by the package, as what they lead to imports this file:
+    _draw: ClassVar = None  # draws the notebook picture
+    _masks: ClassVar = None  # returns the module that makes masks of torch
 
     def __post_init__(self):
         vars(self).update(
@@ -221,6 +223,55 @@ class Pattern:
         mask.has_sorted_indices = True
         return mask
 
+    def to_torch_csr(self, n, *, device=None):
+        """Return the mask as a sparse CSR tensor of torch, bool (n, n); needs ``primeattn[torch]``.
+
+        ValueError for more than 2**28 pairs.
+
+        Examples
+        --------
+        >>> import torch, primeattn as pa
+        >>> pa.Pattern("squares").to_torch_csr(6).to_dense().sum()
+        tensor(13)
+        """
+        return Pattern._masks().to_torch_csr(self, n, device=device)
+
+    def to_flex(self, n, *, wheel=1, block_size=128, device=None):
+        """Return the mask as a BlockMask of torch's FlexAttention; needs ``primeattn[torch]``.
+
+        It lists the blocks that hold an attended pair, of which FlexAttention skips the others, and apart
+        from these the blocks that are attended in whole; its ``mask_mod`` says which pairs are attended.
+        Nothing of size n × n is made, as ``create_block_mask`` does.
+
+        In natural order nearly all blocks of the primes' mask hold a pair. With a ``wheel`` the mask is that
+        of queries and keys in the order of :meth:`wheel_permutation`, and most blocks are empty.
+
+        Parameters
+        ----------
+        n : int
+        wheel : int, optional
+            1 is the natural order; None the wheel that the GPU kernel would use.
+        block_size : int
+            Rows and columns of a block.
+        device : torch.device, optional
+            Where q, k and v are.
+
+        Examples
+        --------
+        >>> import torch, primeattn as pa
+        >>> from torch.nn.attention.flex_attention import flex_attention
+        >>> pattern, n = pa.Pattern("primes", window=3), 16384
+        >>> [round(pattern.to_flex(n, wheel=w).sparsity()) for w in (1, 6)]  # per cent of all blocks
+        [50, 77]
+        >>> mask, order = pattern.to_flex(512, wheel=6), torch.tensor(pattern.wheel_permutation(512, 6))
+        >>> q, k, v = torch.randn(3, 1, 1, 512, 16)
+        >>> out = torch.empty_like(q)
+        >>> out[:, :, order] = flex_attention(q[:, :, order], k[:, :, order], v[:, :, order], block_mask=mask)
+        >>> torch.allclose(out, pa.torch.attention(q, k, v, pattern), atol=1e-5)
+        True
+        """
+        return Pattern._masks().to_flex(self, n, wheel=wheel, block_size=block_size, device=device)
+
     def wheel_permutation(self, n, wheel=None) -> np.ndarray:
         """Return the positions 0, ..., n - 1 as int64, grouped by residue modulo ``wheel``, each in order.
 
@@ -228,17 +279,7 @@ class Pattern:
         are empty (see :func:`primeattn.analysis.wheel_fraction`). This helps attention that skips empty
         blocks, such as torch's FlexAttention: of the blocks of 128 at n = 16384, all are in use in natural
         order, but 0.39 modulo 6, and fewer as n grows. (The GPU kernel "wheel" gains the same without a
-        permutation.) Permute q, k, v, and undo it in out:
-
-            order = torch.as_tensor(pattern.wheel_permutation(n, 6), device="cuda")
-            attended = torch.zeros(n, dtype=torch.bool, device="cuda")
-            attended[pattern.offsets(n)] = True
-
-            def mask_mod(b, h, i, j):
-                d = order[i] - order[j]
-                return (d >= 0) & (attended[d.clamp(0)] | (order[j] < pattern.global_tokens))
-
-            out[:, :, order] = flex_attention(q[:, :, order], k[:, :, order], v[:, :, order], block_mask=...)
+        permutation.) :meth:`to_flex` has the mask for queries and keys in this order.
 
         Parameters
         ----------

@@ -17,7 +17,12 @@ NUMBERS = (int, tuple)  # constants, described where they are made
 
 def public_names():
     for name in MODULES:
-        module = importlib.import_module(name)
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if name != f"primeattn.{error.name}":
+                raise
+            continue  # a bridge to a package that is not installed
         for public in getattr(module, "__all__", None) or [n for n in dir(module) if n[0] != "_"]:
             value = getattr(module, public)
             if not isinstance(value, (types.ModuleType, *NUMBERS)):

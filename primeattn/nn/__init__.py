@@ -8,6 +8,7 @@ from primeattn.nn.container import Chain, SkipConnection
 from primeattn.nn.dense import Dense
 from primeattn.nn.dropout import Dropout
 from primeattn.nn.embedding import Embedding, PositionalEmbedding
+from primeattn.nn.gated import Gated
 from primeattn.nn.initializers import Normal, TruncatedNormal, glorot_uniform, he_normal, ones, zeros
 from primeattn.nn.norm import LayerNorm, RMSNorm
 from primeattn.nn.sequence_attention import MianChowlaSelfAttention, PrimeSelfAttention, SquareSelfAttention
@@ -19,6 +20,7 @@ __all__ = [
     "Dense",
     "Dropout",
     "Embedding",
+    "Gated",
     "Layer",
     "LayerNorm",
     "MianChowlaSelfAttention",
