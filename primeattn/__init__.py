@@ -21,6 +21,7 @@ The package, from the ground up. A file imports from the lines above its own, an
     plot                                            pictures
     train info                                      a whole training run; this machine
     bench                                           speed against peers
+    dask                                            attention on arrays of other libraries
     cli                                             the command line
 """
 
@@ -106,7 +107,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 # Modules that not every user needs are imported at first use.
-_LAZY = ("analysis", "baselines", "bench", "checkpoint", "info", "language_model", "plot", "train")
+_LAZY = ("analysis", "baselines", "bench", "checkpoint", "dask", "info", "language_model", "plot", "train")
 
 
 def __getattr__(name):
