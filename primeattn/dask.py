@@ -242,7 +242,7 @@ def _forward(part, q, k, v, by_head):
 
 
 def _merge_two(one, other):
-    return kernels.merge(*zip(one, other, strict=True))
+    return kernels.merge(*([*map(_packed, pair)] for pair in zip(one, other, strict=True)))
 
 
 def _backward(part, names, rows, q, k, v, by_head):
