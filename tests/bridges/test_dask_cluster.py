@@ -29,7 +29,7 @@ def client(tmp_path_factory):
     rows = np.zeros((1, 1, 8, 8), np.float32)
     out, lse = pa.attention(rows, rows, rows, PRIMES)
     pa.sparse_index_kernel_backward(*np.zeros((3, 1, 1, 8, 8), np.float32), *[rows] * 4, out, lse, PRIMES)
-    options = {"n_workers": 2, "threads_per_worker": 1, "memory_limit": "2GB", "dashboard_address": None}
+    options = {"n_workers": 2, "threads_per_worker": 1, "memory_limit": "1GB", "dashboard_address": None}
     folder = tmp_path_factory.mktemp("workers")
     with distributed.LocalCluster(**options, local_directory=folder) as cluster:
         yield distributed.Client(cluster)
