@@ -49,10 +49,10 @@ def attention(q, k, v, pattern, *, merge=False, **options):
     pattern : Pattern or sequence of Pattern
         One for all query heads, or one per query head.
     merge : bool
-        False: a task holds all chunks of keys that its queries attend, side by side. The results are bitwise
-        those of :func:`primeattn.attention` on whole arrays. True: a task holds one chunk of keys, and
-        :func:`primeattn.merge` joins the results. That takes the memory of a few chunks, and rounds
-        differently: by some 1e-6 in float32.
+        False: a task holds all chunks of keys that its queries attend, side by side. If there is a key at
+        the position of each query, the results are bitwise those of :func:`primeattn.attention` on whole
+        arrays. True: a task holds one chunk of keys, and :func:`primeattn.merge` joins the results. That
+        takes the memory of a few chunks, and rounds differently: by some 1e-6 in float32.
     **options
         As for the kernels: scale, q_start and k_start (one int for all the batch), offset_bias, global_bias
         and slopes (NumPy arrays), softcap, dropout, dropout_seed, kernel. Which pairs dropout drops depends
