@@ -142,7 +142,7 @@ def test_a_million_tokens_from_disk_in_less_than_a_gigabyte(rng, tmp_path):
         return da.from_array(file, chunks=(1, 1, rows, 64)[: file.ndim], asarray=False)
 
     inputs, start = [of(name) for name in ("q", "k", "v")], time.perf_counter()
-    with workers(tmp_path / "workers", "1GB") as client:  # from 600 MB on, they write what waits to disk
+    with workers(tmp_path / "workers", "900MB") as client:  # from 540 MB on, they write what waits to disk
         results = bridge.attention(*inputs, pattern, merge=True)
         da.store(results, [files["out"], files["lse"]], lock=False)
         forward = time.perf_counter() - start
