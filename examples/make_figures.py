@@ -13,7 +13,7 @@ from _save import FIGURES
 from tqdm import tqdm
 
 here = Path(__file__).parent
-scripts = sorted(path for path in here.glob("[!_]*.py") if path.name != Path(__file__).name)
+scripts = sorted(path for path in here.glob("[!_]*.py") if "import save\n" in path.read_text())
 folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FIGURES
 folder.mkdir(parents=True, exist_ok=True)
 bar = tqdm(scripts, unit=" figures", disable=None)

@@ -15,7 +15,8 @@ from primeattn import plot
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
-SCRIPTS = sorted(path.stem for path in EXAMPLES.glob("[!_]*.py") if path.stem != "make_figures")
+OF_DASK = ("cluster", "data_parallel")  # which draw nothing
+SCRIPTS = sorted({path.stem for path in EXAMPLES.glob("[!_]*.py")} - {"make_figures", *OF_DASK})
 QUICK = ("hops", "reach", "wheel")
 GALLERY = (ROOT / "figures" / "README.md").read_text()
 
@@ -95,3 +96,19 @@ def test_make_figures_renders_every_script_and_no_helper(tmp_path):
     one = subprocess.run([sys.executable, tmp_path / "one.py", tmp_path / "own.pdf"], **options)
     assert one.stdout == f"chatter\n{tmp_path / 'own.pdf'}\n"
     assert (tmp_path / "own.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", OF_DASK)
+def test_workers_compute_what_one_process_does(script):
+    pytest.importorskip("distributed")
+    command = [sys.executable, EXAMPLES / f"{script}.py", *(["2000"] if script == "cluster" else [])]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "the same bits" in done.stdout
+
+
+def test_make_figures_takes_the_scripts_that_draw():
+    code = {name: (EXAMPLES / f"{name}.py").read_text() for name in (*SCRIPTS, *OF_DASK)}
+    assert [name for name, text in code.items() if "import save\n" in text] == SCRIPTS

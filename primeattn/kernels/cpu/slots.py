@@ -91,6 +91,10 @@ def query_tile(slots, tables, route, t, position, n):
     There are 0 groups past the last tile. Groups of offsets, which move along with the query, come first: the
     tile has ``moving`` of them, from number ``offset`` of the route on. Then come those of the globals, from
     row ``fixed`` of their panel on.
+
+    The globals are in the first tiles, and offsets fill the room beside them and all later tiles. So the tile
+    of a key, and with it the order of sums, depends on the query alone and not on where blocks of queries
+    are cut: a block that does not see all globals lies before all other keys, and has no offsets.
     """
     offsets = tables.offsets[route.begin : route.end]
     key_panel, global_panel = tables.key_panels[route.keys], tables.key_panels[route.globals]
@@ -99,13 +103,12 @@ def query_tile(slots, tables, route, t, position, n):
     end = _below(offsets, base + n) if key_panel.count > 0 else begin
     reach = position - global_panel.first
     seen = max(min(global_panel.count, reach + n), 0)
-    before = (end - begin + GROUP - 1) // GROUP  # groups of offsets, in all tiles
-    begin += t * SLOTS
-    count = max(min(SLOTS, end - begin), 0)
+    first = min(t * SLOTS, seen)
+    count = min(SLOTS, seen - first)
+    room = SLOTS - (count + GROUP - 1) // GROUP * GROUP
+    begin += max(t * SLOTS - (seen + GROUP - 1) // GROUP * GROUP, 0)
     row, rows = key_panel.row, key_panel.count
-    moving = _offset_slots(slots, offsets, begin, count, -1, base, row, rows, n)
-    first = max(t * SLOTS - before * GROUP, 0)
-    count = max(min(SLOTS - moving * GROUP, seen - first), 0)
+    moving = _offset_slots(slots, offsets, begin, max(min(room, end - begin), 0), -1, base, row, rows, n)
     fixed = _global_slots(slots, moving * GROUP, global_panel.row, first, count, n, reach, 1)
     return moving + fixed, moving, begin, first
 
