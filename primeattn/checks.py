@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import numbers
 import operator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from primeattn.typing import Array
 
 __all__ = ["as_int", "extent", "integers", "is_array", "is_real", "share_memory"]
 
 OVERLAP_WORK = 100_000  # steps that np.shares_memory may take to prove two strided views disjoint
 
 
-def is_array(value) -> bool:
+def is_array(value: Any) -> bool:
     """Whether ``value`` is a NumPy array, in memory or mapped from a file.
 
     Subclasses are refused: taken for plain arrays, they would silently lose what they add, such as a mask,
@@ -28,7 +32,7 @@ def is_array(value) -> bool:
     return type(value) in (np.ndarray, np.memmap)
 
 
-def as_int(name, value, minimum=None, maximum=None) -> int:
+def as_int(name: Any, value: Any, minimum: int | None = None, maximum: int | None = None) -> int:
     """Return ``value`` as a Python int; TypeError for floats and booleans, ValueError beyond the bounds.
 
     Examples
@@ -51,7 +55,7 @@ def as_int(name, value, minimum=None, maximum=None) -> int:
     return value
 
 
-def integers(name, values) -> np.ndarray:
+def integers(name: Any, values: Any) -> np.ndarray:
     """Return ``values`` as a new int64 array; raise unless they are integers that fit.
 
     Examples
@@ -75,7 +79,7 @@ def integers(name, values) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def is_real(value) -> bool:
+def is_real(value: Any) -> bool:
     """Whether a value is a real number, and no boolean.
 
     Examples
@@ -87,7 +91,7 @@ def is_real(value) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
 
 
-def extent(array) -> tuple[int, int]:
+def extent(array: Array) -> tuple[int, int]:
     """Return the address of the first byte of an array, and that after its last.
 
     Examples
@@ -107,7 +111,7 @@ def extent(array) -> tuple[int, int]:
     return begin, end + array.itemsize
 
 
-def share_memory(a, b) -> bool:
+def share_memory(a: Any, b: Any) -> bool:
     """Whether two arrays share an element; also True if disjointness takes too long to show.
 
     Examples

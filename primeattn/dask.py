@@ -15,8 +15,12 @@ from functools import partial
 from itertools import product
 from math import isnan
 from operator import add, getitem
+from typing import TYPE_CHECKING, Any
 
 from primeattn._extras import require
+
+if TYPE_CHECKING:
+    from primeattn.typing import Patterns
 
 require("dask")
 
@@ -36,7 +40,9 @@ OF_ALL = ("scale", "softcap", "dropout", "dropout_seed", "kernel")
 OPTIONS = ("q_start", "k_start", *BY_HEAD, *OF_ALL)
 
 
-def attention(q, k, v, pattern, *, merge=False, **options):
+def attention(
+    q: da.Array, k: da.Array, v: da.Array, pattern: Patterns, *, merge: bool = False, **options: Any
+) -> tuple[da.Array, da.Array]:
     """Sparse causal attention on Dask arrays, computed when the results are: ``out, lse``.
 
     The formula is that of :func:`primeattn.sparse_index_kernel`. Each chunk of q is a task, or with ``merge``
@@ -97,7 +103,19 @@ def attention(q, k, v, pattern, *, merge=False, **options):
     return layer.array("out", outs, chunks, dtype), layer.array("lse", lses, chunks[:3], lse_dtype(dtype))
 
 
-def attention_backward(dout, q, k, v, out, lse, pattern, *, dlse=None, merge=False, **options):
+def attention_backward(
+    dout: da.Array,
+    q: da.Array,
+    k: da.Array,
+    v: da.Array,
+    out: da.Array,
+    lse: da.Array,
+    pattern: Patterns,
+    *,
+    dlse: da.Array | None = None,
+    merge: bool = False,
+    **options: Any,
+) -> tuple[da.Array, ...]:
     """Gradients of :func:`attention` on Dask arrays, computed when they are: ``dq, dk, dv``.
 
     A task gives dq of its queries, and of dk and dv what its queries add to the keys that they attend; these
@@ -171,7 +189,7 @@ def attention_backward(dout, q, k, v, out, lse, pattern, *, dlse=None, merge=Fal
     )
 
 
-def chunks_of_equal_pairs(pattern, n, blocks) -> tuple[int, ...]:
+def chunks_of_equal_pairs(pattern: Patterns, n: int, blocks: int) -> tuple[int, ...]:
     """Sizes of at most ``blocks`` chunks of queries, of about equally many pairs of query and key.
 
     Late queries have more keys, so that later chunks are shorter.

@@ -9,10 +9,14 @@ import sysconfig
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from primeattn.checks import as_int
+
+if TYPE_CHECKING:
+    from primeattn.typing import Array, FilePath
 
 __all__ = [
     "HELDOUT_BYTES",
@@ -64,7 +68,7 @@ class Corpus:
         return digest.hexdigest()
 
 
-def load_corpus(text=None) -> Corpus:
+def load_corpus(text: FilePath | None = None) -> Corpus:
     """Return the corpus of the file ``text``, or of the Python standard library when ``text`` is None.
 
     Examples
@@ -76,7 +80,7 @@ def load_corpus(text=None) -> Corpus:
     return stdlib_corpus() if text is None else text_corpus(text)
 
 
-def text_corpus(path) -> Corpus:
+def text_corpus(path: FilePath) -> Corpus:
     """Split one file: its last 128 KiB are held out, or its last tenth if that is less.
 
     Parameters
@@ -109,7 +113,7 @@ def text_corpus(path) -> Corpus:
     return Corpus(path.name, _bytes(content[:-held]), _bytes(content[-held:]))
 
 
-def stdlib_corpus(root=None) -> Corpus:
+def stdlib_corpus(root: FilePath | None = None) -> Corpus:
     """Split the Python standard library's own ``.py`` files by file.
 
     Tests, ``encodings/``, ``pydoc_data/`` and installed packages are left out, and of files with equal
@@ -195,7 +199,7 @@ class Batches:
     ((2, 5), True, 2)
     """
 
-    def __init__(self, text, batch, context, seed):
+    def __init__(self, text: Array, batch: int, context: int, seed: int) -> None:
         text = np.asarray(text)
         if text.dtype != np.uint8 or text.ndim != 1:
             raise TypeError(
@@ -216,10 +220,10 @@ class Batches:
         self._windows = max(1, (text.size - 1) // self.context - 1)
         self._shuffled = None, None  # an epoch, and where its windows start
 
-    def __iter__(self):
+    def __iter__(self) -> Batches:
         return self
 
-    def __next__(self):
+    def __next__(self) -> tuple[Array, Array]:
         """Return ``tokens`` and ``targets``, uint8 of shape (batch, context); targets are one byte ahead."""
         starts = np.array([self._start(self.position + i) for i in range(self.batch)])
         self.position += self.batch
@@ -235,7 +239,7 @@ class Batches:
         return self._shuffled[1][place]
 
 
-def evaluation_windows(text, context):
+def evaluation_windows(text: Array, context: int) -> tuple[Array, Array, Array]:
     """Cut a text into overlapping windows such that every byte is scored exactly once.
 
     Windows advance by half a context, and only targets that no earlier window had are scored, so that every

@@ -8,13 +8,17 @@ registered here.
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["PerProcess", "around", "in_child"]
 
 _process = object()  # a different one in each process
 
 
-def in_child(answer):
+def in_child(answer: Callable[[], Any]) -> Any:
     """Decorator: call ``answer()`` in every forked child, before anything else runs there.
 
     Examples
@@ -29,7 +33,7 @@ def in_child(answer):
     return answer
 
 
-def around(before, after):
+def around(before: Callable[[], Any], after: Callable[[], Any]) -> None:
     """Call ``before()`` in the parent before every fork, and ``after()`` there after it.
 
     Examples
@@ -60,10 +64,10 @@ class PerProcess:
 
     __slots__ = ("_made", "_make")
 
-    def __init__(self, make):
+    def __init__(self, make: Callable[[], Any]) -> None:
         self._make, self._made = make, {}
 
-    def __call__(self):
+    def __call__(self) -> Any:
         made = self._made.get(_process)
         # One step for Python: concurrent threads get the same object, and no exception comes between.
         return self._made.setdefault(_process, self._make()) if made is None else made

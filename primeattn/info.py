@@ -6,6 +6,7 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from primeattn.compiled.jit import cache_folder
 from primeattn.compiled.simd import VECTOR
 from primeattn.kernels import get_num_threads
 from primeattn.kernels.call import KERNELS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["collect", "machine", "report", "versions"]
 
@@ -44,7 +48,7 @@ def collect() -> dict[str, dict]:
     return {"versions": versions(), "machine": machine(), "cpu": cpu, "gpu": device.describe()}
 
 
-def report(sections) -> str:
+def report(sections: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the sections of ``collect`` as readable text; None is written as a dash.
 
     Examples

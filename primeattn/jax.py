@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from primeattn._extras import require
+
+if TYPE_CHECKING:
+    from primeattn.typing import AnyArray, Patterns
 
 require("jax")
 
@@ -26,23 +29,23 @@ LEARNED = ("q", "k", "v", "offset_bias", "global_bias")  # what has gradients, w
 
 
 def attention(
-    q,
-    k,
-    v,
-    pattern,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    pattern: Patterns,
     *,
-    scale=None,
-    q_start=0,
-    k_start=0,
-    cu_seqlens=None,
-    offset_bias=None,
-    global_bias=None,
-    slopes=None,
-    softcap=None,
-    dropout=0.0,
-    dropout_seed=0,
-    return_lse=False,
-):
+    scale: float | None = None,
+    q_start: int | AnyArray = 0,
+    k_start: int | AnyArray = 0,
+    cu_seqlens: AnyArray | None = None,
+    offset_bias: AnyArray | None = None,
+    global_bias: AnyArray | None = None,
+    slopes: AnyArray | None = None,
+    softcap: float | None = None,
+    dropout: float = 0.0,
+    dropout_seed: Any = 0,
+    return_lse: bool = False,
+) -> Any:
     """Sparse causal attention with gradients of q, k, v, offset_bias, global_bias, also through lse.
 
     out and lse are those of :func:`primeattn.sparse_index_kernel`, where the formula is. The kernels of the

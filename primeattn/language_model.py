@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,11 +28,27 @@ from primeattn.nn.initializers import Normal
 from primeattn.tree import test_mode
 from primeattn.workspace import Workspace
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from collections.abc import Sequence as Several
+
+    from primeattn.nn import Layer
+    from primeattn.patterns import Pattern
+    from primeattn.typing import Array, DTypeLike, Params, Shape, States
+
 __all__ = ["evaluate", "generate", "make_model", "sinusoids", "stream"]
 
 
 def make_model(
-    pattern, *, layers=None, width=128, heads=4, context=256, tied=False, vocab=256, previous=1
+    pattern: Pattern | Several[Pattern | Several[Pattern]],
+    *,
+    layers: int | None = None,
+    width: int = 128,
+    heads: int = 4,
+    context: int = 256,
+    tied: bool = False,
+    vocab: int = 256,
+    previous: int = 1,
 ) -> Chain | Tied:
     """Return the model: tokens (batch, seq) -> logits (batch, seq, vocab), with seq at most ``context``.
 
@@ -93,7 +110,7 @@ def _stack(pattern, layers):
     return pattern
 
 
-def sinusoids(rng, shape, dtype):
+def sinusoids(rng: Any, shape: Shape, dtype: DTypeLike) -> Array:
     """Initialiser of positions: 0.2 sin(t w) and 0.2 cos(t w) at frequencies w from 1 down to 1/10000.
 
     Vaswani et al., Attention is all you need (2017). Learned positions that start at random need most of a
@@ -112,7 +129,7 @@ def sinusoids(rng, shape, dtype):
     return (0.2 * np.concatenate([np.sin(angle), np.cos(angle)], axis=1)[:, :features]).astype(dtype)
 
 
-def evaluate(model, ps, st, text, context, batch=16) -> float:
+def evaluate(model: Layer, ps: Params, st: States, text: Array, context: int, batch: int = 16) -> float:
     """Return the bits per byte of ``text``: the mean of -log2 p over its bytes, each scored once.
 
     The windows are those of :func:`primeattn.data.evaluation_windows`: bytes beyond the first window have at
@@ -140,19 +157,19 @@ def evaluate(model, ps, st, text, context, batch=16) -> float:
 
 
 def generate(
-    model,
-    ps,
-    st,
-    prompt,
-    length,
-    temperature=1.0,
-    top_k=None,
-    top_p=None,
-    rng=None,
+    model: Layer,
+    ps: Params,
+    st: States,
+    prompt: Any,
+    length: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    rng: np.random.Generator | int | None = None,
     *,
-    context=None,
-    slide=False,
-):
+    context: int | None = None,
+    slide: bool = False,
+) -> Any:
     """Go on from a prompt: each token is drawn from softmax(logits / temperature) given those before.
 
     The model computes each token once, with the caches of `with_cache`: layers of your own that look at other
@@ -206,19 +223,19 @@ def generate(
 
 
 def stream(
-    model,
-    ps,
-    st,
-    prompts,
-    length,
+    model: Layer,
+    ps: Params,
+    st: States,
+    prompts: Any,
+    length: int,
     *,
-    temperature=1.0,
-    top_k=None,
-    top_p=None,
-    rng=None,
-    context=None,
-    slide=False,
-):
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    rng: np.random.Generator | int | None = None,
+    context: int | None = None,
+    slide: bool = False,
+) -> Iterator[Array]:
     """Yield the tokens of `generate` one by one, as int arrays (batch,), for a list of prompts.
 
     Examples

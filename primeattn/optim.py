@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from primeattn.compiled import loops
 from primeattn.compiled.parallel import row_blocks, share
 from primeattn.nn._layer import DTYPES
 
+if TYPE_CHECKING:
+    from primeattn.typing import Array, Params, Tree
+
 __all__ = ["SGD", "Adam", "AdamW", "clip_by_global_norm", "warmup_cosine"]
 
 
@@ -31,11 +35,19 @@ class _Optimiser(Config):
 
     moments = ()
 
-    def init(self, ps):
+    def init(self, ps: Params) -> Tree:
         """State before the first step: zero moments shaped like ps, and the number of steps taken."""
         return {"step": np.zeros((), np.int64), **{name: tree.zeros_like(ps) for name in self.moments}}
 
-    def update(self, ps, grads, state, *, lr=None, out=None):
+    def update(
+        self,
+        ps: Params,
+        grads: Params,
+        state: Tree,
+        *,
+        lr: float | None = None,
+        out: tuple[Params, Tree] | None = None,
+    ) -> tuple[Params, Tree]:
         """One step.
 
         Parameters
@@ -127,11 +139,11 @@ class SGD(_Optimiser):
 
     moments = ("velocity",)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         freeze_real(self, "lr", 0)
         freeze_real(self, "momentum", 0, 1)
 
-    def rule(self, path, p, step, lr):
+    def rule(self, path: str, p: Array, step: int, lr: float) -> Any:
         numbers = _typed(p, self.momentum, lr)
         return lambda g, *arrays: loops.sgd(g, numbers, *arrays)
 
@@ -168,7 +180,7 @@ class Adam(_Optimiser):
 
     moments = ("m", "v")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         freeze_real(self, "lr", 0)
         freeze_real(self, "eps", 0)
         pair = isinstance(self.betas, (tuple, list)) and len(self.betas) == 2
@@ -178,10 +190,10 @@ class Adam(_Optimiser):
             )
         object.__setattr__(self, "betas", tuple(float(b) for b in self.betas))
 
-    def decay_rate(self, path, p):
+    def decay_rate(self, path: str, p: Array) -> float:
         return 0.0
 
-    def rule(self, path, p, step, lr):
+    def rule(self, path: str, p: Array, step: int, lr: float) -> Any:
         b1, b2 = self.betas
         keep, scale = 1 - lr * self.decay_rate(path, p), lr / (1 - b1**step)
         root = 1 / math.sqrt(1 - b2**step)
@@ -227,16 +239,16 @@ class AdamW(Adam):
     weight_decay: float = 0.01
     decay: Callable = matrices
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         freeze_real(self, "weight_decay", 0)
         check_callable(self, "decay")
 
-    def decay_rate(self, path, p):
+    def decay_rate(self, path: str, p: Array) -> float:
         return self.weight_decay if self.decay(path, p) else 0.0
 
 
-def clip_by_global_norm(grads, max_norm, out=None):
+def clip_by_global_norm(grads: Params, max_norm: float, out: Params | None = None) -> tuple[Params, float]:
     """``g = g * min(1, max_norm / norm)`` with the norm of all leaves together, ``norm = sqrt(sum g**2)``.
 
     Parameters
@@ -300,7 +312,7 @@ def _flat(array):
     return np.ascontiguousarray(array).reshape(-1)
 
 
-def warmup_cosine(step, *, base_lr, warmup, total, final=0.1):
+def warmup_cosine(step: int, *, base_lr: float, warmup: int, total: int, final: float = 0.1) -> float:
     """Learning rate of a step: a line up to ``base_lr``, then half a cosine down to ``final * base_lr``.
 
     ``base_lr (step + 1) / warmup`` while ``step < warmup``; then, with u = (step - warmup) / (total -

@@ -28,7 +28,7 @@ class Table(list):
     array([1250000,       3])
     """
 
-    def column(self, name) -> np.ndarray:
+    def column(self, name: str) -> np.ndarray:
         """Return the values under ``name``; None becomes NaN among numbers."""
         values = [row[name] for row in self]
         if any(isinstance(value, float) for value in values):
@@ -51,7 +51,7 @@ class Table(list):
         writer.writerows(self)
         return text.getvalue()
 
-    def __str__(self):
+    def __str__(self) -> str:
         if not self:
             return "(no rows)"
         names = list(self[0])

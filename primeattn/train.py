@@ -10,6 +10,7 @@ import threading
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
@@ -26,6 +27,12 @@ from primeattn.nn import Chain, setup
 from primeattn.patterns import Pattern
 from primeattn.stepper import Stepper
 from primeattn.tree import check as check_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from primeattn.data import Corpus
+    from primeattn.typing import FilePath
 
 __all__ = ["FILES", "TrainConfig", "Trainer", "load_run", "report", "run"]
 
@@ -70,7 +77,7 @@ class TrainConfig:
     lr: float = 4e-3
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.sequence, str):
             raise TypeError(f"TrainConfig: sequence must be a name, got {self.sequence!r}")
         for name in ("layers", "width", "heads", "context", "batch", "steps"):
@@ -110,7 +117,7 @@ class Trainer(Stepper):
     True
     """
 
-    def __init__(self, config, corpus):
+    def __init__(self, config: TrainConfig, corpus: Corpus) -> None:
         self.config, self.corpus = config, corpus
         self.batches = Batches(corpus.train, config.batch, config.context, config.seed)
         super().__init__(config.model(), self._batch, lr=config.lr, steps=config.steps, seed=config.seed)
@@ -132,10 +139,10 @@ class Trainer(Stepper):
             "seconds": self.seconds,
         }
 
-    def save(self, path):
+    def save(self, path: FilePath) -> None:
         checkpoint.save(path, self.state(), self.model)
 
-    def restore(self, path):
+    def restore(self, path: FilePath) -> None:
         """Continue from a checkpoint with the same options; ValueError names the first that differs."""
         stored, wanted = checkpoint.load(path).get("options"), self.state()["options"]
         if not isinstance(stored, dict):
@@ -152,7 +159,7 @@ class Trainer(Stepper):
         vars(self).update({name: state[stored] for name, stored in names.items()})
 
 
-def load_run(out) -> tuple:
+def load_run(out: FilePath) -> tuple:
     """Read a run from its folder; return its options, model, parameters and state.
 
     Raises
@@ -183,7 +190,15 @@ def load_run(out) -> tuple:
     return config, model, state["parameters"], state["states"]
 
 
-def run(config=None, *, text=None, out="runs/train", resume=False, force=False, save_every=100) -> dict:
+def run(
+    config: TrainConfig | None = None,
+    *,
+    text: FilePath | None = None,
+    out: FilePath = "runs/train",
+    resume: bool = False,
+    force: bool = False,
+    save_every: int = 100,
+) -> dict:
     """Train, evaluate, and write the folder ``out``; return the results.
 
     The files are ``checkpoint.npz`` (every ``save_every`` steps, at the end, and on an interrupt),
@@ -356,7 +371,7 @@ def _write_figures(trainer, results, out):
     plot.files.try_save(mask, out / "mask.png")
 
 
-def report(results) -> str:
+def report(results: Mapping[str, Any]) -> str:
     """Return the results as readable text.
 
     Examples

@@ -7,10 +7,16 @@ the way to a leaf with slashes: ``layer_0/weight``. Nothing here changes its arg
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from primeattn.checks import integers, is_array
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from primeattn.typing import States, Tree
 
 __all__ = [
     "check",
@@ -25,7 +31,7 @@ __all__ = [
 ]
 
 
-def map(function, tree, *others):
+def map(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
     """Tree of ``function(leaf, *leaves of others)``; all trees have the same keys.
 
     Parameters
@@ -49,7 +55,7 @@ def map(function, tree, *others):
     return map_with_path(lambda path, *leaves: function(*leaves), tree, *others)
 
 
-def map_with_path(function, tree, *others):
+def map_with_path(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
     """Tree of ``function(path, leaf, *leaves of others)``.
 
     Examples
@@ -75,7 +81,7 @@ def _map(function, path, tree, others):
     }
 
 
-def flatten(tree) -> dict:
+def flatten(tree: Tree) -> dict:
     """Dict from path to leaf, in the order of the tree; empty dicts are dropped.
 
     Examples
@@ -89,7 +95,7 @@ def flatten(tree) -> dict:
     return leaves
 
 
-def unflatten(flat, like):
+def unflatten(flat: Mapping[str, Any], like: Tree) -> Tree:
     """Tree with the leaves of ``flat`` and the keys of ``like``: the inverse of `flatten`.
 
     Parameters
@@ -130,7 +136,7 @@ def unflatten(flat, like):
     return map_with_path(leaf, like)
 
 
-def zeros_like(tree):
+def zeros_like(tree: Tree) -> Tree:
     """Tree of new zero arrays with the shapes and dtypes of ``tree``.
 
     Examples
@@ -142,7 +148,7 @@ def zeros_like(tree):
     return map(np.zeros_like, tree)
 
 
-def check(tree, like, name="tree"):
+def check(tree: Any, like: Any, name: str = "tree") -> None:
     """Raise unless ``tree`` holds arrays with the keys, shapes and dtypes of ``like``.
 
     Parameters
@@ -189,7 +195,7 @@ def _check_keys(tree, like, name):
         raise ValueError(f"{name}: expected keys {list(like)}; missing {missing}, unexpected {unexpected}")
 
 
-def train_mode(st):
+def train_mode(st: States) -> States:
     """State with every ``training`` entry True: Dropout is active.
 
     Examples
@@ -202,7 +208,7 @@ def train_mode(st):
     return change(st, "training", lambda _: True)
 
 
-def test_mode(st):
+def test_mode(st: States) -> States:
     """State with every ``training`` entry False: Dropout is the identity. See `train_mode`.
 
     Examples
@@ -218,7 +224,7 @@ def test_mode(st):
 test_mode.__test__ = False  # pytest must not take it for a test
 
 
-def with_segments(st, cu_seqlens):
+def with_segments(st: States, cu_seqlens: Any) -> States:
     """State with the boundaries of packed sequences, for every layer that uses positions.
 
     Sequence s of the batch-1 (or unbatched) input is ``x[cu_seqlens[s]:cu_seqlens[s + 1]]``; positions count

@@ -12,6 +12,7 @@ import primeattn
 MODULES = ["primeattn"] + [
     f"primeattn.{module.name}" for module in pkgutil.iter_modules(primeattn.__path__) if module.name[0] != "_"
 ]
+MODULES.remove("primeattn.typing")  # names of types, which have no docstrings
 NUMBERS = (int, tuple)  # constants, described where they are made
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from math import comb
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from warnings import warn
 
 import numpy as np
@@ -21,7 +21,9 @@ __all__ = ["counting_bound", "efficiency", "match_budget"]
 _SALT = 4  # so that other random sequences draw other numbers from the same seed
 
 
-def match_budget(pattern, budget, n, by="window", *, within=0.01, seed=None):
+def match_budget(
+    pattern: Any, budget: int, n: int, by: str = "window", *, within: float = 0.01, seed: int | None = None
+) -> Any:
     """Return ``pattern`` with as many offsets as ``budget`` pairs pay for, so that
 
         (1 - within) budget <= num_pairs(n) <= budget    if there are offsets for it; else with a warning.
@@ -216,7 +218,7 @@ def _union(sequence, extra):
     return from_array(extra) if sequence is None else sequence | from_array(extra)
 
 
-def counting_bound(k, layers) -> int:
+def counting_bound(k: int, layers: int) -> int:
     """Return the most distances d >= 1 that ``k`` offsets can connect within ``layers`` layers,
 
         C(k + L, L) - 1,
@@ -233,7 +235,7 @@ def counting_bound(k, layers) -> int:
     return comb(k + layers, layers) - 1
 
 
-def efficiency(pattern, layers, n) -> float:
+def efficiency(pattern: Pattern, layers: int, n: int) -> float:
     """Return how many distances a pattern connects, as a share of the most that as many offsets could,
 
         #{ d : 0 < d < n, h(d) <= L }  /  min( n - 1, C(k + L, L) - 1 ),    k = #{ d in D : 0 < d < n }.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from primeattn.analysis.paths import redundancy
@@ -11,10 +13,15 @@ from primeattn.analysis.tiling import tile_occupancy
 from primeattn.checks import as_int
 from primeattn.table import Table
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence as Several
+
+    from primeattn.patterns import Pattern
+
 __all__ = ["compare", "reach_by_layer"]
 
 
-def compare(patterns, n) -> Table:
+def compare(patterns: Several[Pattern], n: int) -> Table:
     """Return a table of what each of the ``patterns`` costs and achieves at length ``n``.
 
     The columns, over the distances d = 1, ..., n - 1:
@@ -39,7 +46,7 @@ def compare(patterns, n) -> Table:
     return Table(_row(pattern, n) for pattern in _with_bar(patterns))
 
 
-def reach_by_layer(patterns, n, layers=6) -> Table:
+def reach_by_layer(patterns: Several[Pattern], n: int, layers: int = 6) -> Table:
     """Return a table of how far layers see: for each of the ``patterns``, over d = 1, ..., n - 1,
 
     - pairs: the cost of a layer

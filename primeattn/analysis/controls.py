@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from warnings import warn
 
 from primeattn.analysis.budget import match_budget
@@ -11,10 +12,13 @@ from primeattn.patterns import Pattern
 from primeattn.sequences.controls import strided
 from primeattn.sequences.value import Sequence
 
+if TYPE_CHECKING:
+    from primeattn.typing import Patterns
+
 __all__ = ["controls"]
 
 
-def controls(pattern, n, seeds=3) -> dict:
+def controls(pattern: Patterns | Sequence, n: int, seeds: int = 3) -> dict:
     """Return the fair controls of a pattern at length ``n``, each with as many pairs, within 1 %:
 
     - "window": the last tokens alone,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -10,10 +10,16 @@ from primeattn.analysis.reach import as_pattern
 from primeattn.checks import as_int
 from primeattn.table import Table
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from primeattn.patterns import Pattern
+    from primeattn.typing import DTypeLike
+
 __all__ = ["Traffic", "asymptotic_pairs", "cost", "flops", "traffic"]
 
 
-def flops(pattern, n, head_dim, *, backward=False) -> int:
+def flops(pattern: Pattern, n: int, head_dim: int, *, backward: bool = False) -> int:
     """Return the floating-point operations of one head on one sequence of length ``n``.
 
     Forward 4 · pairs · head_dim: a multiplication and an addition for each feature of q·k and of p v.
@@ -44,7 +50,7 @@ class Traffic(NamedTuple):
     most: int
 
 
-def traffic(pattern, n, head_dim, dtype=np.float32) -> Traffic:
+def traffic(pattern: Pattern, n: int, head_dim: int, dtype: DTypeLike = np.float32) -> Traffic:
     """Return the bytes that the forward pass of one head on one sequence moves, without and with no reuse,
 
         least = 4 n head_dim itemsize (q, k, v, out),    most = (2 n + 2 pairs) head_dim itemsize.
@@ -63,7 +69,7 @@ def traffic(pattern, n, head_dim, dtype=np.float32) -> Traffic:
     return Traffic(4 * n * row, (2 * n + 2 * pairs) * row)
 
 
-def asymptotic_pairs(pattern, n) -> float:
+def asymptotic_pairs(pattern: Pattern, n: int) -> float:
     """Return the pairs that the sequence's counting function A(x) predicts; NaN if it has none,
 
         n + ∫_0^n A_D(x) dx,    A_D(x) = x for x <= W,  W + A(x) - A(W) beyond,
@@ -94,7 +100,9 @@ def asymptotic_pairs(pattern, n) -> float:
     return float(pairs + ((count[1:] + count[:-1]) / 2 * np.diff(x)).sum())
 
 
-def cost(pattern, lengths, head_dim=64, dtype=np.float32) -> Table:
+def cost(
+    pattern: Pattern, lengths: Iterable[int], head_dim: int = 64, dtype: DTypeLike = np.float32
+) -> Table:
     """Return a table over ``lengths``: pairs, the law's prediction, density, forward flops, bytes.
 
     One head on one sequence; see ``asymptotic_pairs``, ``flops`` and ``traffic``.

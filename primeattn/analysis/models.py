@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from primeattn.analysis.rules import rule_mass
 from primeattn.nn import Layer, SparseIndexAttention
 from primeattn.nn._memory import Memory
 from primeattn.table import Table
+
+if TYPE_CHECKING:
+    from primeattn.typing import Array, Params, States
 
 __all__ = ["LayerCall", "attention_calls", "attention_summary"]
 
@@ -36,7 +39,7 @@ class LayerCall(NamedTuple):
     st: dict[str, Any]
 
 
-def attention_calls(model, x, ps, st) -> dict[str, LayerCall]:
+def attention_calls(model: Layer, x: Array, ps: Params, st: States) -> dict[str, LayerCall]:
     """Run ``model`` on ``x`` and return how it calls each of its attention layers, by their paths in ``ps``.
 
     Attention is found in every container that runs its children with ``child.apply(x, ps, st, memory)``. A
@@ -82,7 +85,7 @@ def attention_calls(model, x, ps, st) -> dict[str, LayerCall]:
     return calls
 
 
-def attention_summary(model, x, ps, st) -> Table:
+def attention_summary(model: Layer, x: Array, ps: Params, st: States) -> Table:
     """Return a table of where every head of ``model`` looks, averaged over the queries of ``x``.
 
     The columns: layer (its path in ``ps``), head, keys (that a query sees), entropy (of its attention, in

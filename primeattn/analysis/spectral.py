@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from primeattn.analysis.reach import as_pattern
 from primeattn.checks import as_int
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+    from primeattn.patterns import Pattern
 
 __all__ = ["Extremes", "extreme_eigenvalues", "laplacian", "spectrum"]
 
@@ -32,7 +37,7 @@ class Extremes(NamedTuple):
     largest: float
 
 
-def laplacian(pattern, n):
+def laplacian(pattern: Pattern, n: int) -> csr_matrix:
     """Return the normalised Laplacian of the pattern's graph on ``n`` tokens,
 
         L = I - K^(-1/2) (A + A^T) K^(-1/2),
@@ -62,7 +67,7 @@ def laplacian(pattern, n):
     return (sparse.diags((degrees > 0).astype(float)) - scale @ graph @ scale).tocsr()
 
 
-def spectrum(pattern, n) -> np.ndarray:
+def spectrum(pattern: Pattern, n: int) -> np.ndarray:
     """Return all eigenvalues of ``laplacian(pattern, n)``, ascending. ValueError for n > 4096.
 
     Examples
@@ -77,7 +82,7 @@ def spectrum(pattern, n) -> np.ndarray:
     return np.linalg.eigvalsh(laplacian(pattern, n).toarray())
 
 
-def extreme_eigenvalues(pattern, n) -> Extremes:
+def extreme_eigenvalues(pattern: Pattern, n: int) -> Extremes:
     """Return the spectral gap lambda_2 and the largest eigenvalue of ``laplacian(pattern, n)``.
 
     A wide gap means that no part of the sequence is cut off from the rest: information spreads in few layers.

@@ -9,7 +9,7 @@ from primeattn.cli import generation, machine, patterns, training
 __all__ = ["main"]
 
 
-def main(argv=None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Run one command; return its exit status: 0, 1 for a failed check, 2 for bad input, 130 if interrupted.
 
     Examples

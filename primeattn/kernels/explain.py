@@ -23,11 +23,13 @@ class KernelChoice(NamedTuple):
     reason: str
     table: list  # a ``primeattn.analysis.Table``: tiles, pairs and time of each kernel and wheel
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.reason}\n{self.table}"
 
 
-def explain_kernel(pattern, n, head_dim=64, dtype="bfloat16", backward=False) -> KernelChoice:
+def explain_kernel(
+    pattern: Pattern, n: int, head_dim: int = 64, dtype: str = "bfloat16", backward: bool = False
+) -> KernelChoice:
     """Compare the cost of the GPU kernels in one pass: one head, one sequence of length ``n``.
 
     The costs come from a model fitted to times on an H200, by which ``kernel=None`` of

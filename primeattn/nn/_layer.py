@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,10 @@ from primeattn import tree
 from primeattn._config import Config
 from primeattn.checks import is_array
 from primeattn.nn._memory import Memory
+
+if TYPE_CHECKING:
+    from primeattn.typing import Array, DTypeLike, Params, Pullback, States, Tree
+    from primeattn.workspace import Workspace
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -80,22 +84,22 @@ class Layer(Config):
     ['x', 'ps/scale']
     """
 
-    def parameters(self):
+    def parameters(self) -> Tree:
         return {}
 
-    def states(self, rng):
+    def states(self, rng: np.random.Generator) -> States:
         return {}
 
-    def check_input(self, x, ps):
+    def check_input(self, x: Array, ps: Params) -> None:
         check_float(self, x, ps)
 
-    def forward(self, x, ps, st, memory):
+    def forward(self, x: Array, ps: Params, st: States, memory: Memory) -> tuple[Array, States, Any]:
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
 
-    def backward(self, dy, saved, ps, memory):
+    def backward(self, dy: Array, saved: Any, ps: Params, memory: Memory) -> tuple[Any, Params]:
         raise NotImplementedError(f"{type(self).__name__} defines no backward")
 
-    def with_cache(self, st, start, capacity, dtype):
+    def with_cache(self, st: States, start: Array, capacity: int, dtype: DTypeLike) -> States:
         """State with an empty cache, for :func:`primeattn.with_cache`, which checks the arguments.
 
         ``start`` (batch,) are the positions of the first tokens, ``capacity`` bounds the positions. A layer
@@ -121,12 +125,12 @@ class Layer(Config):
     def _state_keys(self):
         return frozenset(self.states(np.random.default_rng(0)))
 
-    def check(self, x, ps, st):
+    def check(self, x: Array, ps: Params, st: States) -> None:
         """Raise TypeError or ValueError unless x, ps and st fit the layer, as a call does."""
         self.check_parameters(ps)
         self._check_call(x, ps, st)
 
-    def check_parameters(self, ps):
+    def check_parameters(self, ps: Params) -> None:
         """Raise TypeError or ValueError unless ps are parameters of the layer."""
         dtype = parameter_dtype(ps) if isinstance(ps, dict) else None
         tree.check(ps, self._specs.get(dtype, self._specs[DTYPES[0]]), "ps")
@@ -139,7 +143,7 @@ class Layer(Config):
             )
         self.check_input(x, ps)
 
-    def apply(self, x, ps, st, memory):
+    def apply(self, x: Array, ps: Params, st: States, memory: Memory) -> tuple[Array, States, Any]:
         """Check st and x, then run ``forward``; ``saved`` is None if no pullback will follow."""
         self._check_call(x, ps, st)
         memory.called(self, x, ps, st)
@@ -151,7 +155,9 @@ class Layer(Config):
         y, new_st, saved = self.forward(x, ps, st, memory)
         return (memory.copy(x) if y is x else y), new_st, saved if memory.saving else None
 
-    def __call__(self, x, ps, st, workspace=None):
+    def __call__(
+        self, x: Array, ps: Params, st: States, workspace: Workspace | None = None
+    ) -> tuple[Array, States]:
         """``y, st = layer(x, ps, st)``.
 
         Parameters
@@ -173,7 +179,9 @@ class Layer(Config):
             y, st, _ = self._run(x, ps, st, memory)
         return y, st
 
-    def pullback(self, x, ps, st, workspace=None):
+    def pullback(
+        self, x: Array, ps: Params, st: States, workspace: Workspace | None = None
+    ) -> tuple[Array, States, Pullback]:
         """``y, st, pullback = layer.pullback(x, ps, st)``; then ``dx, dps = pullback(dy)``.
 
         For a loss L with dy = ∂L/∂y, the pullback returns dx = ∂L/∂x (None for integer inputs) and
@@ -197,7 +205,7 @@ class Layer(Config):
         return y, st, pullback
 
 
-def setup(rng, layer, dtype=np.float32):
+def setup(rng: np.random.Generator, layer: Layer, dtype: DTypeLike = np.float32) -> tuple[Params, States]:
     """Draw the parameters and states of a layer: ``ps, st = setup(rng, layer)``.
 
     Parameters

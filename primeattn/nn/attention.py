@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import KW_ONLY, InitVar, dataclass
 from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from primeattn.nn.embedding import segment_bounds
 from primeattn.nn.initializers import glorot_uniform, zeros
 from primeattn.nn.norm import RMSNorm
 from primeattn.patterns import Pattern
+
+if TYPE_CHECKING:
+    from primeattn.typing import Array, DTypeLike, Memory, Params, States, Tree
 
 __all__ = ["SparseIndexAttention"]
 
@@ -124,7 +128,7 @@ class SparseIndexAttention(Layer):
     device: str | None = None
     seq_len_max: InitVar[None] = None
 
-    def __post_init__(self, seq_len_max):
+    def __post_init__(self, seq_len_max: None) -> None:
         name = type(self).__name__
         if seq_len_max is not None:
             raise TypeError(f"{name}: seq_len_max is not needed: any length")
@@ -191,23 +195,23 @@ class SparseIndexAttention(Layer):
                 f"head_dim={self.head_dim}"
             )
 
-    def default(self, field):
+    def default(self, field: Any) -> Any:
         derived = {"kv_heads": self.heads, "v_dim": self.head_dim}
         derived["rotary_dims"] = self.head_dim if self.rotary else None
         if self.dims % self.heads == 0:
             derived["head_dim"] = self.dims // self.heads
         return derived.get(field.name, field.default)
 
-    def pattern_of(self, head) -> Pattern:
+    def pattern_of(self, head: int) -> Pattern:
         """Return the pattern of one query head."""
         return self.pattern[head] if isinstance(self.pattern, tuple) else self.pattern
 
     @cached_property
-    def Wi(self):
+    def Wi(self) -> Dense:
         return Dense(self.dims, self._columns.width, bias=self.bias, init=self.init)
 
     @cached_property
-    def Wo(self):
+    def Wo(self) -> Dense:
         return Dense(self.heads * self.v_dim, self.dims, bias=self.bias, init=self.init)
 
     @cached_property
@@ -215,15 +219,15 @@ class SparseIndexAttention(Layer):
         return tuple(self.pattern_of(head) for head in range(self.heads))
 
     @cached_property
-    def offset_counts(self):
+    def offset_counts(self) -> tuple[int, ...]:
         """Offsets of each head that have a bias of their own."""
         return [pattern.offsets(self.offset_bias + 1).size for pattern in self._patterns]
 
     @cached_property
-    def norm(self):
+    def norm(self) -> Any:
         return RMSNorm(self.head_dim)
 
-    def parameters(self):
+    def parameters(self) -> Tree:
         declared = {"Wi": self.Wi.parameters(), "Wo": self.Wo.parameters()}
         if self.qk_norm:
             declared |= {"q_norm": self.norm.parameters(), "k_norm": self.norm.parameters()}
@@ -235,10 +239,10 @@ class SparseIndexAttention(Layer):
                 declared["global_bias"] = Parameter((self.heads, most), zeros)
         return declared
 
-    def states(self, rng):
+    def states(self, rng: np.random.Generator) -> States:
         return {"cu_seqlens": None} | (random_state(rng) if self.dropout else {})
 
-    def check_input(self, x, ps):
+    def check_input(self, x: Array, ps: Params) -> None:
         check_float(self, x, ps, self.dims, ranks=(2, 3))
 
     @cached_property
@@ -251,7 +255,7 @@ class SparseIndexAttention(Layer):
     def _numbers(self, lse):
         return (lse,)
 
-    def prepare(self, q, k, v, ps, positions, memory):
+    def prepare(self, q: Array, k: Array, v: Array, ps: Params, positions: Array, memory: Memory) -> Any:
         """Change q (batch, heads, seq, head_dim), k and v (batch, kv_heads, seq, head_dim or v_dim) in place.
 
         Here: normalise, then turn. ``positions`` (batch or 1, seq) are those of the rows. Returns what
@@ -269,7 +273,9 @@ class SparseIndexAttention(Layer):
                 rotary.rotate(x, positions, self.rotary, self.rotary_dims)
         return saved, positions
 
-    def prepare_backward(self, dq, dk, dv, saved, ps, memory):
+    def prepare_backward(
+        self, dq: Array, dk: Array, dv: Array, saved: Any, ps: Params, memory: Memory
+    ) -> Params:
         """Turn the gradients of what `prepare` made into those of what it was given, in place.
 
         Returns the gradients of the parameters that it used, as a dict.
@@ -286,7 +292,7 @@ class SparseIndexAttention(Layer):
                 np.copyto(dx, back.transpose(0, 2, 1, 3))
         return dps
 
-    def finish(self, out, lse, ps, memory):
+    def finish(self, out: Array, lse: Array, ps: Params, memory: Memory) -> tuple[Array, Any]:
         """Return what replaces out (batch, seq, heads, v_dim), and what ``finish_backward`` needs.
 
         out and lse (batch, heads, seq) must stay as they are. Here: a sink takes its share of the weight,
@@ -299,7 +305,9 @@ class SparseIndexAttention(Layer):
             loops.weigh(out[b], lse[b], ps["sinks"], result[b])
         return result, (out, lse)
 
-    def finish_backward(self, dresult, saved, ps, memory):
+    def finish_backward(
+        self, dresult: Array, saved: Any, ps: Params, memory: Memory
+    ) -> tuple[Array, Array | None, Params]:
         """Return the gradients of out, of lse (None if it was not used), and of parameters, as a dict."""
         if not self.sinks:
             return dresult, None, {}
@@ -312,7 +320,7 @@ class SparseIndexAttention(Layer):
         dsinks[...] = sums
         return dout, dlse, {"sinks": dsinks}
 
-    def with_cache(self, st, start, capacity, dtype):
+    def with_cache(self, st: States, start: Array, capacity: int, dtype: DTypeLike) -> States:
         if self.device == "cuda":
             raise ValueError(f"{type(self).__name__}: a cache needs device None, 'auto' or 'cpu', got 'cuda'")
         shape = len(start), self.kv_heads, capacity, self._columns.of_kernel.head_dim
@@ -355,7 +363,7 @@ class SparseIndexAttention(Layer):
         options |= {"scale": scale, "device": device}
         function(*arrays, self.pattern, workspace=memory.workspace, **options)
 
-    def forward(self, x, ps, st, memory):
+    def forward(self, x: Array, ps: Params, st: States, memory: Memory) -> tuple[Array, States, Any]:
         buffers = DeviceBuffers(memory) if self.device == "cuda" else HostBuffers(memory)
         qkv, _, saved_i = self.Wi.forward(x if x.ndim == 3 else x[None], ps["Wi"], {}, memory)
         batch, seq, _ = qkv.shape
@@ -382,7 +390,7 @@ class SparseIndexAttention(Layer):
         saved = saved_i, prepared, source, result, numbers, options, saved_f, saved_o
         return y.reshape(x.shape), st, saved
 
-    def backward(self, dy, saved, ps, memory):
+    def backward(self, dy: Array, saved: Any, ps: Params, memory: Memory) -> tuple[Any, Params]:
         buffers = DeviceBuffers(memory) if self.device == "cuda" else HostBuffers(memory)
         saved_i, prepared, fitted, attended, lse, options, saved_f, saved_o = saved
         dfinished, dps_o = self.Wo.backward(dy if dy.ndim == 3 else dy[None], saved_o, ps["Wo"], memory)

@@ -7,16 +7,29 @@ state can be continued once: the arrays also know how far they are filled.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from primeattn import tree
 from primeattn.checks import as_int, integers
 from primeattn.nn._layer import DTYPES, Layer
 
+if TYPE_CHECKING:
+    from primeattn.typing import Array, DTypeLike, States
+
 __all__ = ["advance", "append", "begin", "copy_cache", "with_cache", "without_cache"]
 
 
-def with_cache(model, st, batch, capacity, *, start=0, dtype=np.float32):
+def with_cache(
+    model: Layer,
+    st: States,
+    batch: int,
+    capacity: int,
+    *,
+    start: int | Array = 0,
+    dtype: DTypeLike = np.float32,
+) -> States:
     """State with empty caches: calls with it continue where the last one ended.
 
     With ``st = with_cache(model, st, batch, capacity)``, a call ``y, st = model(x, ps, st)`` takes the next
@@ -70,7 +83,7 @@ def with_cache(model, st, batch, capacity, *, start=0, dtype=np.float32):
     return model.with_cache(st, np.array(np.broadcast_to(starts, (batch,))), capacity, dtype)
 
 
-def without_cache(st):
+def without_cache(st: States) -> States:
     """State without the caches of `with_cache`.
 
     Examples
@@ -90,7 +103,7 @@ def without_cache(st):
     }
 
 
-def copy_cache(st):
+def copy_cache(st: States) -> States:
     """State with copies of its caches: both can be continued.
 
     Examples

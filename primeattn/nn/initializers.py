@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from primeattn._config import Config, freeze_real
 
+if TYPE_CHECKING:
+    from primeattn.typing import Array, DTypeLike, Shape
+
 __all__ = ["Normal", "TruncatedNormal", "glorot_uniform", "he_normal", "ones", "zeros"]
 
 
-def zeros(rng, shape, dtype=np.float32):
+def zeros(rng: Any, shape: Shape, dtype: DTypeLike = np.float32) -> Array:
     """All 0; draws nothing.
 
     Examples
@@ -28,7 +32,7 @@ def zeros(rng, shape, dtype=np.float32):
     return np.zeros(shape, dtype)
 
 
-def ones(rng, shape, dtype=np.float32):
+def ones(rng: Any, shape: Shape, dtype: DTypeLike = np.float32) -> Array:
     """All 1; draws nothing.
 
     Examples
@@ -40,7 +44,7 @@ def ones(rng, shape, dtype=np.float32):
     return np.ones(shape, dtype)
 
 
-def glorot_uniform(rng, shape, dtype=np.float32):
+def glorot_uniform(rng: np.random.Generator, shape: Shape, dtype: DTypeLike = np.float32) -> Array:
     """Uniform in ±sqrt(6 / (fan_in + fan_out)): preserves the variance forward and backward.
 
     Glorot and Bengio, Understanding the difficulty of training deep feedforward neural networks (2010).
@@ -56,7 +60,7 @@ def glorot_uniform(rng, shape, dtype=np.float32):
     return rng.uniform(-bound, bound, shape).astype(dtype)
 
 
-def he_normal(rng, shape, dtype=np.float32):
+def he_normal(rng: np.random.Generator, shape: Shape, dtype: DTypeLike = np.float32) -> Array:
     """Normal with variance 2 / fan_in: preserves the variance through relu.
 
     He, Zhang, Ren and Sun, Delving deep into rectifiers (2015).
@@ -84,10 +88,10 @@ class Normal(Config):
 
     std: float = 0.02
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         freeze_real(self, "std", 0)
 
-    def __call__(self, rng, shape, dtype=np.float32):
+    def __call__(self, rng: np.random.Generator, shape: Shape, dtype: DTypeLike = np.float32) -> Array:
         return (rng.standard_normal(shape) * self.std).astype(dtype)
 
 
@@ -105,10 +109,10 @@ class TruncatedNormal(Config):
 
     std: float = 0.02
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         freeze_real(self, "std", 0)
 
-    def __call__(self, rng, shape, dtype=np.float32):
+    def __call__(self, rng: np.random.Generator, shape: Shape, dtype: DTypeLike = np.float32) -> Array:
         values = rng.standard_normal(shape)
         while (beyond := np.abs(values) > 2).any():
             values[beyond] = rng.standard_normal(np.count_nonzero(beyond))

@@ -21,7 +21,7 @@ class _SequenceSelfAttention(SparseIndexAttention):
     window: int = 3
     global_tokens: int = 2
 
-    def __post_init__(self, seq_len_max):
+    def __post_init__(self, seq_len_max: None) -> None:
         freeze_size(self, "window", minimum=0)
         freeze_size(self, "global_tokens", minimum=0)
         pattern = Pattern(self.sequence, window=self.window, global_tokens=self.global_tokens)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from primeattn.analysis.reach import as_pattern
@@ -11,6 +13,12 @@ from primeattn.plot.density import block_shares
 from primeattn.plot.labels import labelled, name, percent
 from primeattn.plot.style import HIDDEN, RULE_COLORS, grid_of_axes, outer_labels, own_axes, query_by_key
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from primeattn.patterns import Pattern
+    from primeattn.typing import LabelledPatterns
+
 __all__ = ["mask", "masks"]
 
 _MAX_COUNTABLE = 64  # tokens; up to here lines between the cells help to count
@@ -18,7 +26,7 @@ _MAX_CELLS = 512  # beyond, a token is less than a pixel
 _MAX_TOKENS = 2**24
 
 
-def mask(pattern, n, ax=None):
+def mask(pattern: Pattern, n: int, ax: Axes | None = None) -> Axes:
     """Draw which keys (columns) each query (row) attends, coloured by the rule that admits it.
 
     Causal pairs that the pattern leaves out are light grey. Beyond 512 tokens the colour of a pixel is the
@@ -57,7 +65,7 @@ def mask(pattern, n, ax=None):
     return ax
 
 
-def masks(patterns, n, axes=None) -> np.ndarray:
+def masks(patterns: LabelledPatterns, n: int, axes: Any = None) -> np.ndarray:
     """Draw the masks of several patterns side by side, with one legend or colour scale.
 
     Parameters

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from primeattn import analysis
 from primeattn.checks import as_int
 from primeattn.plot.labels import labelled
 from primeattn.plot.style import COLORS, MARKERS, own_axes
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from primeattn.typing import LabelledPatterns
+
 __all__ = ["reach"]
 
 
-def reach(patterns, n, layers=6, ax=None):
+def reach(patterns: LabelledPatterns, n: int, layers: int = 6, ax: Axes | None = None) -> Axes:
     """Draw the share of the distances 1, ..., n - 1 that L layers connect, against L.
 
     Dashed: the most that as many offsets could connect, min(1, (C(k + L, L) - 1) / (n - 1)).

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from primeattn.sequences.chance import as_probability, as_seed, uniform
@@ -13,7 +15,7 @@ __all__ = ["as_sequence", "complement", "shift", "thin"]
 _SALT = 1  # so that thin and the random controls draw different numbers from one seed
 
 
-def as_sequence(name, value) -> Sequence:
+def as_sequence(name: str, value: Any) -> Sequence:
     """Return ``value`` if it is a Sequence; TypeError otherwise."""
     if not isinstance(value, Sequence):
         raise TypeError(f"{name}: expected a Sequence, got {value!r}")

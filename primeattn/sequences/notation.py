@@ -10,7 +10,7 @@ from primeattn.sequences.value import Sequence, from_array
 __all__ = ["parse"]
 
 
-def parse(text) -> Sequence:
+def parse(text: str) -> Sequence:
     """Return the sequence that ``text`` describes: a name, a member of a family, or algebra of them.
 
     The inverse of ``repr``, except for ``from_callable``. Only registered names and ``from_array`` are known;

@@ -6,8 +6,14 @@ import inspect
 import sys
 from collections.abc import Callable
 from functools import lru_cache, update_wrapper
+from typing import TYPE_CHECKING, Any
 
 from primeattn.sequences.value import Sequence, from_array
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from primeattn.typing import Array
 
 __all__ = ["alias", "families", "from_json", "get", "names", "register"]
 
@@ -45,7 +51,17 @@ class _Registered(Sequence):
         return {"name": self._name, **({"params": params} if params else {})}
 
 
-def register(name, *, title, oeis, count, asymptotic, why, params=None, needs=None):
+def register(
+    name: str,
+    *,
+    title: str,
+    oeis: str | Callable[..., str] | None,
+    count: Callable[..., float | None],
+    asymptotic: str,
+    why: str,
+    params: Callable[..., Any] | None = None,
+    needs: Callable[[int], int] | None = None,
+) -> Callable[[Callable[..., Array]], Any]:
     """Return a decorator that turns ``extend(known, start, stop)`` into the sequence called ``name``.
 
     ``extend`` returns the terms in (start, stop], given the sorted array of all ``known`` terms <= start; it
@@ -158,7 +174,7 @@ def families() -> tuple[str, ...]:
     return tuple(sorted(f"{name}{inspect.signature(f)}" for name, f in makers.items()))
 
 
-def get(name, *params) -> Sequence:
+def get(name: str, *params: Any) -> Sequence:
     """Return the registered sequence called ``name``, or the member of a family with these ``params``.
 
     Examples
@@ -186,7 +202,7 @@ def get(name, *params) -> Sequence:
     return public(*params)
 
 
-def from_json(obj) -> Sequence:
+def from_json(obj: Mapping[str, Any]) -> Sequence:
     """Return the sequence whose ``to_json()`` is ``obj``; ValueError for any other structure.
 
     Examples

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from primeattn.checks import as_int, is_array
 from primeattn.forks import PerProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import NoReturn
 
 __all__ = ["EMPTY", "Sequence", "from_array", "from_callable"]
 
@@ -92,11 +97,11 @@ class Sequence:
 
     __array_ufunc__ = None  # array * primes asks primes.__rmul__, which refuses it
 
-    def __init__(self, *args):
+    def __init__(self, *args: Any) -> None:
         # _known = (terms, bound): all terms <= bound. Replaced as a whole, so that readers need no lock.
         vars(self).update(_args=args, _known=(EMPTY, 0), _lock=PerProcess(threading.RLock))
 
-    def __call__(self, limit) -> np.ndarray:
+    def __call__(self, limit: int) -> np.ndarray:
         """Return the terms 1 <= s <= ``limit``: sorted unique int64, a read-only view of the cache.
 
         Raises TypeError for a float or bool limit, ValueError beyond the end of a finite table.
@@ -107,7 +112,7 @@ class Sequence:
         terms, _ = self._reach(limit)
         return terms[: np.searchsorted(terms, limit, side="right")]
 
-    def between(self, low, high) -> np.ndarray:
+    def between(self, low: int, high: int) -> np.ndarray:
         """Return the terms ``low`` <= s <= ``high``: sorted unique int64, read-only.
 
         If the rule of the sequence needs few earlier terms, like that of the primes, it generates this range
@@ -131,11 +136,11 @@ class Sequence:
         """Return the terms in (start, stop] alone, or None if that needs all terms before them."""
         return None
 
-    def count(self, n) -> int:
+    def count(self, n: int) -> int:
         """Return the exact number of terms <= ``n``."""
         return len(self(n))
 
-    def estimate(self, n) -> float | None:
+    def estimate(self, n: int) -> float | None:
         """Return the registered counting function at ``n``; None if there is none."""
         return None
 
@@ -178,30 +183,30 @@ class Sequence:
     def _key(self):
         return self._args
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence):
             return NotImplemented
         return self is other or (type(self) is type(other) and self._key() == other._key())
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash((type(self), self._key()))
 
-    def __setattr__(self, name, value):
+    def __setattr__(self, name: str, value: Any) -> NoReturn:
         raise AttributeError(f"{name}: a Sequence is immutable")
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self._args
 
-    def __bool__(self):
+    def __bool__(self) -> NoReturn:
         raise TypeError("a Sequence has no truth value; the union is written a | b")
 
-    def __or__(self, other):
+    def __or__(self, other: Sequence) -> Sequence:
         if not isinstance(other, Sequence):
             return NotImplemented
         parts = dict.fromkeys(p for s in (self, other) for p in (s._args if isinstance(s, _Union) else [s]))
         return _Union(*sorted(parts, key=repr)) if len(parts) > 1 else self
 
-    def __mul__(self, factor):
+    def __mul__(self, factor: int) -> Sequence:
         factor = as_int("factor", factor, minimum=1)
         inner, base = self._args if isinstance(self, _Scaled) else (1, self)
         return self if factor == 1 else _Scaled(factor * inner, base)
@@ -313,7 +318,7 @@ class _Callable(Sequence):
         raise TypeError(f"{self!r}: a callable cannot be written as JSON; use register or from_array")
 
 
-def from_array(offsets, known_to=None) -> Sequence:
+def from_array(offsets: Iterable[int], known_to: int | None = None) -> Sequence:
     """Return the sequence with exactly these ``offsets``: sorted, made unique, copied, compared by content.
 
     Parameters
@@ -337,7 +342,7 @@ def from_array(offsets, known_to=None) -> Sequence:
     return _Table(offsets.tobytes(), known_to)
 
 
-def from_callable(f) -> Sequence:
+def from_callable(f: Callable[[int], Any]) -> Sequence:
     """Return the sequence of ``f(limit)`` = integers 1 <= s <= limit, compared by the identity of ``f``.
 
     f(m) must be f(n) cut at m for m < n: this is checked at every growth, and at first use against half the

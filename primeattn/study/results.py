@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from primeattn.study.runs import check
 from primeattn.table import Table
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
 __all__ = ["summary"]
 
 
-def summary(records) -> Table:
+def summary(records: Iterable[Mapping[str, Any]]) -> Table:
     """Return a table of the records of ``run``, with a row for each task, pattern and number of layers:
 
     - pairs: (query, key) pairs of all layers together,

@@ -9,13 +9,16 @@ import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from primeattn.checks import as_int, is_real
 from primeattn.language_model import make_model
 from primeattn.nn import Layer
 from primeattn.patterns import Pattern
 from primeattn.tasks import Task, from_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = ["Run", "check", "code_version", "grid", "key"]
 
@@ -53,7 +56,15 @@ class Run(NamedTuple):
     model: Layer
 
 
-def grid(tasks, patterns, *, layers=(1,), lrs=(3e-3,), seeds=3, **sizes) -> list[dict]:
+def grid(
+    tasks: Iterable[Task],
+    patterns: Mapping[str, Any],
+    *,
+    layers: Iterable[int] = (1,),
+    lrs: Iterable[float] = (3e-3,),
+    seeds: int = 3,
+    **sizes: int,
+) -> list[dict]:
     """Return all runs of tasks × patterns × layers × learning rates × seeds, as dicts of JSON types.
 
     Parameters
@@ -115,7 +126,7 @@ def _from_json(layer):
     return [_from_json(head) for head in layer] if isinstance(layer, list) else Pattern.from_json(layer)
 
 
-def check(run) -> Run:
+def check(run: Mapping[str, Any]) -> Run:
     """Return a run with its values made; TypeError or ValueError if it cannot be trained.
 
     Examples
@@ -142,7 +153,7 @@ def check(run) -> Run:
     return Run(run["pattern"], task, stack, float(lr), seed, **sizes, model=model)
 
 
-def key(run) -> str:
+def key(run: Mapping[str, Any]) -> str:
     """Return 16 hexadecimal digits that name a run: equal for equal runs, whatever tables call the pattern.
 
     They cover the offsets of the patterns, the data of the task (its ``digest``), and its source code if it

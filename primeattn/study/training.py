@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from primeattn.compiled.blas import one_blas_thread
@@ -11,13 +13,16 @@ from primeattn.tasks import IGNORED
 from primeattn.tree import test_mode
 from primeattn.workspace import Workspace
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 __all__ = ["train"]
 
 _VALIDATION, _TEST, _TRAIN = 1, 2, 3  # streams of random numbers; the first two are the same for all runs
 _POINTS = 50  # of the learning curve
 
 
-def train(run) -> dict:
+def train(run: Mapping[str, Any]) -> dict:
     """Train a run, and return its result as a dict of JSON types:
 
     - "validation", "test": the metric of the task on ``examples`` sequences of each; None if training failed,

@@ -6,11 +6,18 @@ as ``torch.func.grad`` and ``vmap`` need; that form has no forward mode, which t
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch.autograd import Function
 
 from primeattn.checks import as_int, is_real
 from primeattn.torch.operators import attend, attend_backward, pattern_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from primeattn.typing import AnyArray, Patterns
 
 __all__ = ["attention"]
 
@@ -74,23 +81,23 @@ class _AttendBackward(Function):
 
 
 def attention(
-    q,
-    k,
-    v,
-    pattern,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pattern: Patterns,
     *,
-    scale=None,
-    q_start=0,
-    k_start=0,
-    cu_seqlens=None,
-    offset_bias=None,
-    global_bias=None,
-    slopes=None,
-    softcap=None,
-    dropout=0.0,
-    dropout_seed=0,
-    return_lse=False,
-):
+    scale: float | None = None,
+    q_start: int | AnyArray = 0,
+    k_start: int | AnyArray = 0,
+    cu_seqlens: AnyArray | None = None,
+    offset_bias: AnyArray | None = None,
+    global_bias: AnyArray | None = None,
+    slopes: AnyArray | None = None,
+    softcap: float | None = None,
+    dropout: float = 0.0,
+    dropout_seed: int | Tensor = 0,
+    return_lse: bool = False,
+) -> Any:
     """Sparse causal attention with gradients of q, k, v, offset_bias, global_bias, also through lse.
 
     out and lse are those of :func:`primeattn.sparse_index_kernel`, where the formula is.

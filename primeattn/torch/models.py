@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from primeattn.nn import (
     Chain,
     Dense,
@@ -18,10 +20,13 @@ from primeattn.nn import (
 )
 from primeattn.torch.weights import Source, below, conv1d, layer_norm, linear, projections, rms_norm, within
 
+if TYPE_CHECKING:
+    from primeattn.typing import Patterns
+
 __all__ = ["gpt2", "llama"]
 
 
-def llama(config, pattern):
+def llama(config: Any, pattern: Patterns) -> tuple[Chain | Tied, dict[str, Source]]:
     """Return the model of a Llama and the map of its weights: ``model, names``.
 
     Parameters
@@ -102,7 +107,7 @@ def llama(config, pattern):
     return model, below({"layer_0/": table, "": body[1], head: linear("lm_head")})
 
 
-def gpt2(config, pattern):
+def gpt2(config: Any, pattern: Patterns) -> tuple[Chain | Tied, dict[str, Source]]:
     """Return the model of a GPT-2 and the map of its weights: ``model, names``, as in `llama`.
 
     Parameters

@@ -7,7 +7,7 @@ last axis, as [q|k|v] do.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,14 @@ from torch import nn
 
 from primeattn import tree
 from primeattn.torch.module import SparseAttention
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from primeattn.nn import Layer
+    from primeattn.typing import Params
 
 __all__ = ["Source", "from_state_dict", "from_torch", "map_of", "to_state_dict", "to_torch"]
 
@@ -33,7 +41,7 @@ class Source(NamedTuple):
     transposed: bool = False
 
 
-def from_torch(module) -> dict:
+def from_torch(module: nn.Module) -> dict:
     """Return the weights of a module as parameters of the layer that computes the same.
 
     ==================================================  ==================================================
@@ -87,7 +95,7 @@ def from_torch(module) -> dict:
     return ps
 
 
-def to_torch(ps, module):
+def to_torch(ps: Params, module: nn.Module) -> nn.Module:
     """Copy parameters into a module of torch, and return it: the inverse of `from_torch`.
 
     Parameters
@@ -108,7 +116,7 @@ def to_torch(ps, module):
     return module
 
 
-def from_state_dict(state, names, layer) -> dict:
+def from_state_dict(state: Mapping[str, Tensor], names: Mapping[str, Source], layer: Layer) -> dict:
     """Return the parameters of a layer from a state dict and a map, as that of `llama` or `gpt2`.
 
     Parameters
@@ -136,7 +144,7 @@ def from_state_dict(state, names, layer) -> dict:
     return ps
 
 
-def to_state_dict(ps, names, like) -> dict:
+def to_state_dict(ps: Params, names: Mapping[str, Source], like: Mapping[str, Tensor]) -> dict:
     """Return the tensors of a state dict from parameters and a map: the inverse of `from_state_dict`.
 
     Parameters
@@ -172,7 +180,7 @@ def to_state_dict(ps, names, like) -> dict:
     return state
 
 
-def map_of(module) -> dict:
+def map_of(module: nn.Module) -> dict:
     """Return the map of one of the modules of `from_torch`.
 
     Examples
