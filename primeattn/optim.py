@@ -206,7 +206,7 @@ def _typed(p, *numbers):
     return tuple(p.dtype.type(number) for number in numbers)
 
 
-def matrices(path, p):
+def matrices(path: str, p: Array) -> bool:
     """Default choice of leaves that decay: those with at least two axes, so no biases and scales."""
     return p.ndim >= 2
 

@@ -26,7 +26,7 @@ from primeattn.nn.norm import RMSNorm
 from primeattn.patterns import Pattern
 
 if TYPE_CHECKING:
-    from primeattn.typing import Array, DTypeLike, Memory, Params, States, Tree
+    from primeattn.typing import Array, DTypeLike, Memory, Params, Patterns, States, Tree
 
 __all__ = ["SparseIndexAttention"]
 
@@ -108,7 +108,7 @@ class SparseIndexAttention(Layer):
     """
 
     dims: int
-    pattern: Pattern | tuple[Pattern, ...]
+    pattern: Patterns
     _: KW_ONLY
     heads: int = 1
     kv_heads: int | None = None

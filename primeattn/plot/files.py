@@ -14,16 +14,16 @@ from primeattn.files import written_whole
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
-    from primeattn.typing import Array, FilePath
+    from primeattn.typing import FilePath
 
 __all__ = ["new_figure", "save", "try_save"]
 
 DPI = 130
 
 
-def save(figure: Figure, path: FilePath) -> None:
+def save(figure: Figure | SubFigure, path: FilePath) -> None:
     """Write a figure to ``path``, the whole file or nothing, in the format that its suffix names.
 
     Parameters
@@ -46,7 +46,7 @@ def save(figure: Figure, path: FilePath) -> None:
         figure.savefig(file, format=path.suffix[1:], dpi=DPI, bbox_inches="tight")
 
 
-def try_save(draw: Callable[[int], tuple[Array, Array]], path: FilePath) -> bool:
+def try_save(draw: Callable[[], Figure], path: FilePath) -> bool:
     """Save the figure that ``draw()`` returns; if that fails, warn and return False.
 
     For pictures after long work: a font, a style or a backend must not cost the results.

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from math import isqrt
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from primeattn.checks import as_int
 from primeattn.sequences.registry import register
 
-if TYPE_CHECKING:
-    from primeattn.typing import AnyArray, Array
-
 __all__ = ["cubes", "int_root", "kth_powers", "squares", "triangular"]
 
 
-def int_root(x: Array, k: AnyArray) -> int:
+def int_root(x: int, k: int) -> int:
     """Return the largest integer whose ``k``-th power is at most the integer 0 <= ``x`` < 2**63."""
     root = round(x ** (1 / k))  # never too small
     while root**k > x:
