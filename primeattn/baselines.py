@@ -36,6 +36,10 @@ class CountModel:
     order : int
         Length of the longest context, 0 to 3.
 
+    See Also
+    --------
+    baselines : Its bits per byte, and those of compressors.
+
     Examples
     --------
     >>> import numpy as np, primeattn as pa
@@ -122,6 +126,17 @@ def baselines(train: Array, heldout: Array) -> dict[str, float]:
     Parameters
     ----------
     train, heldout : ndarray of uint8
+        What is learned from, and what is scored.
+
+    Returns
+    -------
+    dict of str to float
+        Bits per byte, by the names above.
+
+    See Also
+    --------
+    CountModel : The counts behind two of them.
+    primeattn.language_model.evaluate : The same of a model.
 
     Examples
     --------

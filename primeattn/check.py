@@ -68,6 +68,10 @@ def check_gradients(
     AssertionError
         Names the path, the index (or direction), the analytic and the numeric value.
 
+    See Also
+    --------
+    primeattn.Layer : What a layer of your own defines.
+
     Examples
     --------
     >>> import numpy as np, primeattn as pa

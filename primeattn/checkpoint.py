@@ -76,6 +76,10 @@ def save(path: FilePath, tree: Tree, model: Any = None) -> None:
     RuntimeError
         The package safetensors is needed and missing.
 
+    See Also
+    --------
+    load : Reads the file.
+
     Examples
     --------
     >>> import numpy as np, os, tempfile, primeattn as pa
@@ -129,6 +133,10 @@ def load(path: FilePath, like: Tree | None = None, model: Any = None) -> dict:
         is named, with what was expected and what the file holds.
     RuntimeError
         The package safetensors is needed and missing.
+
+    See Also
+    --------
+    save : Writes the file.
 
     Examples
     --------

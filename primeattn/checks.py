@@ -22,6 +22,20 @@ def is_array(value: Any) -> bool:
     Subclasses are refused: taken for plain arrays, they would silently lose what they add, such as a mask,
     units or another product.
 
+    Parameters
+    ----------
+    value : object
+        What was given.
+
+    Returns
+    -------
+    bool
+        Whether it is one.
+
+    See Also
+    --------
+    is_real : The same for numbers.
+
     Examples
     --------
     >>> import numpy as np
@@ -34,6 +48,24 @@ def is_array(value: Any) -> bool:
 
 def as_int(name: Any, value: Any, minimum: int | None = None, maximum: int | None = None) -> int:
     """Return ``value`` as a Python int; TypeError for floats and booleans, ValueError beyond the bounds.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument in errors.
+    value : object
+        What was given.
+    minimum, maximum : int, optional
+        The bounds, included.
+
+    Returns
+    -------
+    int
+        The same number.
+
+    See Also
+    --------
+    integers : The same for arrays.
 
     Examples
     --------
@@ -57,6 +89,22 @@ def as_int(name: Any, value: Any, minimum: int | None = None, maximum: int | Non
 
 def integers(name: Any, values: Any) -> np.ndarray:
     """Return ``values`` as a new int64 array; raise unless they are integers that fit.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument in errors.
+    values : array or iterable of int
+        What was given.
+
+    Returns
+    -------
+    int64 array
+        A copy.
+
+    See Also
+    --------
+    as_int : The same for one number.
 
     Examples
     --------
@@ -82,6 +130,20 @@ def integers(name: Any, values: Any) -> np.ndarray:
 def is_real(value: Any) -> bool:
     """Whether a value is a real number, and no boolean.
 
+    Parameters
+    ----------
+    value : object
+        What was given.
+
+    Returns
+    -------
+    bool
+        Whether it is one.
+
+    See Also
+    --------
+    as_int : For integers.
+
     Examples
     --------
     >>> from primeattn.checks import is_real
@@ -93,6 +155,20 @@ def is_real(value: Any) -> bool:
 
 def extent(array: Array) -> tuple[int, int]:
     """Return the address of the first byte of an array, and that after its last.
+
+    Parameters
+    ----------
+    array : array
+        Of NumPy; it may have any strides.
+
+    Returns
+    -------
+    tuple of int
+        The two addresses.
+
+    See Also
+    --------
+    share_memory : Whether two arrays share an element.
 
     Examples
     --------
@@ -113,6 +189,20 @@ def extent(array: Array) -> tuple[int, int]:
 
 def share_memory(a: Any, b: Any) -> bool:
     """Whether two arrays share an element; also True if disjointness takes too long to show.
+
+    Parameters
+    ----------
+    a, b : array
+        Of NumPy; they may have any strides.
+
+    Returns
+    -------
+    bool
+        Whether they do, or may.
+
+    See Also
+    --------
+    extent : The bytes that an array spans.
 
     Examples
     --------

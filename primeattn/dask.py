@@ -78,6 +78,11 @@ def attention(
     TypeError, ValueError
         Before anything is computed; names the argument, what was expected and what came.
 
+    See Also
+    --------
+    attention_backward : The gradients.
+    chunks_of_equal_pairs : How to cut the queries.
+
     Examples
     --------
     >>> import dask.array as da, numpy as np, primeattn as pa, primeattn.dask
@@ -147,6 +152,10 @@ def attention_backward(
     TypeError, ValueError
         Before anything is computed; names the argument, what was expected and what came.
 
+    See Also
+    --------
+    attention : The forward.
+
     Examples
     --------
     >>> import dask.array as da, primeattn as pa, primeattn.dask
@@ -201,6 +210,10 @@ def chunks_of_equal_pairs(pattern: Patterns, n: int, blocks: int) -> tuple[int, 
     n : int
         Length of the sequence, which begins at position 0.
     blocks : int
+
+    See Also
+    --------
+    attention : Takes arrays in these chunks.
 
     Examples
     --------

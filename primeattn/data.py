@@ -40,14 +40,21 @@ _EXCLUDED_FOLDERS = frozenset(
 class Corpus:
     """A text, split into training bytes and held-out bytes.
 
-    Attributes
+    Parameters
     ----------
     name : str
         Where the text came from.
     train, heldout : ndarray of uint8
         The two parts. Nothing of ``heldout`` is in ``train`` (for a corpus of files: no file is in both).
+
+    Attributes
+    ----------
     sha256 : str
         Digest of ``train`` followed by ``heldout``.
+
+    See Also
+    --------
+    load_corpus : Reads one.
 
     Examples
     --------
@@ -71,6 +78,22 @@ class Corpus:
 def load_corpus(text: FilePath | None = None) -> Corpus:
     """Return the corpus of the file ``text``, or of the Python standard library when ``text`` is None.
 
+    Parameters
+    ----------
+    text : str or path-like, optional
+        The file, read as bytes.
+
+    Returns
+    -------
+    Corpus
+        Training and held-out bytes.
+
+    See Also
+    --------
+    text_corpus : Of a file.
+    stdlib_corpus : Of the standard library.
+    Batches : Cuts it into windows.
+
     Examples
     --------
     >>> import primeattn as pa
@@ -88,12 +111,21 @@ def text_corpus(path: FilePath) -> Corpus:
     path : str or path-like
         The file, read as bytes.
 
+    Returns
+    -------
+    Corpus
+        Training and held-out bytes.
+
     Raises
     ------
     FileNotFoundError
         There is no such file.
     ValueError
         The file is empty, or too short (under 10 bytes) to hold anything out.
+
+    See Also
+    --------
+    load_corpus : A file or the standard library.
 
     Examples
     --------
@@ -126,6 +158,15 @@ def stdlib_corpus(root: FilePath | None = None) -> Corpus:
     ----------
     root : str or path-like, optional
         Another folder of ``.py`` files; default the running interpreter's standard library.
+
+    Returns
+    -------
+    Corpus
+        Training and held-out bytes.
+
+    See Also
+    --------
+    load_corpus : A file or the standard library.
 
     Examples
     --------
@@ -184,11 +225,17 @@ class Batches:
     batch, context : int
         Windows in a batch, bytes in a window.
     seed : int
+        Of the shuffles.
 
     Attributes
     ----------
     position : int
         Number of windows returned so far; may be set.
+
+    See Also
+    --------
+    evaluation_windows : Windows that score every byte once.
+    load_corpus : A text to cut.
 
     Examples
     --------
@@ -249,13 +296,21 @@ def evaluation_windows(text: Array, context: int) -> tuple[Array, Array, Array]:
     Parameters
     ----------
     text : ndarray of uint8, shape (size,), not empty
+        The bytes to score.
     context : int
+        Bytes in a window.
 
     Returns
     -------
     tokens, targets : ndarray of uint8, shape (windows, min(context, size))
+        Bytes, and those one ahead.
     scored : ndarray of bool, same shape
         Which targets to score; ``targets[scored]`` is the text.
+
+    See Also
+    --------
+    primeattn.language_model.evaluate : Scores them.
+    Batches : Windows for training.
 
     Examples
     --------

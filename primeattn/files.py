@@ -33,10 +33,24 @@ def written_whole(path: FilePath) -> AbstractContextManager[Any]:
     wins. If ``path`` is a symbolic link, its target is replaced. Leftovers of killed writers of the same path
     are removed.
 
+    Parameters
+    ----------
+    path : str or path-like
+        The file to write.
+
+    Yields
+    ------
+    binary file
+        To write to.
+
     Raises
     ------
     ValueError
         ``path`` is a folder, a device or a pipe.
+
+    See Also
+    --------
+    primeattn.checkpoint.save : Writes checkpoints so.
 
     Examples
     --------
@@ -68,6 +82,15 @@ def written_whole(path: FilePath) -> AbstractContextManager[Any]:
 
 def check_writable(folder: FilePath) -> None:
     """Raise OSError unless files, or ``folder`` itself, can be created there; leave nothing behind.
+
+    Parameters
+    ----------
+    folder : str or path-like
+        It need not exist.
+
+    See Also
+    --------
+    written_whole : Writes a file there.
 
     Examples
     --------

@@ -21,6 +21,20 @@ _process = object()  # a different one in each process
 def in_child(answer: Callable[[], Any]) -> Any:
     """Decorator: call ``answer()`` in every forked child, before anything else runs there.
 
+    Parameters
+    ----------
+    answer : callable
+        Called without arguments.
+
+    Returns
+    -------
+    callable
+        The same function.
+
+    See Also
+    --------
+    PerProcess : A value that each process makes anew.
+
     Examples
     --------
     >>> from primeattn import forks
@@ -35,6 +49,15 @@ def in_child(answer: Callable[[], Any]) -> Any:
 
 def around(before: Callable[[], Any], after: Callable[[], Any]) -> None:
     """Call ``before()`` in the parent before every fork, and ``after()`` there after it.
+
+    Parameters
+    ----------
+    before, after : callable
+        Called without arguments.
+
+    See Also
+    --------
+    in_child : What the child does.
 
     Examples
     --------
@@ -53,6 +76,15 @@ def _begin_anew():
 
 class PerProcess:
     """``PerProcess(make)()`` returns what ``make()`` gave at the first call in this process.
+
+    Parameters
+    ----------
+    make : callable
+        Called without arguments, once in each process.
+
+    See Also
+    --------
+    in_child : Calls a function in every child.
 
     Examples
     --------

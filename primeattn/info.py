@@ -29,6 +29,15 @@ PACKAGES = (
 def collect() -> dict[str, dict]:
     """Return a description of this machine: sections of names and values of JSON types.
 
+    Returns
+    -------
+    dict of str to dict
+        The sections, each with names and values.
+
+    See Also
+    --------
+    report : The same as text.
+
     Examples
     --------
     >>> import primeattn as pa
@@ -50,6 +59,20 @@ def collect() -> dict[str, dict]:
 
 def report(sections: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the sections of ``collect`` as readable text; None is written as a dash.
+
+    Parameters
+    ----------
+    sections : dict of str to dict
+        From ``collect``.
+
+    Returns
+    -------
+    str
+        A heading for each section, and a line for each value.
+
+    See Also
+    --------
+    collect : Makes the sections.
 
     Examples
     --------
@@ -77,6 +100,15 @@ def _text(value):
 def machine() -> dict:
     """Return the processor, its cores and caches, and the system, as far as the system says.
 
+    Returns
+    -------
+    dict
+        Names and values, None where the system does not say.
+
+    See Also
+    --------
+    collect : All sections.
+
     Examples
     --------
     >>> import primeattn as pa
@@ -95,6 +127,15 @@ def machine() -> dict:
 
 def versions() -> dict:
     """Return the versions of Python and of the packages that matter, None for those not installed.
+
+    Returns
+    -------
+    dict
+        Versions by package.
+
+    See Also
+    --------
+    collect : All sections.
 
     Examples
     --------

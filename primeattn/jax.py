@@ -82,6 +82,10 @@ def attention(
         As in the kernel. Where positions or the shapes of biases are wrong, the error is one of JAX that
         holds the message.
 
+    See Also
+    --------
+    primeattn.sparse_index_kernel : The formula, and all that options mean.
+
     Examples
     --------
     >>> import jax, primeattn as pa

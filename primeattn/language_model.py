@@ -74,6 +74,17 @@ def make_model(
     previous : int
         Number of earlier tokens that each position sees through the embedding (see `Embedding`).
 
+    Returns
+    -------
+    Chain or Tied
+        Without parameters: ``pa.setup`` draws them.
+
+    See Also
+    --------
+    evaluate : Bits per byte of a text.
+    generate : Writes text.
+    primeattn.train.run : Trains such a model.
+
     Examples
     --------
     >>> import primeattn as pa
@@ -116,6 +127,24 @@ def sinusoids(rng: Any, shape: Shape, dtype: DTypeLike) -> Array:
     Vaswani et al., Attention is all you need (2017). Learned positions that start at random need most of a
     short run to tell distances apart; these do so from the start. Draws nothing.
 
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Not used.
+    shape : (int, int)
+        Positions, and features.
+    dtype : dtype
+        Of the array.
+
+    Returns
+    -------
+    array
+        A new one.
+
+    See Also
+    --------
+    primeattn.PositionalEmbedding : Takes it as ``init``.
+
     Examples
     --------
     >>> import primeattn as pa
@@ -134,6 +163,28 @@ def evaluate(model: Layer, ps: Params, st: States, text: Array, context: int, ba
 
     The windows are those of :func:`primeattn.data.evaluation_windows`: bytes beyond the first window have at
     least ``context // 2`` bytes before them, and the first byte follows a newline.
+
+    Parameters
+    ----------
+    model : Layer
+        Tokens (batch, t) -> logits (batch, t, 256).
+    ps, st : nested dicts
+        Its parameters and state; with dropout, ``pa.test_mode(st)``.
+    text : ndarray of uint8, shape (size,)
+        The bytes to score.
+    context : int
+        Bytes in a window.
+    batch : int
+        Windows at a time.
+
+    Returns
+    -------
+    float
+        Bits per byte.
+
+    See Also
+    --------
+    primeattn.baselines.baselines : The same of count models and compressors.
 
     Examples
     --------
@@ -180,9 +231,11 @@ def generate(
     model : Layer
         Tokens (batch, t) -> logits (batch, t, vocabulary).
     ps, st : nested dicts
+        Its parameters and state.
     prompt : bytes, int array (t,), or list of either
         At least one token. A list is a batch; its prompts may differ in length.
     length : int
+        Number of tokens to draw.
     temperature : float
         At 0, each token is the one with the largest logit (the first of equals), and ``rng`` is not used.
     top_k : int, optional
@@ -201,6 +254,11 @@ def generate(
     -------
     bytes, int array (length,), or list of either
         As the prompt.
+
+    See Also
+    --------
+    stream : One token at a time.
+    primeattn.with_cache : The caches.
 
     Examples
     --------
@@ -237,6 +295,26 @@ def stream(
     slide: bool = False,
 ) -> Iterator[Array]:
     """Yield the tokens of `generate` one by one, as int arrays (batch,), for a list of prompts.
+
+    Parameters
+    ----------
+    model, ps, st
+        As in `generate`; so are the options below.
+    prompts : list
+        Of bytes or int arrays (t,), a batch.
+    length : int
+        Number of tokens to draw for each.
+    temperature, top_k, top_p, rng, context, slide
+        How to draw, and what to do with a long text.
+
+    Returns
+    -------
+    iterator of int arrays (batch,)
+        The next token of each text.
+
+    See Also
+    --------
+    generate : All tokens at once.
 
     Examples
     --------

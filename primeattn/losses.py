@@ -28,8 +28,10 @@ def cross_entropy(
     z_loss: float = 0.0,
     workspace: Workspace | None = None,
 ) -> tuple[float, Array]:
-    """``loss = mean over counted r of (L_r - (1 - s) z_{r, label_r} - s mean_c z_rc + z_loss L_r**2)``,
-    with ``L_r = log sum_c exp z_rc`` and ``s = label_smoothing``, in nats.
+    """Cross entropy of rows of logits with their labels, in nats, and its gradient.
+
+    ``loss = mean over counted r of (L_r - (1 - s) z_{r, label_r} - s mean_c z_rc + z_loss L_r**2)``,
+    with ``L_r = log sum_c exp z_rc`` and ``s = label_smoothing``.
 
     Parameters
     ----------
@@ -60,6 +62,10 @@ def cross_entropy(
     TypeError, ValueError
         If logits are not floats, or labels are not integers, have another shape or are out of range; for an
         option out of its range.
+
+    See Also
+    --------
+    mse : For numbers in place of classes.
 
     Examples
     --------
@@ -120,11 +126,16 @@ def mse(y: Array, target: Array, *, workspace: Workspace | None = None) -> tuple
     loss : float
         Summed in float64; 0 for empty arrays.
     dy : array
+        The gradient with respect to y, of its shape and dtype.
 
     Raises
     ------
     TypeError, ValueError
         If the arrays are not floats, or differ in shape or dtype.
+
+    See Also
+    --------
+    cross_entropy : For classes in place of numbers.
 
     Examples
     --------

@@ -124,6 +124,10 @@ class SGD(_Optimiser):
     momentum : float
         In [0, 1).
 
+    See Also
+    --------
+    Adam : With a rate for each parameter.
+
     Examples
     --------
     >>> import numpy as np, primeattn as pa
@@ -150,7 +154,9 @@ class SGD(_Optimiser):
 
 @dataclass(frozen=True, repr=False)
 class Adam(_Optimiser):
-    """``m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g**2``,
+    """Gradient descent with a rate for each parameter, from moments of its gradient.
+
+    ``m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g**2``,
     ``p = p - lr (m / (1 - b1**t)) / (sqrt(v / (1 - b2**t)) + eps)`` at step t = 1, 2, ...
 
     Kingma and Ba, Adam: a method for stochastic optimization (2015).
@@ -163,6 +169,11 @@ class Adam(_Optimiser):
         b1 and b2, in [0, 1).
     eps : float
         Keeps the step finite if the gradient is 0.
+
+    See Also
+    --------
+    AdamW : With weight decay.
+    SGD : Without second moments.
 
     Examples
     --------
@@ -226,6 +237,11 @@ class AdamW(Adam):
     decay : callable
         ``decay(path, p) -> bool``; by default leaves with at least two axes decay, biases and scales do not.
 
+    See Also
+    --------
+    Adam : Without weight decay.
+    warmup_cosine : A learning rate for each step.
+
     Examples
     --------
     >>> import numpy as np, primeattn as pa
@@ -263,9 +279,15 @@ def clip_by_global_norm(grads: Params, max_norm: float, out: Params | None = Non
     Returns
     -------
     grads : nested dict
+        The clipped gradients.
     norm : float
         Norm before clipping, summed in float64. If it is not finite, the gradients are left unchanged:
         check the norm before taking the step.
+
+    See Also
+    --------
+    warmup_cosine : A learning rate for each step.
+    AdamW : Takes the step.
 
     Examples
     --------
@@ -329,6 +351,15 @@ def warmup_cosine(step: int, *, base_lr: float, warmup: int, total: int, final: 
         Number of steps of the rise, and of all; ``0 <= warmup < total``.
     final : float
         Last rate, as a fraction of base_lr.
+
+    Returns
+    -------
+    float
+        The rate.
+
+    See Also
+    --------
+    AdamW : Takes it as ``lr`` of ``update``.
 
     Examples
     --------

@@ -52,6 +52,12 @@ class Pattern:
     global_tokens : int
         Number of leading tokens that every later token attends.
 
+    See Also
+    --------
+    primeattn.sequences : The sequences, and their algebra.
+    primeattn.plot.mask : A picture.
+    primeattn.analysis.compare : What patterns cost and achieve.
+
     Examples
     --------
     >>> import primeattn as pa

@@ -26,6 +26,10 @@ __all__ = ["DivergedError", "Stepper"]
 class DivergedError(RuntimeError):
     """A loss or a gradient is not finite.
 
+    See Also
+    --------
+    Stepper : Raises it.
+
     Examples
     --------
     >>> import primeattn as pa
@@ -60,6 +64,11 @@ class Stepper:
         Loss of each step in nats per target; 0 for steps to come.
     seconds : float
         Time that the steps took.
+
+    See Also
+    --------
+    primeattn.train.Trainer : Trains on a text, with checkpoints.
+    primeattn.study.train : Trains on a task.
 
     Examples
     --------

@@ -15,6 +15,15 @@ class Table(list):
 
     Rows hold Python numbers, strings and lists of them only, so ``json.dumps(table)`` works.
 
+    Parameters
+    ----------
+    iterable : iterable of dict
+        The rows.
+
+    See Also
+    --------
+    primeattn.analysis.compare : A table of patterns.
+
     Examples
     --------
     >>> import primeattn as pa

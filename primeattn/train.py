@@ -43,7 +43,7 @@ FILES = ("checkpoint.npz", "results.json", "sample.txt", "loss.png", "mask.png")
 class TrainConfig:
     """Options of a training run: on one text, equal options give equal parameters, bit for bit.
 
-    Attributes
+    Parameters
     ----------
     sequence : str
         Name of the attention pattern's sequence, or "none" for the window and the global tokens alone.
@@ -57,6 +57,10 @@ class TrainConfig:
         Largest learning rate.
     seed : int
         Seed of the initial parameters, of the order of the batches and of the sample.
+
+    See Also
+    --------
+    run : Trains with it.
 
     Examples
     --------
@@ -104,7 +108,13 @@ class Trainer(Stepper):
     Parameters
     ----------
     config : TrainConfig
+        The options.
     corpus : Corpus
+        The text.
+
+    See Also
+    --------
+    run : A whole training run.
 
     Examples
     --------
@@ -162,10 +172,24 @@ class Trainer(Stepper):
 def load_run(out: FilePath) -> tuple:
     """Read a run from its folder; return its options, model, parameters and state.
 
+    Parameters
+    ----------
+    out : str or path-like
+        The folder.
+
+    Returns
+    -------
+    tuple
+        TrainConfig, Layer, parameters and state.
+
     Raises
     ------
     FileNotFoundError, ValueError
         There is no checkpoint, or it is not that of a training run.
+
+    See Also
+    --------
+    run : Writes the folder.
 
     Examples
     --------
@@ -208,6 +232,7 @@ def run(
     Parameters
     ----------
     config : TrainConfig, optional
+        The options; by default those of ``TrainConfig()``.
     text : path, optional
         Train on this file; default the Python standard library (see :mod:`primeattn.data`).
     out : path
@@ -233,6 +258,11 @@ def run(
         ``resume`` or ``force``; nothing is written then.
     KeyboardInterrupt
         After a checkpoint was written.
+
+    See Also
+    --------
+    report : The results as text.
+    load_run : Reads the folder.
 
     Examples
     --------
@@ -373,6 +403,20 @@ def _write_figures(trainer, results, out):
 
 def report(results: Mapping[str, Any]) -> str:
     """Return the results as readable text.
+
+    Parameters
+    ----------
+    results : dict
+        From ``run``.
+
+    Returns
+    -------
+    str
+        Several lines.
+
+    See Also
+    --------
+    run : Makes the results.
 
     Examples
     --------

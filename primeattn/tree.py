@@ -41,10 +41,19 @@ def map(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
     tree, *others : nested dict
         Trees of one structure.
 
+    Returns
+    -------
+    nested dict
+        Of the results, with the keys of ``tree``.
+
     Raises
     ------
     ValueError
         If the keys of the trees differ.
+
+    See Also
+    --------
+    map_with_path : The function gets the path, too.
 
     Examples
     --------
@@ -57,6 +66,22 @@ def map(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
 
 def map_with_path(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
     """Tree of ``function(path, leaf, *leaves of others)``.
+
+    Parameters
+    ----------
+    function : callable
+        Takes the path, such as "layer_0/weight", and one leaf of each tree.
+    tree, *others : nested dict
+        Trees of one structure.
+
+    Returns
+    -------
+    nested dict
+        Of the results, with the keys of ``tree``.
+
+    See Also
+    --------
+    map : Without the path.
 
     Examples
     --------
@@ -84,6 +109,20 @@ def _map(function, path, tree, others):
 def flatten(tree: Tree) -> dict:
     """Dict from path to leaf, in the order of the tree; empty dicts are dropped.
 
+    Parameters
+    ----------
+    tree : nested dict
+        With string keys.
+
+    Returns
+    -------
+    dict
+        Of all leaves.
+
+    See Also
+    --------
+    unflatten : The inverse.
+
     Examples
     --------
     >>> import primeattn as pa
@@ -105,12 +144,21 @@ def unflatten(flat: Mapping[str, Any], like: Tree) -> Tree:
     like : nested dict
         The expected structure, empty dicts included; its leaves are not used. `check` compares leaves.
 
+    Returns
+    -------
+    nested dict
+        With the leaves of ``flat``.
+
     Raises
     ------
     ValueError
         If the paths of ``flat`` are not those of ``like``.
     TypeError
         If ``flat`` is no mapping, or holds a dict in the place of a leaf.
+
+    See Also
+    --------
+    flatten : The inverse.
 
     Examples
     --------
@@ -139,6 +187,20 @@ def unflatten(flat: Mapping[str, Any], like: Tree) -> Tree:
 def zeros_like(tree: Tree) -> Tree:
     """Tree of new zero arrays with the shapes and dtypes of ``tree``.
 
+    Parameters
+    ----------
+    tree : nested dict of arrays
+        Not changed.
+
+    Returns
+    -------
+    nested dict of arrays
+        New ones.
+
+    See Also
+    --------
+    map : Any function of the leaves.
+
     Examples
     --------
     >>> import numpy as np, primeattn as pa
@@ -166,6 +228,10 @@ def check(tree: Any, like: Any, name: str = "tree") -> None:
         Missing or unexpected keys, or another shape.
     TypeError
         Something other than a dict or an array, or another dtype.
+
+    See Also
+    --------
+    map : Checks keys alone.
 
     Examples
     --------
@@ -198,6 +264,21 @@ def _check_keys(tree, like, name):
 def train_mode(st: States) -> States:
     """State with every ``training`` entry True: Dropout is active.
 
+    Parameters
+    ----------
+    st : nested dict
+        State of a layer.
+
+    Returns
+    -------
+    nested dict
+        A new state; its arrays are those of ``st``.
+
+    See Also
+    --------
+    test_mode : The other way.
+    primeattn.Dropout : What it turns on.
+
     Examples
     --------
     >>> import numpy as np, primeattn as pa
@@ -210,6 +291,20 @@ def train_mode(st: States) -> States:
 
 def test_mode(st: States) -> States:
     """State with every ``training`` entry False: Dropout is the identity. See `train_mode`.
+
+    Parameters
+    ----------
+    st : nested dict
+        State of a layer.
+
+    Returns
+    -------
+    nested dict
+        A new state; its arrays are those of ``st``.
+
+    See Also
+    --------
+    train_mode : The other way.
 
     Examples
     --------
@@ -239,10 +334,19 @@ def with_segments(st: States, cu_seqlens: Any) -> States:
     cu_seqlens : int array (sequences + 1,), or None
         Boundaries, from 0 to the length of the input, not decreasing; a repeated one is an empty sequence.
 
+    Returns
+    -------
+    nested dict
+        A new state; its other arrays are those of ``st``.
+
     Raises
     ------
     TypeError, ValueError
         If ``cu_seqlens`` is not such an array. The layers check that it ends at the length of the input.
+
+    See Also
+    --------
+    primeattn.sparse_index_kernel : Takes them as ``cu_seqlens``.
 
     Examples
     --------

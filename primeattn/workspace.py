@@ -32,6 +32,11 @@ class Workspace:
     One workspace serves one thread: entering it from a second thread while it is in use raises RuntimeError.
     A copied or unpickled workspace is a new, empty one.
 
+    See Also
+    --------
+    primeattn.Layer.pullback : Takes one.
+    primeattn.losses.cross_entropy : Takes one, too.
+
     Examples
     --------
     >>> import numpy as np, primeattn as pa

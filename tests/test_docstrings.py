@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import pkgutil
+import sys
 import types
 
 import pytest
@@ -43,3 +44,30 @@ def test_the_walk_finds_what_users_see():
         "primeattn.Pattern primeattn.attention primeattn.analysis.hops primeattn.plot.mask primeattn.nn.Dense"
     )
     assert names >= set(expected.split()) and len(names) > 150
+
+
+# numpydoc's checks that do not hold here: periods and verbs of summaries, as a formula may follow them; order,
+# types and capitals, as some arguments are best described together or in lower case; extended summaries.
+LEFT_OUT = {"SS03", "SS05", "PR03", "PR04", "PR08", "RT02", "RT04", "ES01"}
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, value in public_names() if isinstance(value, (type, types.FunctionType))]
+)
+def test_numpydoc_finds_nothing_missing(name):
+    validation = pytest.importorskip("numpydoc.validate")
+    assert [error for error in validation.validate(name)["errors"] if error[0] not in LEFT_OUT] == []
+
+
+def test_what_is_to_be_seen_also_is_there():
+    docscrape = pytest.importorskip("numpydoc.docscrape")
+    missing = []
+    for name, value in public_names():
+        module = vars(sys.modules[name.rpartition(".")[0]])
+        for names, _ in docscrape.NumpyDocString(value.__doc__)["See Also"]:
+            for seen, _ in names:
+                try:
+                    eval(seen, {"primeattn": primeattn, **module})
+                except (AttributeError, NameError):
+                    missing.append((name, seen))
+    assert missing == []

@@ -61,6 +61,12 @@ def attention_map(
         If the layer does not compute its attention in this way: it does not call the kernel through
         SparseIndexAttention exactly once, or has other scores.
 
+    See Also
+    --------
+    primeattn.plot.attention_map : A picture of it.
+    attention_calls : What a model calls its attention layers with.
+    entropy : How spread it is.
+
     Examples
     --------
     >>> import numpy as np, primeattn as pa
@@ -121,6 +127,12 @@ def entropy(probabilities: Any) -> np.ndarray:
     Returns
     -------
     float array (n,)
+        How spread the attention of each query is, in nats.
+
+    See Also
+    --------
+    attention_map : The probabilities of a head.
+    rule_mass : Which rules carry them.
 
     Examples
     --------

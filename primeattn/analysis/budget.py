@@ -73,6 +73,11 @@ def match_budget(
     UserWarning
         If a larger share of the budget is left, with numbers.
 
+    See Also
+    --------
+    controls : The patterns that a pattern has to beat at its own cost.
+    primeattn.sequences.matched_random : The control of a sequence, without a budget.
+
     Examples
     --------
     >>> import primeattn as pa
@@ -225,6 +230,22 @@ def counting_bound(k: int, layers: int) -> int:
 
     the number of non-empty multisets of at most L offsets.
 
+    Parameters
+    ----------
+    k : int
+        Number of offsets, at least 0.
+    layers : int
+        L.
+
+    Returns
+    -------
+    int
+        How many distances they can connect at most.
+
+    See Also
+    --------
+    efficiency : The share of it that a pattern reaches.
+
     Examples
     --------
     >>> import primeattn as pa
@@ -241,6 +262,25 @@ def efficiency(pattern: Pattern, layers: int, n: int) -> float:
         #{ d : 0 < d < n, h(d) <= L }  /  min( n - 1, C(k + L, L) - 1 ),    k = #{ d in D : 0 < d < n }.
 
     0 for a pattern without offsets.
+
+    Parameters
+    ----------
+    pattern : Pattern
+        Its global tokens do not count.
+    layers : int
+        L.
+    n : int
+        Distances 1, ..., n - 1.
+
+    Returns
+    -------
+    float
+        A share, 0 to 1.
+
+    See Also
+    --------
+    counting_bound : The most that offsets could connect.
+    receptive_field : The distances themselves.
 
     Examples
     --------

@@ -21,6 +21,15 @@ def catalogue(terms: int = 8) -> Table:
     terms : int
         How many terms to show.
 
+    Returns
+    -------
+    Table
+        A row for each sequence: name, title, OEIS id, first terms, law and reason.
+
+    See Also
+    --------
+    primeattn.sequences.names : The names alone.
+
     Examples
     --------
     >>> import primeattn as pa

@@ -33,6 +33,23 @@ def compare(patterns: Several[Pattern], n: int) -> Table:
     - gap, largest: extreme eigenvalues of the normalised Laplacian (see ``extreme_eigenvalues``)
     - tiles: share of causal 64 × 64 tiles that are not empty
 
+    Parameters
+    ----------
+    patterns : sequence of Pattern
+        A row of the table for each.
+    n : int
+        Length of the sequence.
+
+    Returns
+    -------
+    Table
+        Of the columns above.
+
+    See Also
+    --------
+    reach_by_layer : Over more layers.
+    controls : What to compare a pattern with.
+
     Examples
     --------
     >>> import primeattn as pa
@@ -52,6 +69,25 @@ def reach_by_layer(patterns: Several[Pattern], n: int, layers: int = 6) -> Table
     - pairs: the cost of a layer
     - hops_max, hops_mean: over the distances that layers can connect; unreached: how many they cannot
     - within_1, ..., within_L: share of the distances that so many layers connect, L = ``layers``
+
+    Parameters
+    ----------
+    patterns : sequence of Pattern
+        A row of the table for each.
+    n : int
+        Distances 1, ..., n - 1.
+    layers : int
+        L, the number of columns within_1, within_2, ...
+
+    Returns
+    -------
+    Table
+        Of the columns above.
+
+    See Also
+    --------
+    hops : The numbers behind it.
+    primeattn.plot.reach : A picture of it.
 
     Examples
     --------

@@ -38,8 +38,19 @@ def controls(pattern: Patterns | Sequence, n: int, seeds: int = 3) -> dict:
         A list is a stack, one pattern for each layer; its controls are stacks, too, with the same pairs in
         all layers together.
     n : int
+        Length of the sequence.
     seeds : int
         Number of random controls.
+
+    Returns
+    -------
+    dict of str to Pattern
+        By the names above; stacks for a stack.
+
+    See Also
+    --------
+    match_budget : Makes a pattern cost as much as another.
+    compare : A table of patterns.
 
     Examples
     --------

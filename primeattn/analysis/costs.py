@@ -25,6 +25,27 @@ def flops(pattern: Pattern, n: int, head_dim: int, *, backward: bool = False) ->
     Forward 4 · pairs · head_dim: a multiplication and an addition for each feature of q·k and of p v.
     Backward 10 · pairs · head_dim: the five products q·k again, dout·v, dv, dq, dk. The softmax is left out.
 
+    Parameters
+    ----------
+    pattern : Pattern
+        Which keys a query attends.
+    n : int
+        Length of the sequence.
+    head_dim : int
+        Features of a query and a key.
+    backward : bool
+        Whether to count the backward pass, rather than the forward.
+
+    Returns
+    -------
+    int
+        The number of operations.
+
+    See Also
+    --------
+    traffic : The bytes that they move.
+    cost : A table over lengths.
+
     Examples
     --------
     >>> import primeattn as pa
@@ -37,6 +58,17 @@ def flops(pattern: Pattern, n: int, head_dim: int, *, backward: bool = False) ->
 
 class Traffic(NamedTuple):
     """Least bytes moved (each array once), and most (keys and values once per pair).
+
+    Parameters
+    ----------
+    least : int
+        Bytes if each array is moved once.
+    most : int
+        Bytes if keys and values are moved once per pair.
+
+    See Also
+    --------
+    traffic : Makes it for a pattern.
 
     Examples
     --------
@@ -57,6 +89,27 @@ def traffic(pattern: Pattern, n: int, head_dim: int, dtype: DTypeLike = np.float
 
     The real number lies between; it depends on how many queries a cached key serves.
 
+    Parameters
+    ----------
+    pattern : Pattern
+        Which keys a query attends.
+    n : int
+        Length of the sequence.
+    head_dim : int
+        Features of a query and a key.
+    dtype : dtype
+        That of the arrays, for the size of a number.
+
+    Returns
+    -------
+    Traffic
+        ``least`` and ``most``, in bytes.
+
+    See Also
+    --------
+    flops : The operations.
+    cost : A table over lengths.
+
     Examples
     --------
     >>> import primeattn as pa
@@ -76,6 +129,23 @@ def asymptotic_pairs(pattern: Pattern, n: int) -> float:
 
     which would be exact if A_D counted the offsets D exactly; global tokens as in ``Pattern.num_pairs``. For
     the primes it is n² / (2 ln n) to leading order, for the squares (2/3) n^1.5.
+
+    Parameters
+    ----------
+    pattern : Pattern
+        One whose sequence has a counting function.
+    n : int
+        Length of the sequence.
+
+    Returns
+    -------
+    float
+        The number of pairs by the law.
+
+    See Also
+    --------
+    primeattn.Pattern.num_pairs : The exact number.
+    primeattn.plot.pairs : A picture of both.
 
     Examples
     --------
@@ -106,6 +176,26 @@ def cost(
     """Return a table over ``lengths``: pairs, the law's prediction, density, forward flops, bytes.
 
     One head on one sequence; see ``asymptotic_pairs``, ``flops`` and ``traffic``.
+
+    Parameters
+    ----------
+    pattern : Pattern
+        Which keys a query attends.
+    lengths : iterable of int
+        A row of the table for each.
+    head_dim : int
+        Features of a query and a key.
+    dtype : dtype
+        That of the arrays, for the size of a number.
+
+    Returns
+    -------
+    Table
+        Of the columns above.
+
+    See Also
+    --------
+    compare : What patterns cost and achieve at one length.
 
     Examples
     --------

@@ -23,6 +23,19 @@ __all__ = ["LayerCall", "attention_calls", "attention_summary"]
 class LayerCall(NamedTuple):
     """A layer of a model and what the model calls it with: ``y, st = layer(x, ps, st)``.
 
+    Parameters
+    ----------
+    layer : SparseIndexAttention
+        The layer.
+    x : array
+        Its input.
+    ps, st : nested dicts
+        Its parameters and state.
+
+    See Also
+    --------
+    attention_calls : Finds them in a model.
+
     Examples
     --------
     >>> import numpy as np, primeattn as pa
@@ -58,6 +71,12 @@ def attention_calls(model: Layer, x: Array, ps: Params, st: States) -> dict[str,
     Returns
     -------
     dict of str to LayerCall
+        By the path of the layer in ``ps``, in the order of the calls.
+
+    See Also
+    --------
+    attention_map : The attention probabilities of one of them.
+    attention_summary : A table over all heads.
 
     Examples
     --------
@@ -95,6 +114,16 @@ def attention_summary(model: Layer, x: Array, ps: Params, st: States) -> Table:
     ----------
     model, x, ps, st
         As for ``attention_calls``.
+
+    Returns
+    -------
+    Table
+        A row for each head.
+
+    See Also
+    --------
+    attention_calls : The calls that it looks at.
+    primeattn.plot.heads : Pictures of heads.
 
     Examples
     --------

@@ -25,12 +25,19 @@ def two_hop_paths(pattern: Pattern, n: int) -> np.ndarray:
     Parameters
     ----------
     pattern : Pattern
+        Its global tokens do not count.
     n : int
         Distances 0, ..., n - 1.
 
     Returns
     -------
     int64 array, shape (n,)
+        The number of ways by distance.
+
+    See Also
+    --------
+    redundancy : The share of ways that are superfluous.
+    primeattn.plot.two_hop_paths : A picture of it.
 
     Examples
     --------
@@ -55,6 +62,22 @@ def redundancy(pattern: Pattern, n: int) -> float:
         1 - #{ d : r(d) > 0 } / sum_d r(d),    d < n,
 
     with r(d) of ``two_hop_paths``; 0 for a Sidon set, and if there is no path at all.
+
+    Parameters
+    ----------
+    pattern : Pattern
+        Its global tokens do not count.
+    n : int
+        Distances below n.
+
+    Returns
+    -------
+    float
+        A share, 0 to 1.
+
+    See Also
+    --------
+    two_hop_paths : The number of ways for each distance.
 
     Examples
     --------

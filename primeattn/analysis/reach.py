@@ -51,6 +51,12 @@ def hops(pattern: Patterns, n: int) -> np.ndarray:
     int64 array, shape (n,)
         -1 where no number of layers (or not even the whole stack) connects the distance.
 
+    See Also
+    --------
+    receptive_field : Which distances a number of layers connects.
+    reach_by_layer : A table of several patterns.
+    primeattn.plot.hops : A picture of it.
+
     Examples
     --------
     >>> import primeattn as pa
@@ -76,10 +82,17 @@ def receptive_field(pattern: Patterns, layers: int, n: int) -> np.ndarray:
     pattern : Pattern or sequence of Pattern
         As for ``hops``; a stack has at least ``layers`` patterns.
     layers, n : int
+        Number of layers; distances 0, ..., n - 1.
 
     Returns
     -------
     bool array, shape (n,)
+        True where the distance is connected.
+
+    See Also
+    --------
+    hops : The number of layers for each distance.
+    efficiency : The share, measured against what is possible.
 
     Examples
     --------

@@ -24,12 +24,18 @@ RULES = ("window", "global tokens", "sequence")  # the first in this order that 
 class Explanation:
     """Result of ``explain``: true if the query attends the key; ``str`` says why in a sentence.
 
-    Attributes
+    Parameters
     ----------
     pattern : Pattern
+        Which keys a query attends.
     query, key : int
+        Their positions.
     admitted_by : tuple of str
         All rules that admit the pair, among "window", "global tokens" and "sequence".
+
+    See Also
+    --------
+    explain : Makes it for a pair.
 
     Examples
     --------
@@ -69,12 +75,19 @@ def explain(pattern: Pattern, i: int, j: int) -> Explanation:
     Parameters
     ----------
     pattern : Pattern
+        Which keys a query attends.
     i, j : int
         Positions, counted from 0.
 
     Returns
     -------
     Explanation
+        The rules that admit the pair; false if there is none.
+
+    See Also
+    --------
+    rule_mass : How much attention each rule carries.
+    primeattn.plot.mask : All pairs, coloured by rule.
 
     Examples
     --------
@@ -136,6 +149,11 @@ def rule_mass(
     -------
     dict of str to float array (n,)
         Under "window", "global tokens" and "sequence".
+
+    See Also
+    --------
+    explain : The rules that admit one pair.
+    attention_summary : A table over the heads of a model.
 
     Examples
     --------

@@ -25,6 +25,17 @@ _BELOW = 1e-8  # distance of the shift below the least value that the gap can ha
 class Extremes(NamedTuple):
     """The spectral gap, which is the second smallest eigenvalue, and the largest eigenvalue.
 
+    Parameters
+    ----------
+    gap : float
+        The second smallest eigenvalue.
+    largest : float
+        The largest eigenvalue.
+
+    See Also
+    --------
+    extreme_eigenvalues : Makes it for a pattern.
+
     Examples
     --------
     >>> import primeattn as pa
@@ -45,9 +56,22 @@ def laplacian(pattern: Pattern, n: int) -> csr_matrix:
     A the pattern without its diagonal, K the diagonal matrix of degrees; rows of isolated tokens are 0.
     Its eigenvalues lie in [0, 2]: 0 once for each connected component, 2 where the graph is bipartite.
 
+    Parameters
+    ----------
+    pattern : Pattern
+        Which keys a query attends.
+    n : int
+        Number of tokens.
+
     Returns
     -------
     scipy.sparse.csr_matrix, float64, shape (n, n)
+        Indices sorted.
+
+    See Also
+    --------
+    spectrum : All its eigenvalues.
+    extreme_eigenvalues : Its second and its last, for long sequences.
 
     Examples
     --------
@@ -70,6 +94,23 @@ def laplacian(pattern: Pattern, n: int) -> csr_matrix:
 def spectrum(pattern: Pattern, n: int) -> np.ndarray:
     """Return all eigenvalues of ``laplacian(pattern, n)``, ascending. ValueError for n > 4096.
 
+    Parameters
+    ----------
+    pattern : Pattern
+        Which keys a query attends.
+    n : int
+        Number of tokens, at most 4096.
+
+    Returns
+    -------
+    float64 array, shape (n,)
+        The eigenvalues, from 0 to at most 2.
+
+    See Also
+    --------
+    extreme_eigenvalues : Two of them, for long sequences.
+    primeattn.plot.spectrum : A picture of them.
+
     Examples
     --------
     >>> import primeattn as pa
@@ -90,6 +131,23 @@ def extreme_eigenvalues(pattern: Pattern, n: int) -> Extremes:
     number of hops lead to different halves of the past. The gap is exact to 1e-11, the largest to 1e-4,
     or to 1e-3 beyond 10^5 tokens.
     Takes O(n) memory: apart from global tokens the graph is a Toeplitz matrix, applied by Fourier transforms.
+
+    Parameters
+    ----------
+    pattern : Pattern
+        Which keys a query attends.
+    n : int
+        Number of tokens.
+
+    Returns
+    -------
+    Extremes
+        ``gap`` and ``largest``.
+
+    See Also
+    --------
+    spectrum : All eigenvalues, of short sequences.
+    laplacian : The matrix.
 
     Examples
     --------

@@ -21,6 +21,24 @@ def tile_occupancy(pattern: Pattern, n: int, block: int = 64) -> float:
     Query i and key j lie in tile (i // block, j // block), causal if i // block >= j // block. A kernel that
     skips empty tiles computes this share of dense attention. Takes O(n) memory.
 
+    Parameters
+    ----------
+    pattern : Pattern
+        Which keys a query attends.
+    n : int
+        Length of the sequence.
+    block : int
+        Side of a tile.
+
+    Returns
+    -------
+    float
+        A share, 0 to 1.
+
+    See Also
+    --------
+    wheel_fraction : The same with tokens grouped by residue.
+
     Examples
     --------
     >>> import primeattn as pa
@@ -51,7 +69,19 @@ def wheel_fraction(pattern: Pattern, n: int, wheel: int, block: int = 64) -> flo
     Parameters
     ----------
     pattern : Pattern
+        Which keys a query attends.
     n, wheel, block : int
+        Length of the sequence, modulus, side of a tile.
+
+    Returns
+    -------
+    float
+        A share of the area of all causal tiles; above 1 where blocks stick out of many classes.
+
+    See Also
+    --------
+    primeattn.plot.wheel : A picture of the tiles.
+    primeattn.Pattern.wheel_permutation : The order of the tokens.
 
     Examples
     --------

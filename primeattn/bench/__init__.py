@@ -18,8 +18,23 @@ __all__ = ["add_arguments", "main"]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one benchmark and return its exit status: 0, 1 for a failed check, 2 for bad input, 130 when
-    interrupted.
+    """Run one benchmark; return its exit status.
+
+    It is 0, 1 for a failed check, 2 for bad input, 130 when interrupted.
+
+    Parameters
+    ----------
+    argv : list of str, optional
+        Arguments; by default those of the command line.
+
+    Returns
+    -------
+    int
+        The exit status.
+
+    See Also
+    --------
+    primeattn.cli.main : The command line of the package.
 
     Examples
     --------
@@ -38,6 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the benchmarks to an argparse parser as commands; each sets ``run``, a function of the arguments.
 
     ``run`` returns an exit status.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        Gets the commands.
+
+    See Also
+    --------
+    main : Runs one of them.
 
     Examples
     --------

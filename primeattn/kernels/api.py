@@ -132,6 +132,12 @@ def sparse_index_kernel(
     RuntimeError
         If a GPU is requested and none can be used; it says what to install.
 
+    See Also
+    --------
+    attention : The same into new arrays.
+    sparse_index_kernel_backward : The gradients.
+    merge : Joins results over ranges of keys.
+
     Examples
     --------
     >>> import numpy as np, primeattn as pa
@@ -220,7 +226,9 @@ def sparse_index_kernel_backward(
         Overwritten with their gradients, which are 0 where no pair has the bias. None where a gradient is
         not wanted. There is none of slopes.
     pattern, scale, q_start, k_start, cu_seqlens, workspace, device, stream, kernel
-        As in the forward; so are offset_bias, global_bias, slopes, softcap, dropout and dropout_seed.
+        As in the forward.
+    offset_bias, global_bias, slopes, softcap, dropout, dropout_seed
+        As there, too.
 
     Returns
     -------
@@ -231,6 +239,11 @@ def sparse_index_kernel_backward(
     ------
     TypeError, ValueError
         Before anything is written; names the argument, what was expected and what came.
+
+    See Also
+    --------
+    sparse_index_kernel : The forward.
+    primeattn.torch.attention : Both as one differentiable function of torch.
 
     Examples
     --------
@@ -261,6 +274,29 @@ def attention(
 
     The formula, the arguments and the errors are those of :func:`sparse_index_kernel`. The new arrays belong
     to the same library as q: NumPy, torch, JAX (on the CPU), CuPy, or Numba.
+
+    Parameters
+    ----------
+    q : (batch, heads, n_q, head_dim) array
+        Queries.
+    k, v : (batch, kv_heads, n_k, head_dim) array
+        Keys and values.
+    pattern : Pattern or sequence of Pattern
+        One for all query heads, or one per query head.
+    **options : optional
+        The keyword arguments of :func:`sparse_index_kernel`.
+
+    Returns
+    -------
+    out : array like q
+        The attention of each query.
+    lse : (batch, heads, n_q) array
+        The logarithm of each softmax's denominator; the backward needs it.
+
+    See Also
+    --------
+    sparse_index_kernel : The same into arrays of your own.
+    sparse_index_kernel_backward : The gradients.
 
     Examples
     --------
@@ -308,6 +344,10 @@ def merge(outs: Several[ArrayT], lses: Several[ArrayT]) -> tuple[ArrayT, ArrayT]
     ------
     TypeError, ValueError
         If the parts do not fit together.
+
+    See Also
+    --------
+    attention : Makes the parts, with ``k_start``.
 
     Examples
     --------

@@ -39,8 +39,11 @@ def explain_kernel(
     Parameters
     ----------
     pattern : Pattern
+        Which keys a query attends.
     n : int
+        Length of the sequence.
     head_dim : int
+        Features of a query and a key.
     dtype : {"bfloat16", "float16", "float32", "float64"}
         The storage dtype.
     backward : bool
@@ -56,6 +59,10 @@ def explain_kernel(
     ------
     TypeError, ValueError
         For arguments of another kind.
+
+    See Also
+    --------
+    primeattn.analysis.wheel_fraction : The tiles that a wheel leaves.
 
     Examples
     --------

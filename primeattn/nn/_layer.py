@@ -28,6 +28,17 @@ DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 class Parameter(NamedTuple):
     """Declaration of one parameter: its shape and its initialiser, ``init(rng, shape, dtype) -> array``.
 
+    Parameters
+    ----------
+    shape : tuple of int
+        Of the array.
+    init : callable
+        Initialiser, ``init(rng, shape, dtype) -> array``.
+
+    See Also
+    --------
+    primeattn.setup : Draws the arrays.
+
     Examples
     --------
     >>> import primeattn as pa
@@ -60,6 +71,12 @@ class Layer(Config):
       gradient has no meaning. It must not write to dy or ``saved``, since it may be called again.
 
     A container runs its children with ``child.apply(x, ps, st, memory)`` and ``child.backward``.
+
+    See Also
+    --------
+    primeattn.setup : Draws parameters and states.
+    primeattn.check_gradients : Checks a layer of your own.
+    SparseIndexAttention : Attention with places to change it.
 
     Examples
     --------
@@ -221,6 +238,11 @@ def setup(rng: np.random.Generator, layer: Layer, dtype: DTypeLike = np.float32)
     -------
     ps, st : nested dicts of arrays
         Nested by the names of the child layers.
+
+    See Also
+    --------
+    primeattn.Layer : What a layer is.
+    primeattn.with_cache : A state that remembers earlier tokens.
 
     Examples
     --------

@@ -61,6 +61,16 @@ class Activation(Layer):
     ``relu``, ``gelu`` and ``silu`` are the three instances. x has any shape with at least one axis; ps = st =
     {}.
 
+    Parameters
+    ----------
+    name : {"relu", "gelu", "silu"}
+        Which function.
+
+    See Also
+    --------
+    Gated : A product of two layers, one of them often an activation.
+    Dense : What often stands before and after.
+
     Examples
     --------
     >>> import numpy as np, primeattn as pa

@@ -78,6 +78,14 @@ class SparseIndexAttention(Layer):
         Initialiser of both weights, ``f(rng, shape, dtype)``.
     device : {None, "cpu", "auto", "cuda"}
         Where the kernel runs. With "cuda", q, k, v, out and lse stay on the GPU until the pullback.
+    seq_len_max : None
+        Refused: a pattern has no longest length.
+
+    See Also
+    --------
+    PrimeSelfAttention : Over one sequence, with window and global tokens.
+    primeattn.sparse_index_kernel : The kernel, with the formula.
+    primeattn.with_cache : Text token by token.
 
     Notes
     -----

@@ -40,6 +40,7 @@ def with_cache(
     Parameters
     ----------
     model : Layer
+        Whose calls are to go on.
     st : nested dict
         Its state.
     batch, capacity : int
@@ -50,10 +51,21 @@ def with_cache(
     dtype : float32 or float64
         That of the parameters.
 
+    Returns
+    -------
+    nested dict
+        The state with caches of all attention layers.
+
     Raises
     ------
     TypeError, ValueError
         If an argument is not as above. A call raises ValueError if the capacity does not suffice.
+
+    See Also
+    --------
+    without_cache : Takes them out.
+    copy_cache : A second one to go on from.
+    primeattn.language_model.generate : Writes text so.
 
     Examples
     --------
@@ -86,6 +98,20 @@ def with_cache(
 def without_cache(st: States) -> States:
     """State without the caches of `with_cache`.
 
+    Parameters
+    ----------
+    st : nested dict
+        A state, with or without caches.
+
+    Returns
+    -------
+    nested dict
+        A new state; its arrays are those of ``st``.
+
+    See Also
+    --------
+    with_cache : Puts them in.
+
     Examples
     --------
     >>> import numpy as np, primeattn as pa
@@ -105,6 +131,20 @@ def without_cache(st: States) -> States:
 
 def copy_cache(st: States) -> States:
     """State with copies of its caches: both can be continued.
+
+    Parameters
+    ----------
+    st : nested dict
+        A state with caches.
+
+    Returns
+    -------
+    nested dict
+        A new state.
+
+    See Also
+    --------
+    with_cache : A state with caches.
 
     Examples
     --------

@@ -30,6 +30,12 @@ class Chain(Layer, Mapping):
     **named : Layer
         Children with these names, after the others.
 
+    See Also
+    --------
+    SkipConnection : Adds the input to the output of a layer.
+    Gated : Multiplies two layers.
+    Tied : Uses one table at both ends.
+
     Notes
     -----
     ps and st hold those of the children, by name.
@@ -116,6 +122,10 @@ class SkipConnection(Layer):
     ----------
     layer : Layer
         Must keep the shape of its input. Its ps and st are used directly, not nested further.
+
+    See Also
+    --------
+    Chain : One layer after another.
 
     Examples
     --------

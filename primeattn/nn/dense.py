@@ -31,6 +31,11 @@ class Dense(Layer):
     init : callable
         Initialiser of the weight, ``f(rng, shape, dtype)``.
 
+    See Also
+    --------
+    Embedding : For tokens in place of features.
+    Gated : A product of two.
+
     Notes
     -----
     ps = {"weight": (in_features, out_features), "bias": (out_features,)}; st = {}.

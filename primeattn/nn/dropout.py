@@ -46,6 +46,12 @@ class Dropout(Layer):
     p : float
         Probability that an entry is dropped, in [0, 1).
 
+    See Also
+    --------
+    primeattn.train_mode : Turns it on.
+    primeattn.test_mode : Turns it off.
+    SparseIndexAttention : Drops pairs of query and key.
+
     Notes
     -----
     ps = {}; st = {"rng": uint64 array [seed, counter], "training": True}. Draws come from numpy's

@@ -45,6 +45,11 @@ class Embedding(Layer):
     init : callable
         Initialiser, ``f(rng, shape, dtype)``.
 
+    See Also
+    --------
+    PositionalEmbedding : Adds positions.
+    Tied : Uses the table for logits, too.
+
     Notes
     -----
     x: integers of any shape, but (seq,) or (batch, seq) if ``previous > 0``; y: (*x.shape, dim). The pullback
@@ -154,6 +159,11 @@ class PositionalEmbedding(Layer):
         Size of the last axis; x is (seq, dim) or (batch, seq, dim).
     init : callable
         Initialiser, ``f(rng, shape, dtype)``.
+
+    See Also
+    --------
+    Embedding : Vectors of tokens.
+    SparseIndexAttention : Has rotary positions.
 
     Notes
     -----

@@ -26,6 +26,11 @@ class Gated(Layer):
     gate, value : Layer
         Their outputs have one shape.
 
+    See Also
+    --------
+    Activation : What the gate often ends in.
+    Chain : One layer after another.
+
     Notes
     -----
     ps and st are {"gate": ..., "value": ...}.

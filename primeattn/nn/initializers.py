@@ -23,6 +23,24 @@ __all__ = ["Normal", "TruncatedNormal", "glorot_uniform", "he_normal", "ones", "
 def zeros(rng: Any, shape: Shape, dtype: DTypeLike = np.float32) -> Array:
     """All 0; draws nothing.
 
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Not used.
+    shape : tuple of int
+        Of the array.
+    dtype : dtype
+        Of the array.
+
+    Returns
+    -------
+    array
+        A new one.
+
+    See Also
+    --------
+    ones : The same with 1.
+
     Examples
     --------
     >>> import primeattn as pa
@@ -34,6 +52,24 @@ def zeros(rng: Any, shape: Shape, dtype: DTypeLike = np.float32) -> Array:
 
 def ones(rng: Any, shape: Shape, dtype: DTypeLike = np.float32) -> Array:
     """All 1; draws nothing.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Not used.
+    shape : tuple of int
+        Of the array.
+    dtype : dtype
+        Of the array.
+
+    Returns
+    -------
+    array
+        A new one.
+
+    See Also
+    --------
+    zeros : The same with 0.
 
     Examples
     --------
@@ -48,6 +84,25 @@ def glorot_uniform(rng: np.random.Generator, shape: Shape, dtype: DTypeLike = np
     """Uniform in ±sqrt(6 / (fan_in + fan_out)): preserves the variance forward and backward.
 
     Glorot and Bengio, Understanding the difficulty of training deep feedforward neural networks (2010).
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws the numbers.
+    shape : tuple of int
+        The first axis is fan_in, the last fan_out.
+    dtype : dtype
+        Of the array.
+
+    Returns
+    -------
+    array
+        A new one.
+
+    See Also
+    --------
+    he_normal : For layers before relu.
+    Normal : With a fixed deviation.
 
     Examples
     --------
@@ -65,6 +120,24 @@ def he_normal(rng: np.random.Generator, shape: Shape, dtype: DTypeLike = np.floa
 
     He, Zhang, Ren and Sun, Delving deep into rectifiers (2015).
 
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws the numbers.
+    shape : tuple of int
+        The first axis is fan_in.
+    dtype : dtype
+        Of the array.
+
+    Returns
+    -------
+    array
+        A new one.
+
+    See Also
+    --------
+    glorot_uniform : For layers without relu.
+
     Examples
     --------
     >>> import numpy as np, primeattn as pa
@@ -78,6 +151,15 @@ def he_normal(rng: np.random.Generator, shape: Shape, dtype: DTypeLike = np.floa
 @dataclass(frozen=True, repr=False)
 class Normal(Config):
     """Normal with mean 0 and standard deviation ``std``.
+
+    Parameters
+    ----------
+    std : float
+        At least 0.
+
+    See Also
+    --------
+    TruncatedNormal : Without far values.
 
     Examples
     --------
@@ -98,6 +180,15 @@ class Normal(Config):
 @dataclass(frozen=True, repr=False)
 class TruncatedNormal(Config):
     """Normal with mean 0 and scale ``std``, cut at ±2 std: values beyond are drawn again.
+
+    Parameters
+    ----------
+    std : float
+        At least 0; that of the normal before it is cut.
+
+    See Also
+    --------
+    Normal : With far values.
 
     Examples
     --------

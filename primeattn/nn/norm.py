@@ -76,6 +76,10 @@ class LayerNorm(_Norm):
     eps : float
         Added to the variance.
 
+    See Also
+    --------
+    RMSNorm : Without mean and bias.
+
     Notes
     -----
     ps = {"scale": (dim,), "bias": (dim,)}, ones and zeros at first; st = {}. Since each token is normalised
@@ -105,6 +109,10 @@ class RMSNorm(_Norm):
         Size of the last axis; x is (..., dim).
     eps : float
         Added to the mean square.
+
+    See Also
+    --------
+    LayerNorm : With mean and bias.
 
     Notes
     -----

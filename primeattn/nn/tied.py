@@ -30,6 +30,11 @@ class Tied(Layer):
     layer : Layer
         What is between; its output has the size of the vectors, ``embedding.dim``, in its last axis.
 
+    See Also
+    --------
+    Embedding : The table.
+    primeattn.language_model.make_model : Makes one with ``tied=True``.
+
     Notes
     -----
     ps and st are {"embedding": ..., "layer": ...}. The weight is there once, and its gradient is the sum of

@@ -37,10 +37,17 @@ def attention_map(probabilities: Any, pattern: Pattern, ax: Axes | None = None) 
     pattern : Pattern
         Must hold every pair that ``probabilities`` stores, else ValueError.
     ax : matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure.
 
     Returns
     -------
     matplotlib.axes.Axes
+        What was drawn on.
+
+    See Also
+    --------
+    primeattn.analysis.attention_map : The numbers.
+    heads : Several heads.
 
     Examples
     --------
@@ -70,6 +77,12 @@ def heads(maps: Several[Any], patterns: Patterns, axes: Any = None) -> np.ndarra
     Returns
     -------
     array of matplotlib.axes.Axes, shape (heads,)
+        What was drawn on.
+
+    See Also
+    --------
+    attention_map : One head.
+    primeattn.analysis.attention_summary : What each head does, as a table.
 
     Examples
     --------

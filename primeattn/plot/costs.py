@@ -33,13 +33,21 @@ def pairs(
     Parameters
     ----------
     patterns : Pattern, sequence of Pattern, or dict of str to Pattern
+        Each gets a line; a dict names them.
     lengths : sequence of int
         At least two.
     ax : matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure.
 
     Returns
     -------
     matplotlib.axes.Axes
+        What was drawn on.
+
+    See Also
+    --------
+    primeattn.analysis.asymptotic_pairs : The law.
+    primeattn.Pattern.num_pairs : The numbers.
 
     Examples
     --------

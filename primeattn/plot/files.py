@@ -29,8 +29,13 @@ def save(figure: Figure | SubFigure, path: FilePath) -> None:
     Parameters
     ----------
     figure : matplotlib.figure.Figure
+        Such as ``ax.figure``.
     path : path
         Such as "mask.png", "mask.pdf" or "mask.svg". Its folder is created if needed.
+
+    See Also
+    --------
+    mask : A picture to save.
 
     Examples
     --------

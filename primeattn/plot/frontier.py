@@ -41,10 +41,17 @@ def pareto(
     controls : sequence of Pattern
         Such as random patterns; drawn hollow and without names.
     ax : matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure.
 
     Returns
     -------
     matplotlib.axes.Axes
+        What was drawn on.
+
+    See Also
+    --------
+    primeattn.analysis.compare : The numbers.
+    primeattn.analysis.controls : Patterns to compare with.
 
     Examples
     --------

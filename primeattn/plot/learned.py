@@ -25,10 +25,16 @@ def offset_bias(layer: SparseIndexAttention, ps: Params, ax: Axes | None = None)
     ps : nested dict
         Its parameters.
     ax : matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure.
 
     Returns
     -------
     matplotlib.axes.Axes
+        What was drawn on.
+
+    See Also
+    --------
+    primeattn.SparseIndexAttention : The layer that learns it.
 
     Examples
     --------

@@ -35,13 +35,21 @@ def mask(pattern: Pattern, n: int, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     pattern : Pattern
+        Which keys a query attends.
     n : int
         Number of tokens, at most 2**24.
     ax : matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure.
 
     Returns
     -------
     matplotlib.axes.Axes
+        What was drawn on.
+
+    See Also
+    --------
+    masks : Several patterns.
+    primeattn.Pattern.to_dense : The mask as an array.
 
     Examples
     --------
@@ -71,6 +79,7 @@ def masks(patterns: LabelledPatterns, n: int, axes: Any = None) -> np.ndarray:
     Parameters
     ----------
     patterns : Pattern, sequence of Pattern, or dict of str to Pattern
+        Each gets a panel; a dict names them.
     n : int
         Number of tokens, as for ``mask``.
     axes : array of matplotlib.axes.Axes, optional
@@ -79,6 +88,11 @@ def masks(patterns: LabelledPatterns, n: int, axes: Any = None) -> np.ndarray:
     Returns
     -------
     array of matplotlib.axes.Axes, shape (number of patterns,)
+        What was drawn on.
+
+    See Also
+    --------
+    mask : One pattern.
 
     Examples
     --------

@@ -27,13 +27,16 @@ def two_hop_paths(patterns: LabelledPatterns, n: int, ax: Axes | None = None) ->
     Parameters
     ----------
     patterns : Pattern, sequence of Pattern, or dict of str to Pattern
+        Each gets its points; a dict names them.
     n : int
         Distances 1, ..., n - 1.
     ax : matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure.
 
     Returns
     -------
     matplotlib.axes.Axes
+        What was drawn on.
 
     See Also
     --------

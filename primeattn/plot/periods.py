@@ -31,15 +31,18 @@ def residues(patterns: LabelledPatterns, n: int, largest: int = 64, ax: Axes | N
     Parameters
     ----------
     patterns : Pattern, sequence of Pattern, or dict of str to Pattern
+        Each gets a row; a dict names them.
     n : int
         Length of the sequence, more than ``largest``.
     largest : int
         The largest period.
     ax : matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure.
 
     Returns
     -------
     matplotlib.axes.Axes
+        What was drawn on.
 
     See Also
     --------

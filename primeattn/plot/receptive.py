@@ -25,15 +25,18 @@ def reach(patterns: LabelledPatterns, n: int, layers: int = 6, ax: Axes | None =
     Parameters
     ----------
     patterns : Pattern, sequence of Pattern, or dict of str to Pattern
+        Each gets a line; a dict names them.
     n : int
         Length of the sequence.
     layers : int
         Draw L = 1, ..., ``layers``.
     ax : matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure.
 
     Returns
     -------
     matplotlib.axes.Axes
+        What was drawn on.
 
     See Also
     --------

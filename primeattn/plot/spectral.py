@@ -30,13 +30,16 @@ def spectrum(patterns: LabelledPatterns, n: int, ax: Axes | None = None) -> Axes
     Parameters
     ----------
     patterns : Pattern, sequence of Pattern, or dict of str to Pattern
+        Each gets a histogram; a dict names them.
     n : int
         Number of tokens, at most 4096.
     ax : matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure.
 
     Returns
     -------
     matplotlib.axes.Axes
+        What was drawn on.
 
     See Also
     --------

@@ -32,6 +32,7 @@ def wheel(pattern: Pattern, n: int, wheel: int, block: int = 16, axes: Any = Non
     Parameters
     ----------
     pattern : Pattern
+        Which keys a query attends.
     n : int
         Number of tokens, at most 2048.
     wheel : int
@@ -39,6 +40,7 @@ def wheel(pattern: Pattern, n: int, wheel: int, block: int = 16, axes: Any = Non
     block : int
         Side of a tile, which never crosses from one class to the next.
     axes : array of two matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure.
 
     Returns
     -------

@@ -26,10 +26,16 @@ def loss_curve(bits: Any, *, levels: Mapping[str, float] | None = None, ax: Axes
     levels : dict of str to float, optional
         Label -> height of a line.
     ax : matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure.
 
     Returns
     -------
     matplotlib.axes.Axes
+        What was drawn on.
+
+    See Also
+    --------
+    primeattn.train.run : Draws it at the end of a training run.
 
     Examples
     --------

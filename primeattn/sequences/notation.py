@@ -19,6 +19,16 @@ def parse(text: str) -> Sequence:
     Parameters
     ----------
     text : str
+        Such as "2 * primes | powers(3)", as ``repr`` writes it.
+
+    Returns
+    -------
+    Sequence
+        Equal to the one that has this ``repr``.
+
+    See Also
+    --------
+    get : By name alone.
 
     Examples
     --------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import isqrt
+
 import numpy as np
 
 from primeattn.checks import as_int
@@ -103,6 +104,20 @@ def _exponent(k):
 )
 def kth_powers(known, start, stop, k):
     """The ``k``-th powers 1, 2^k, 3^k, … (not the powers of the number k: these are ``powers(k)``).
+
+    Parameters
+    ----------
+    k : int
+        At least 2.
+
+    Returns
+    -------
+    Sequence
+        Named by its parameter; ``squares`` and ``cubes`` for 2 and 3.
+
+    See Also
+    --------
+    powers : The powers of a number.
 
     Examples
     --------

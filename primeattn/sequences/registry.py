@@ -87,6 +87,15 @@ def register(
         stop -> the bound up to which ``extend`` reads the ``known`` terms, if it does not need all. It is
         then also called for single ranges far out, with those terms only.
 
+    Returns
+    -------
+    callable
+        The decorator.
+
+    See Also
+    --------
+    from_callable : Without a name.
+
     Examples
     --------
     >>> import numpy as np, primeattn as pa
@@ -152,6 +161,16 @@ def _publish(name, public):
 def names() -> tuple[str, ...]:
     """Return the names that ``get`` takes without parameters, sorted.
 
+    Returns
+    -------
+    tuple of str
+        Such as "primes".
+
+    See Also
+    --------
+    families : Those with parameters.
+    primeattn.analysis.catalogue : A table of them.
+
     Examples
     --------
     >>> import primeattn as pa
@@ -163,6 +182,15 @@ def names() -> tuple[str, ...]:
 
 def families() -> tuple[str, ...]:
     """Return the families with their parameters, such as 'powers(base)', sorted.
+
+    Returns
+    -------
+    tuple of str
+        Names with parameters.
+
+    See Also
+    --------
+    names : Those without parameters.
 
     Examples
     --------
@@ -176,6 +204,22 @@ def families() -> tuple[str, ...]:
 
 def get(name: str, *params: Any) -> Sequence:
     """Return the registered sequence called ``name``, or the member of a family with these ``params``.
+
+    Parameters
+    ----------
+    name : str
+        One of ``names()``, or the name of a family.
+    *params : int, float or Sequence
+        Those of the family.
+
+    Returns
+    -------
+    Sequence
+        The same object at every call.
+
+    See Also
+    --------
+    parse : The same from text, with algebra.
 
     Examples
     --------
@@ -204,6 +248,20 @@ def get(name: str, *params: Any) -> Sequence:
 
 def from_json(obj: Mapping[str, Any]) -> Sequence:
     """Return the sequence whose ``to_json()`` is ``obj``; ValueError for any other structure.
+
+    Parameters
+    ----------
+    obj : dict
+        From ``Sequence.to_json``.
+
+    Returns
+    -------
+    Sequence
+        An equal one.
+
+    See Also
+    --------
+    parse : The same from text.
 
     Examples
     --------

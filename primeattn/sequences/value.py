@@ -74,6 +74,16 @@ class Sequence:
     which is flattened and order-free (``s | t == t | s``). Terms are cached and extended on demand, from any
     thread.
 
+    Parameters
+    ----------
+    *args : object
+        For the package's own use: sequences are made as above.
+
+    See Also
+    --------
+    primeattn.Pattern : Takes one as its offsets.
+    register : Adds one with a name.
+
     Examples
     --------
     >>> from primeattn.sequences import *
@@ -324,9 +334,19 @@ def from_array(offsets: Iterable[int], known_to: int | None = None) -> Sequence:
     Parameters
     ----------
     offsets : 1-D array or iterable of integers >= 1
+        In any order.
     known_to : int, optional
         The offsets are the beginning of a longer sequence, complete up to here: a limit beyond it raises
         ValueError. By default there is nothing beyond the largest offset.
+
+    Returns
+    -------
+    Sequence
+        A finite one, or with ``known_to`` the beginning of one.
+
+    See Also
+    --------
+    from_callable : From a rule.
 
     Examples
     --------
@@ -348,6 +368,21 @@ def from_callable(f: Callable[[int], Any]) -> Sequence:
     f(m) must be f(n) cut at m for m < n: this is checked at every growth, and at first use against half the
     limit; ValueError otherwise. ``f`` may be called with up to twice the limit at hand; if that fails, it is
     called with the limit itself.
+
+    Parameters
+    ----------
+    f : callable
+        Takes the limit, an int.
+
+    Returns
+    -------
+    Sequence
+        Without a name; ``register`` gives one.
+
+    See Also
+    --------
+    from_array : From the numbers themselves.
+    register : With a name, and terms that extend those before.
 
     Examples
     --------

@@ -27,6 +27,20 @@ def summary(records: Iterable[Mapping[str, Any]]) -> Table:
 
     Runs that differ in sizes have rows of their own.
 
+    Parameters
+    ----------
+    records : iterable of dict
+        From ``run``.
+
+    Returns
+    -------
+    Table
+        Of the columns above.
+
+    See Also
+    --------
+    run : Makes the records.
+
     Examples
     --------
     >>> import tempfile, primeattn as pa

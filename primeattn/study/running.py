@@ -48,12 +48,22 @@ def run(
     scheduler : distributed.Client, optional
         Train on this Dask cluster instead, a run for each of its threads; then leave ``jobs`` at 1.
 
+    Returns
+    -------
+    list of dict
+        The records.
+
     Raises
     ------
     TypeError, ValueError
         For a run that cannot be trained, before any is; for lines of the file that are no records.
     RuntimeError
         If another study writes to the file, or a process of this one died.
+
+    See Also
+    --------
+    grid : Makes the runs.
+    summary : A table of the records.
 
     Examples
     --------

@@ -70,6 +70,7 @@ def grid(
     Parameters
     ----------
     tasks : list of Task
+        What is to be learned.
     patterns : dict
         By a name for tables: a Pattern for every layer, or a list with an entry for each, a Pattern or a list
         of one for each head. A list sets its own number of layers.
@@ -82,6 +83,16 @@ def grid(
     **sizes
         ``width`` (64) and ``heads`` (1) of the model, ``steps`` (600) and sequences in a ``batch`` (32) of
         the training, and ``examples`` (1024), sequences for validation and again for the test.
+
+    Returns
+    -------
+    list of dict
+        One for each run.
+
+    See Also
+    --------
+    run : Trains them.
+    check : Whether a run can be trained.
 
     Examples
     --------
@@ -129,6 +140,20 @@ def _from_json(layer):
 def check(run: Mapping[str, Any]) -> Run:
     """Return a run with its values made; TypeError or ValueError if it cannot be trained.
 
+    Parameters
+    ----------
+    run : dict
+        See ``grid``.
+
+    Returns
+    -------
+    Run
+        The task, the patterns of each layer, the sizes and the model.
+
+    See Also
+    --------
+    grid : Makes runs.
+
     Examples
     --------
     >>> import primeattn as pa
@@ -158,6 +183,20 @@ def key(run: Mapping[str, Any]) -> str:
 
     They cover the offsets of the patterns, the data of the task (its ``digest``), and its source code if it
     is not one of the library's.
+
+    Parameters
+    ----------
+    run : dict
+        See ``grid``.
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits.
+
+    See Also
+    --------
+    run : Finds by it what is trained already.
 
     Examples
     --------

@@ -34,6 +34,20 @@ def train(run: Mapping[str, Any]) -> dict:
     Equal runs give equal results, bit for bit, with any number of threads (if NumPy has OpenBLAS, as its own
     wheels do; for another library, set its threads to one).
 
+    Parameters
+    ----------
+    run : dict
+        See ``grid``.
+
+    Returns
+    -------
+    dict
+        As above.
+
+    See Also
+    --------
+    run : Trains many, and keeps their records.
+
     Examples
     --------
     >>> import primeattn as pa

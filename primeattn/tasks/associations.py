@@ -44,6 +44,10 @@ class mqar(Task):
         Above 0. Key by key, place g = 1, 2, ... is drawn with probability proportional to g^(power - 1) among
         those not yet taken: for small values, near the pairs.
 
+    See Also
+    --------
+    induction : Asks once, at the end.
+
     Notes
     -----
     Chance is a guess among all values. A model that sees some of the values at hand, but not which key they

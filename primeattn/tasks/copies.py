@@ -34,6 +34,10 @@ class copy(Task):
     symbols : int
         Number of different tokens.
 
+    See Also
+    --------
+    needle : Asks once, at the end.
+
     Examples
     --------
     >>> import numpy as np, primeattn as pa

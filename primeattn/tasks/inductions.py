@@ -35,6 +35,10 @@ class induction(Task):
     symbols : int
         Number of different tokens; b and all others are random ones but a.
 
+    See Also
+    --------
+    mqar : Asks many times.
+
     Examples
     --------
     >>> import numpy as np, primeattn as pa

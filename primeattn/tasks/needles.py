@@ -35,6 +35,10 @@ class needle(Task):
     values, noise : int
         Numbers of different values, of which all are equally likely, and of different noise tokens.
 
+    See Also
+    --------
+    copy : Asks at every position.
+
     Notes
     -----
     Token 0 is the question; noise is 1, ..., noise; values follow.

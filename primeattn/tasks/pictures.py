@@ -60,6 +60,10 @@ class pixels(Task):
     data : {"train", "validation", "test"}
         What to draw from. Of eight bands of rows one is for validation, one for tests; no patch spans two.
 
+    See Also
+    --------
+    text : Bytes of a text.
+
     Notes
     -----
     Token ``levels`` is the start.

@@ -48,6 +48,11 @@ class Task(Config):
     - ``part(name)``: the same task on other data,
     - ``digest``: what identifies data from outside.
 
+    See Also
+    --------
+    copy : The simplest one.
+    from_json : Reads one.
+
     Examples
     --------
     >>> from dataclasses import dataclass
@@ -130,6 +135,20 @@ class Task(Config):
 
 def from_json(obj: Any) -> Task:
     """Return the task whose ``to_json()`` is ``obj``.
+
+    Parameters
+    ----------
+    obj : dict
+        From ``Task.to_json``.
+
+    Returns
+    -------
+    Task
+        An equal one.
+
+    See Also
+    --------
+    Task : Has ``to_json``.
 
     Examples
     --------

@@ -34,6 +34,11 @@ class text(Task):
     data : {"train", "validation", "test"}
         What to draw from: the training bytes of the corpus, or the first or second half of those held out.
 
+    See Also
+    --------
+    pixels : Pixels of an image.
+    primeattn.language_model.make_model : A model for it.
+
     Examples
     --------
     >>> import numpy as np, primeattn as pa

@@ -48,6 +48,11 @@ def llama(config: Any, pattern: Patterns) -> tuple[Chain | Tied, dict[str, Sourc
     ValueError
         For settings that the layers do not have.
 
+    See Also
+    --------
+    gpt2 : The same for a GPT-2.
+    from_state_dict : Takes the map.
+
     Examples
     --------
     >>> import primeattn as pa
@@ -115,6 +120,18 @@ def gpt2(config: Any, pattern: Patterns) -> tuple[Chain | Tied, dict[str, Source
     config : transformers.GPT2Config
         Or any object with these attributes. Its dropout is left out.
     pattern : Pattern, or sequence of Pattern
+        Of every layer, as in `llama`.
+
+    Returns
+    -------
+    model : Chain or Tied
+        Tokens (batch, seq) -> logits (batch, seq, vocabulary).
+    names : dict
+        For `from_state_dict` and `to_state_dict`.
+
+    See Also
+    --------
+    llama : The same for a Llama.
 
     Examples
     --------

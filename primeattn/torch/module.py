@@ -31,12 +31,18 @@ class SparseAttention(nn.Module):
     dims : int
         Size of the last axis of x and y.
     heads : int
+        Number of query heads.
     kv_heads, head_dim, scale, rotary, rotary_dims, qk_norm, offset_bias, alibi, softcap, sinks, bias
         As in the layer.
     dropout : float
         As in the layer, in training mode, with seeds from torch's generator.
     device, dtype : optional
         Of the parameters, as in torch's own modules.
+
+    See Also
+    --------
+    attention : The function behind it.
+    primeattn.SparseIndexAttention : The layer of the same parameters.
 
     Notes
     -----

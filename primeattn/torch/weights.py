@@ -30,6 +30,17 @@ __all__ = ["Source", "from_state_dict", "from_torch", "map_of", "to_state_dict",
 class Source(NamedTuple):
     """Where the array of one path is in a state dict.
 
+    Parameters
+    ----------
+    names : tuple of str
+        In the state dict; several are side by side in the array.
+    transposed : bool
+        Whether the tensor of torch is (out, in).
+
+    See Also
+    --------
+    map_of : Sources of a module.
+
     Examples
     --------
     >>> import primeattn as pa
@@ -73,6 +84,11 @@ def from_torch(module: nn.Module) -> dict:
     TypeError, ValueError
         For a module, or a setting of it, that no layer has.
 
+    See Also
+    --------
+    to_torch : The inverse.
+    from_state_dict : For whole models.
+
     Examples
     --------
     >>> import numpy as np, torch, primeattn as pa
@@ -101,8 +117,18 @@ def to_torch(ps: Params, module: nn.Module) -> nn.Module:
     Parameters
     ----------
     ps : nested dict of arrays
+        Parameters of the layer.
     module : nn.Module
         As in `from_torch`. Its weights are overwritten, after all shapes are checked.
+
+    Returns
+    -------
+    nn.Module
+        The one passed in.
+
+    See Also
+    --------
+    from_torch : The inverse.
 
     Examples
     --------
@@ -122,14 +148,26 @@ def from_state_dict(state: Mapping[str, Tensor], names: Mapping[str, Source], la
     Parameters
     ----------
     state : dict of tensors
+        Such as ``model.state_dict()``.
     names : dict
         From paths, as in :func:`primeattn.tree.flatten`, to `Source`.
     layer : Layer
+        Says which parameters there are.
+
+    Returns
+    -------
+    nested dict of arrays
+        New ones.
 
     Raises
     ------
     ValueError
         If the map lacks a path, the state dict a name, or a shape is not that of the layer.
+
+    See Also
+    --------
+    to_state_dict : The inverse.
+    llama : Makes a map.
 
     Examples
     --------
@@ -150,10 +188,20 @@ def to_state_dict(ps: Params, names: Mapping[str, Source], like: Mapping[str, Te
     Parameters
     ----------
     ps : nested dict of arrays
+        Parameters of the layer.
     names : dict
         As in `from_state_dict`.
     like : dict of tensors
         Has the shapes, dtypes and devices of the tensors that are wanted.
+
+    Returns
+    -------
+    dict of tensors
+        New ones.
+
+    See Also
+    --------
+    from_state_dict : The inverse.
 
     Examples
     --------
@@ -182,6 +230,20 @@ def to_state_dict(ps: Params, names: Mapping[str, Source], like: Mapping[str, Te
 
 def map_of(module: nn.Module) -> dict:
     """Return the map of one of the modules of `from_torch`.
+
+    Parameters
+    ----------
+    module : nn.Module
+        As in `from_torch`.
+
+    Returns
+    -------
+    dict of str to Source
+        By paths in the parameters.
+
+    See Also
+    --------
+    from_state_dict : Takes it.
 
     Examples
     --------
