@@ -46,7 +46,7 @@ def test_the_walk_finds_what_users_see():
     assert names >= set(expected.split()) and len(names) > 150
 
 
-# numpydoc's checks that do not hold here: periods and verbs of summaries, as a formula may follow them; order,
+# numpydoc's checks that do not hold here: periods and verbs of summaries, as formulae may follow them; order,
 # types and capitals, as some arguments are best described together or in lower case; extended summaries.
 LEFT_OUT = {"SS03", "SS05", "PR03", "PR04", "PR08", "RT02", "RT04", "ES01"}
 
