@@ -47,11 +47,6 @@ class Corpus:
     train, heldout : ndarray of uint8
         The two parts. Nothing of ``heldout`` is in ``train`` (for a corpus of files: no file is in both).
 
-    Attributes
-    ----------
-    sha256 : str
-        Digest of ``train`` followed by ``heldout``.
-
     See Also
     --------
     load_corpus : Reads one.
@@ -70,6 +65,7 @@ class Corpus:
 
     @cached_property
     def sha256(self) -> str:
+        """Digest of ``train`` followed by ``heldout``."""
         digest = hashlib.sha256(self.train)
         digest.update(self.heldout)
         return digest.hexdigest()

@@ -58,21 +58,26 @@ def attention(
     q : (batch, heads, n_q, head_dim) array
         float32 or float64; float16 or bfloat16 are computed in float32.
     k, v : (batch, kv_heads, n_k, head_dim) arrays
+        Like q in dtype.
     pattern : Pattern or sequence of Pattern
         One, or one per query head.
     scale, softcap, dropout : float, optional
         Known when a program is compiled.
     q_start, k_start : int, or (batch,) array of integers
+        Positions of the first query and the first key.
     cu_seqlens : (sequences + 1,) array of integers, optional
+        Boundaries of packed sequences in a batch of 1.
     offset_bias, global_bias, slopes : arrays, optional
         Of the dtype of q; slopes has no gradient.
     dropout_seed : int, or (2,) array of uint32
         Such as ``jax.random.key_data(key)``: the higher and the lower half of a seed.
     return_lse : bool
+        Whether to return lse, too.
 
     Returns
     -------
     out : array like q
+        The attention of each query.
     lse : (batch, heads, n_q) array
         Only with ``return_lse``; float64 if q is, else float32.
 

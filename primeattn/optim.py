@@ -148,6 +148,7 @@ class SGD(_Optimiser):
         freeze_real(self, "momentum", 0, 1)
 
     def rule(self, path: str, p: Array, step: int, lr: float) -> Any:
+        """Return the function that updates this leaf from its gradient, in place."""
         numbers = _typed(p, self.momentum, lr)
         return lambda g, *arrays: loops.sgd(g, numbers, *arrays)
 
@@ -202,9 +203,11 @@ class Adam(_Optimiser):
         object.__setattr__(self, "betas", tuple(float(b) for b in self.betas))
 
     def decay_rate(self, path: str, p: Array) -> float:
+        """Return what this leaf loses in a step, relative to the learning rate."""
         return 0.0
 
     def rule(self, path: str, p: Array, step: int, lr: float) -> Any:
+        """Return the function that updates this leaf from its gradient, in place."""
         b1, b2 = self.betas
         keep, scale = 1 - lr * self.decay_rate(path, p), lr / (1 - b1**step)
         root = 1 / math.sqrt(1 - b2**step)
@@ -261,6 +264,7 @@ class AdamW(Adam):
         check_callable(self, "decay")
 
     def decay_rate(self, path: str, p: Array) -> float:
+        """Return what this leaf loses in a step, relative to the learning rate."""
         return self.weight_decay if self.decay(path, p) else 0.0
 
 

@@ -197,7 +197,14 @@ class Pattern:
         return self.num_pairs(n) / (n * (n + 1) // 2)
 
     def to_dense(self, n: int) -> np.ndarray:
-        """Return the mask: bool (n, n), row i true at keys(i). ValueError for n > 32768."""
+        """Return the mask: bool (n, n), row i true at keys(i). ValueError for n > 32768.
+
+        Examples
+        --------
+        >>> import primeattn as pa
+        >>> pa.Pattern(None, window=1).to_dense(3).sum(axis=1)
+        array([1, 2, 2])
+        """
         n = as_int("n", n, minimum=0)
         if n > _MAX_DENSE:
             raise ValueError(
@@ -271,6 +278,7 @@ class Pattern:
         Parameters
         ----------
         n : int
+            Length of the sequence.
         wheel : int, optional
             1 is the natural order; None the wheel that the GPU kernel would use.
         block_size : int
@@ -306,6 +314,7 @@ class Pattern:
         Parameters
         ----------
         n : int
+            Length of the sequence.
         wheel : int, optional
             By default the one that the GPU kernel would use: see :func:`primeattn.kernels.explain_kernel`.
 
@@ -360,7 +369,14 @@ class Pattern:
 
     @classmethod
     def from_json(cls, obj: Mapping[str, Any]) -> Pattern:
-        """Return the pattern whose ``to_json()`` is ``obj``; ValueError for any other structure."""
+        """Return the pattern whose ``to_json()`` is ``obj``; ValueError for any other structure.
+
+        Examples
+        --------
+        >>> import primeattn as pa
+        >>> pa.Pattern.from_json(pa.Pattern("primes", window=3).to_json())
+        Pattern(primes, window=3)
+        """
         if not isinstance(obj, dict):
             raise TypeError(f"obj: expected a dict made by Pattern.to_json(), got {obj!r}")
         if set(obj) != {"sequence", "window", "global_tokens"}:

@@ -150,6 +150,7 @@ class Trainer(Stepper):
         }
 
     def save(self, path: FilePath) -> None:
+        """Write a checkpoint."""
         checkpoint.save(path, self.state(), self.model)
 
     def restore(self, path: FilePath) -> None:

@@ -2,9 +2,11 @@
 
 import doctest
 import importlib
+import inspect
 import pkgutil
 import sys
 import types
+from functools import cached_property
 
 import pytest
 
@@ -57,6 +59,34 @@ LEFT_OUT = {"SS03", "SS05", "PR03", "PR04", "PR08", "RT02", "RT04", "ES01"}
 def test_numpydoc_finds_nothing_missing(name):
     validation = pytest.importorskip("numpydoc.validate")
     assert [error for error in validation.validate(name)["errors"] if error[0] not in LEFT_OUT] == []
+
+
+def methods():
+    """Methods and properties of public classes, with what ``help`` says of them."""
+    for name, value in public_names():
+        for attribute in dir(value) if isinstance(value, type) else ():
+            member = inspect.getattr_static(value, attribute)
+            owner = next(base for base in value.__mro__ if attribute in vars(base))
+            if not owner.__module__.startswith("primeattn.") or attribute[0] == "_":
+                continue
+            if isinstance(member, (property, cached_property, classmethod)) or inspect.isfunction(member):
+                yield f"{name}.{attribute}", inspect.getdoc(member)
+
+
+def test_every_method_says_what_it_does():
+    assert [name for name, said in methods() if not said] == []
+
+
+@pytest.mark.parametrize("owner", ["Layer", "tasks.Task"])  # from which users derive
+def test_numpydoc_finds_all_arguments_of_methods(owner):
+    validation = pytest.importorskip("numpydoc.validate")
+    errors = [
+        (name, *error)
+        for name in {name for name, _ in methods() if name.rpartition(".")[0] == f"primeattn.{owner}"}
+        for error in validation.validate(name)["errors"]
+        if error[0] not in {*LEFT_OUT, "SA01", "EX01"}  # what the class shows
+    ]
+    assert errors == []
 
 
 def test_what_is_to_be_seen_also_is_there():

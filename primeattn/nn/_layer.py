@@ -102,18 +102,86 @@ class Layer(Config):
     """
 
     def parameters(self) -> Tree:
+        """Return the declarations of the parameters, a nested dict of `Parameter`.
+
+        Returns
+        -------
+        nested dict
+            By default none.
+        """
         return {}
 
     def states(self, rng: np.random.Generator) -> States:
+        """Return a new state; ``rng`` draws what is random in it.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+            Draws it.
+
+        Returns
+        -------
+        nested dict
+            By default none.
+        """
         return {}
 
     def check_input(self, x: Array, ps: Params) -> None:
+        """Raise TypeError or ValueError if the layer cannot take x.
+
+        Parameters
+        ----------
+        x : array
+            Input.
+        ps : nested dict
+            Parameters.
+        """
         check_float(self, x, ps)
 
     def forward(self, x: Array, ps: Params, st: States, memory: Memory) -> tuple[Array, States, Any]:
+        """Return y, the new state, and what `backward` needs; see `Layer`.
+
+        Parameters
+        ----------
+        x : array
+            Input, checked.
+        ps, st : nested dicts
+            Parameters and state, checked.
+        memory : Memory
+            ``memory.take(shape, dtype)`` gives new arrays.
+
+        Returns
+        -------
+        y : array
+            Output.
+        st : nested dict
+            The new state.
+        saved : object
+            What `backward` needs.
+        """
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
 
     def backward(self, dy: Array, saved: Any, ps: Params, memory: Memory) -> tuple[Any, Params]:
+        """Return the gradients of x and of ps, given that of y; see `Layer`.
+
+        Parameters
+        ----------
+        dy : array
+            Gradient with respect to y.
+        saved : object
+            From `forward`.
+        ps : nested dict
+            Parameters.
+        memory : Memory
+            As in `forward`.
+
+        Returns
+        -------
+        dx : array or None
+            Gradient with respect to x.
+        dps : nested dict
+            Gradients with respect to ps.
+        """
         raise NotImplementedError(f"{type(self).__name__} defines no backward")
 
     def with_cache(self, st: States, start: Array, capacity: int, dtype: DTypeLike) -> States:
@@ -121,6 +189,22 @@ class Layer(Config):
 
         ``start`` (batch,) are the positions of the first tokens, ``capacity`` bounds the positions. A layer
         without positions keeps its state; a container passes this on to its children.
+
+        Parameters
+        ----------
+        st : nested dict
+            State without a cache.
+        start : int array (batch,)
+            Positions of the first tokens.
+        capacity : int
+            Most positions.
+        dtype : dtype
+            That of the parameters.
+
+        Returns
+        -------
+        nested dict
+            The state.
         """
         return st
 
@@ -143,12 +227,26 @@ class Layer(Config):
         return frozenset(self.states(np.random.default_rng(0)))
 
     def check(self, x: Array, ps: Params, st: States) -> None:
-        """Raise TypeError or ValueError unless x, ps and st fit the layer, as a call does."""
+        """Raise TypeError or ValueError unless x, ps and st fit the layer, as a call does.
+
+        Parameters
+        ----------
+        x : array
+            Input.
+        ps, st : nested dicts
+            Parameters and state.
+        """
         self.check_parameters(ps)
         self._check_call(x, ps, st)
 
     def check_parameters(self, ps: Params) -> None:
-        """Raise TypeError or ValueError unless ps are parameters of the layer."""
+        """Raise TypeError or ValueError unless ps are parameters of the layer.
+
+        Parameters
+        ----------
+        ps : nested dict
+            Parameters.
+        """
         dtype = parameter_dtype(ps) if isinstance(ps, dict) else None
         tree.check(ps, self._specs.get(dtype, self._specs[DTYPES[0]]), "ps")
 
@@ -161,7 +259,22 @@ class Layer(Config):
         self.check_input(x, ps)
 
     def apply(self, x: Array, ps: Params, st: States, memory: Memory) -> tuple[Array, States, Any]:
-        """Check st and x, then run ``forward``; ``saved`` is None if no pullback will follow."""
+        """Check st and x, then run ``forward``; ``saved`` is None if no pullback will follow.
+
+        Parameters
+        ----------
+        x : array
+            Input.
+        ps, st : nested dicts
+            Parameters and state.
+        memory : Memory
+            That of the container.
+
+        Returns
+        -------
+        y, st, saved
+            As from `forward`.
+        """
         self._check_call(x, ps, st)
         memory.called(self, x, ps, st)
         y, st, saved = self.forward(x, ps, st, memory)
@@ -186,6 +299,13 @@ class Layer(Config):
         workspace : Workspace, optional
             Memory for y until ``workspace.reset()``. Without one, y is a new array.
 
+        Returns
+        -------
+        y : array
+            Output.
+        st : nested dict
+            The new state.
+
         Raises
         ------
         TypeError, ValueError
@@ -205,6 +325,24 @@ class Layer(Config):
         dps = ∂L/∂ps. Do not change x or ps before you call it. Arguments are those of a call. With a
         workspace, y, saved activations, dx and dps live in it until its reset; after that, the pullback
         raises RuntimeError.
+
+        Parameters
+        ----------
+        x : array
+            Input.
+        ps, st : nested dicts
+            Parameters and state.
+        workspace : Workspace, optional
+            Memory of the step.
+
+        Returns
+        -------
+        y : array
+            Output.
+        st : nested dict
+            The new state.
+        pullback : callable
+            dy -> dx, dps.
         """
         memory = Memory(workspace)
         with memory.hold():

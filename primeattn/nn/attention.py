@@ -216,10 +216,12 @@ class SparseIndexAttention(Layer):
 
     @cached_property
     def Wi(self) -> Dense:
+        """The layer that makes q, k and v."""
         return Dense(self.dims, self._columns.width, bias=self.bias, init=self.init)
 
     @cached_property
     def Wo(self) -> Dense:
+        """The layer that makes y."""
         return Dense(self.heads * self.v_dim, self.dims, bias=self.bias, init=self.init)
 
     @cached_property
@@ -233,6 +235,7 @@ class SparseIndexAttention(Layer):
 
     @cached_property
     def norm(self) -> Any:
+        """The layer that normalises the rows of q; that for k is like it."""
         return RMSNorm(self.head_dim)
 
     def parameters(self) -> Tree:

@@ -147,15 +147,36 @@ class Sequence:
         return None
 
     def count(self, n: int) -> int:
-        """Return the exact number of terms <= ``n``."""
+        """Return the exact number of terms <= ``n``.
+
+        Examples
+        --------
+        >>> import primeattn as pa
+        >>> pa.sequences.primes.count(10**6)
+        78498
+        """
         return len(self(n))
 
     def estimate(self, n: int) -> float | None:
-        """Return the registered counting function at ``n``; None if there is none."""
+        """Return the registered counting function at ``n``; None if there is none.
+
+        Examples
+        --------
+        >>> import primeattn as pa
+        >>> round(pa.sequences.squares.estimate(10**6))
+        1000
+        """
         return None
 
     def to_json(self) -> dict:
-        """Return a structure of JSON types from which ``from_json`` makes an equal sequence."""
+        """Return a structure of JSON types from which ``from_json`` makes an equal sequence.
+
+        Examples
+        --------
+        >>> import primeattn as pa
+        >>> (2 * pa.sequences.primes).to_json()
+        {'scale': 2, 'of': {'name': 'primes'}}
+        """
         raise NotImplementedError
 
     def _extend(self, known, start, stop):

@@ -85,6 +85,7 @@ class mqar(Task):
 
     @property
     def chance(self) -> float:
+        """The metric of a model that guesses."""
         return 2 / self.vocab
 
     def draw(self, rng: np.random.Generator, batch: int) -> tuple[Array, Array]:

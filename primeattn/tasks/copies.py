@@ -57,10 +57,12 @@ class copy(Task):
 
     @property
     def vocab(self) -> int:
+        """Number of different tokens."""
         return self.symbols
 
     @property
     def chance(self) -> float:
+        """The metric of a model that guesses."""
         return 1 / self.symbols
 
     def draw(self, rng: np.random.Generator, batch: int) -> tuple[Array, Array]:

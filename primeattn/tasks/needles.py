@@ -64,10 +64,12 @@ class needle(Task):
 
     @property
     def vocab(self) -> int:
+        """Number of different tokens."""
         return 1 + self.noise + self.values
 
     @property
     def chance(self) -> float:
+        """The metric of a model that guesses."""
         return 1 / self.values
 
     def draw(self, rng: np.random.Generator, batch: int) -> tuple[Array, Array]:

@@ -97,14 +97,17 @@ class pixels(Task):
 
     @property
     def length(self) -> int:
+        """Tokens in a sequence."""
         return self.width * self.height
 
     @property
     def vocab(self) -> int:
+        """Number of different tokens."""
         return self.levels + 1
 
     @property
     def chance(self) -> float:
+        """The metric of a model that guesses."""
         return math.log2(self.levels)
 
     @property

@@ -83,13 +83,36 @@ class Task(Config):
         _classes[cls.__name__] = cls
 
     def draw(self, rng: np.random.Generator, batch: int) -> tuple[Array, Array]:
-        """Return tokens and targets of ``batch`` sequences, int64 (batch, length)."""
+        """Return tokens and targets of ``batch`` sequences, int64 (batch, length).
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+            Draws them.
+        batch : int
+            Number of sequences.
+
+        Returns
+        -------
+        tokens, targets : int64 arrays (batch, length)
+            A target is IGNORED where nothing is asked.
+        """
         raise NotImplementedError(f"{type(self).__name__} defines no draw")
 
     def answers(self, tokens: Array, targets: Array) -> Array | None:
         """Return for each question the position of the token that answers it, int64 (batch, length).
 
         -1 where nothing is asked; None if answers are at no one place.
+
+        Parameters
+        ----------
+        tokens, targets : int64 arrays (batch, length)
+            From ``draw``.
+
+        Returns
+        -------
+        int64 array (batch, length), or None
+            The positions.
         """
         return None
 
@@ -97,6 +120,16 @@ class Task(Config):
         """Return the distances between question and answer that theory expects to be bridged, bool (length,).
 
         None without a theory. ``patterns`` has an entry for each layer: a Pattern, or one for each head.
+
+        Parameters
+        ----------
+        patterns : list
+            The patterns of each layer.
+
+        Returns
+        -------
+        bool array (length,), or None
+            By distance.
         """
         return None
 
@@ -104,6 +137,16 @@ class Task(Config):
         """Return the share of the questions that theory expects to be answered; None without a theory.
 
         The others are left to chance. An answer among a layer's global tokens is at hand for every question.
+
+        Parameters
+        ----------
+        patterns : list
+            The patterns of each layer, as for ``reach``.
+
+        Returns
+        -------
+        float or None
+            A share, 0 to 1.
 
         Examples
         --------
@@ -124,12 +167,28 @@ class Task(Config):
         """Return the task on the "train", "validation" or "test" part of its data.
 
         What is generated has no parts: other draws are other sequences.
+
+        Parameters
+        ----------
+        name : {"train", "validation", "test"}
+            Which part.
+
+        Returns
+        -------
+        Task
+            For the same questions.
         """
         as_part(name)
         return self
 
     def to_json(self) -> dict:
-        """Return a dict of JSON types from which ``from_json`` makes an equal task."""
+        """Return a dict of JSON types from which ``from_json`` makes an equal task.
+
+        Returns
+        -------
+        dict
+            The name of the task and its fields.
+        """
         return {"name": type(self).__name__} | {f.name: getattr(self, f.name) for f in fields(self)}
 
 
