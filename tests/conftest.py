@@ -7,6 +7,8 @@ import pytest
 import primeattn as pa
 from primeattn.kernels.cpu import plan
 
+collect_ignore = ["users.py"]  # for tools that read types; it is never run
+
 
 @pytest.fixture
 def rng():
