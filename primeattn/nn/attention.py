@@ -60,7 +60,7 @@ class SparseIndexAttention(Layer):
         Scores before biases stay between -softcap and softcap: ``softcap tanh(s / softcap)``, as in Gemma 2.
     dropout : float
         Probability, in [0, 1), that a weight of a pair is dropped in training mode; the others are divided by
-        1 - dropout. On the CPU only, for now.
+        1 - dropout.
     sinks : bool
         One learned logit per query head joins the denominator of its softmax: attention may go nowhere.
     bias : bool

@@ -318,7 +318,8 @@ def test_scratch_that_is_freed_before_the_launch_is_seen(machine, monkeypatch, c
     def careless(self, at, workspace):
         if not self.scratch:
             return again(self, at, workspace)
-        self.run(at | {"lse_delta": launch._address(launch.cuda.device_array(self.scratch, np.uint8))})
+        (nbytes,) = self.scratch.values()
+        self.run(at | {"lse_delta": launch._address(launch.cuda.device_array(nbytes, np.uint8))})
 
     monkeypatch.setattr(launch.Launch, "run_again", careless)
     (failed,) = failing("repeats", "gather", "float32", capsys=capsys)
