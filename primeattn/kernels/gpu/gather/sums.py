@@ -44,7 +44,7 @@ class Adder(NamedTuple):
 
 
 def make_adder(lanes_rows, threads, chunk, unroll) -> Adder:
-    """Device functions for blocks of so many threads."""
+    """Device functions for blocks of so many threads, at least as many as the ``chunk`` has offsets."""
     lanes, number = lanes_rows.lanes, lanes_rows.number
     warps = threads // WARP_LANES
     of_warps = warps * chunk
@@ -70,13 +70,13 @@ def make_adder(lanes_rows, threads, chunk, unroll) -> Adder:
         )
         start(sums, offset_sums, offset_width)
         start(sums, global_sums, global_width)
-        cuda.syncthreads()  # whoever adds to a sum finds it at 0
         return sums
 
     @device_function
     def clear(sums):
-        for i in range(cuda.threadIdx.x, of_warps, threads):
-            sums.shared[i] = number(0)
+        warp = (cuda.threadIdx.x // WARP_LANES) * chunk
+        for i in range(cuda.threadIdx.x % WARP_LANES, chunk, WARP_LANES):
+            sums.shared[warp + i] = number(0)
 
     @device_function
     def add(sums, gradients, slot, place):
@@ -96,12 +96,13 @@ def make_adder(lanes_rows, threads, chunk, unroll) -> Adder:
     @device_function
     def flush(sums, base, width, first):
         cuda.syncthreads()  # all have added theirs
-        for i in range(cuda.threadIdx.x, min(chunk, width - first), threads):
+        i = cuda.threadIdx.x - first % threads  # a sum is always the same thread's
+        i += threads if i < 0 else 0
+        if base != 0 and i < min(chunk, width - first):
             total = number(0)
             for warp in range(warps):
                 total += sums.shared[warp * chunk + i]
-            if base != 0:
-                add_to(of_block(sums, base, width) + (first + i) * SUM_BYTES, numba.float64(total))
+            add_to(of_block(sums, base, width) + (first + i) * SUM_BYTES, numba.float64(total))
 
     return Adder(open_sums, clear, add, flush)
 
