@@ -431,9 +431,14 @@ def _funnel(machine, modifiers, target, low, high, count):
     return shift
 
 
+def _copy_sign(sign, x):
+    return np.copysign(x, sign)
+
+
 OPERATIONS = {
     "abs": _plain(np.abs), "add": _plain(np.add), "and": _logic(np.bitwise_and), "bar": _barrier,
-    "bfi": _insert_bits, "copysign": _plain(lambda sign, x: np.copysign(x, sign)), "cp": _copy, "cvt": _convert, "cvta": _convert_address, "div": _divided(False),
+    "bfi": _insert_bits, "copysign": _plain(_copy_sign), "cp": _copy, "cvt": _convert,
+    "cvta": _convert_address, "div": _divided(False),
     "ex2": _of_numbers(_exp2), "fma": _of_numbers(_fma), "ld": _load, "ldmatrix": _matrices,
     "mad": _multiply, "max": _extreme(np.fmax, np.maximum), "min": _extreme(np.fmin, np.minimum),
     "mma": _products, "mov": _move, "mul": _multiply, "neg": _plain(np.negative), "not": _logic(np.invert),
