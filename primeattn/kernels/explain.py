@@ -75,7 +75,7 @@ def explain_kernel(pattern, n, head_dim=64, dtype="bfloat16", backward=False, te
     shape, name = (n, head_dim, backward), "backward" if backward else "forward"
     gather = gather_cost(pattern, *shape)
     table = Table([_row("gather", None, 0, pattern.num_pairs(n), gather)])
-    if isinstance(terms, str) or not all(term in TERMS for term in terms):
+    if not isinstance(terms, (tuple, list)) or not all(term in TERMS for term in terms):
         known = ", ".join(map(repr, TERMS))
         raise ValueError(f"terms: expected a sequence of some of {known}, got {terms!r}")
     if terms:

@@ -392,7 +392,8 @@ class SparseIndexAttention(Layer):
         q, k, v = buffers.views(source, self._split)
         k, v, options = self._seen(k, v, positions, st)
         dropout, st = self._dropout(st)
-        options |= dropout | self._terms(ps, k.shape[2] if "cache" in st else seq, x.dtype, memory)
+        terms = self._terms(ps, k.shape[2] if "cache" in st else seq, x.dtype, memory)
+        options |= dropout | buffers.options(terms)
         self._kernel(kernels.sparse_index_kernel, *outputs, q, k, v, memory=memory, **options)
         if "cache" not in st:
             memory.attended(q, k, outputs[1], st["cu_seqlens"])
@@ -412,7 +413,9 @@ class SparseIndexAttention(Layer):
         by_head = dfinished.reshape(batch, seq, self.heads, self.head_dim)
         dattended, dlse, dps_f = self.finish_backward(by_head, saved_f, ps, memory)
         gradients = self._term_gradients(options, memory)
-        dattended, options = dattended.reshape(batch, seq, width), options | gradients
+        places = {name: buffers.place_for(array) for name, array in gradients.items()}
+        options = options | {name: buffers.whole(place) for name, place in places.items()}
+        dattended = dattended.reshape(batch, seq, width)
         if dlse is not None:
             [options["dlse"]] = buffers.views(buffers.copy_of(dlse), self._numbers)
         dqkv = memory.take((batch, seq, self.Wi.out_features), dfinished.dtype)
@@ -424,6 +427,8 @@ class SparseIndexAttention(Layer):
             memory=memory, **options,
         )  # fmt: skip
         buffers.fetch(dqkv, result)
+        for name, place in places.items():
+            buffers.fetch(gradients[name], place)
         dps_p = self.prepare_backward(*self._split(dqkv), prepared, ps, memory)
         dx, dps_i = self.Wi.backward(dqkv, saved_i, ps["Wi"], memory)
         dps = {"Wi": dps_i, "Wo": dps_o} | dps_p | dps_f | self._narrow(gradients, ps, memory)

@@ -129,7 +129,7 @@ MAIN, OTHERS = (
     ("name", "layout", "capability"),
     [
         *((name, MAIN[0], (9, 0)) for name in (*KERNELS, "summed")),
-        *((name, MAIN[1], (8, 0)) for name in (*KERNELS, "summed")),
+        *((name, MAIN[1], (8, 0)) for name in ("keys", "summed")),
         *(("summed", layout, (9, 0)) for layout in OTHERS),
     ],
     ids=str,
