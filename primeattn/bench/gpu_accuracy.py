@@ -43,16 +43,16 @@ def accuracy(kernel, storage):
 def _accuracy(kernel, storage, name, case):
     arrays = case.draw(storage)
     got, expected = compute(kernel, case, *arrays), case.expected(*arrays)
-    limits = dict.fromkeys(RESULTS, LIMITS[storage]) | {"lse": LIMITS[number_of(storage)]}
+    limits = dict.fromkeys(case.results, LIMITS[storage]) | {"lse": LIMITS[number_of(storage)]}
     against = {"against": "bound"}
     torch = torch_on_gpu()
     empty_rows = not np.isfinite(expected[1]).all() or expected[0].size == 0
-    if storage in ("float16", "bfloat16") and torch is not None and not empty_rows and not case.dlse:
+    if storage in ("float16", "bfloat16") and torch is not None and not empty_rows and case.of_torch:
         of_torch = _errors_of_torch(torch, case, arrays, expected)
         least = LIMITS[storage] / 16  # a quarter of a rounding, for when torch happens to be exact
         limits |= {result: max(2 * error, least) for result, error in of_torch.items()}
         against = {"against": "twice torch's error"}
-    for result, error in errors(got, expected).items():
+    for result, error in errors(got, expected, case.results).items():
         yield finding(f"{name}: {result}", error, limits[result], **against)
 
 
@@ -125,14 +125,23 @@ def repeats(kernel, storage):
 def _repeats(kernel, storage):
     case = Case(4, 2, 2000, 2000, 64)
     arrays = case.draw(storage)
-    one, two = (compute(kernel, case, *arrays) for _ in range(2))
-    yield finding(storage, ok=all(a.tobytes() == b.tobytes() for a, b in zip(one, two, strict=True)))
+    one = yield from _twice(storage, kernel, case, arrays)
     q, k, v, dout, _ = (a if a is None else Array.of(a) for a in arrays)
     out, lse, *grads = (Array.of(a) for a in one)
     for _ in range(BACKWARDS):
         sparse_index_kernel_backward(*grads, dout, q, k, v, out, lse, case.pattern, kernel=kernel)
     same = [a.download().tobytes() == b.tobytes() for a, b in zip(grads, one[2:], strict=True)]
     yield finding(f"{storage}, {BACKWARDS} backwards without a workspace", ok=all(same))
+    if kernel == SERVES_ALL:
+        case = CASES["all terms"]
+        yield from _twice(f"{storage}, all terms", kernel, case, case.draw(storage))
+
+
+def _twice(check, kernel, case, arrays):
+    """A finding, whether two runs are the same; return the results of one."""
+    one, two = (compute(kernel, case, *arrays) for _ in range(2))
+    yield finding(check, ok=all(a.tobytes() == b.tobytes() for a, b in zip(one, two, strict=True)))
+    return one
 
 
 def small(kernel, storage, *names):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 
 class HostBuffers:
     """The layer's own arrays, which the kernel uses in place."""
@@ -20,6 +22,14 @@ class HostBuffers:
     def views(self, array, split):
         """Split an array by ``split``, into arrays that the kernel takes."""
         return split(array)
+
+    def whole(self, array):
+        """Return an array as the kernel takes it."""
+        return array
+
+    def options(self, options):
+        """Return options of the kernel with arrays that it takes."""
+        return options
 
     def fetch(self, array, source):
         """Copy what the kernel has written to ``array``; here it is there already."""
@@ -47,6 +57,13 @@ class DeviceBuffers:
 
     def views(self, array, split):
         return tuple(map(self._seen, split(array.array)))
+
+    def whole(self, array):
+        return self._seen(array.array)
+
+    def options(self, options):
+        arrays = {name: value for name, value in options.items() if isinstance(value, np.ndarray)}
+        return options | {name: self.whole(self.copy_of(array)) for name, array in arrays.items()}
 
     def fetch(self, array, source):
         source.download(array)

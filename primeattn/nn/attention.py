@@ -65,7 +65,7 @@ class SparseIndexAttention(Layer):
         Scores before biases stay between -softcap and softcap: ``softcap tanh(s / softcap)``, as in Gemma 2.
     dropout : float
         Probability, in [0, 1), that a weight of a pair is dropped in training mode; the others are divided by
-        1 - dropout. On the CPU only, for now.
+        1 - dropout.
     sinks : bool
         One learned logit per query head joins the denominator of its softmax: attention may go nowhere.
     bias : bool
@@ -370,7 +370,8 @@ class SparseIndexAttention(Layer):
         q, k, v = buffers.views(source, of_kernel.split)
         k, v, options = self._seen(k, v, positions, st)
         dropout, st = self._dropout(st)
-        options |= dropout | biases.terms(self, ps, k.shape[2] if "cache" in st else seq, x.dtype, memory)
+        terms = biases.terms(self, ps, k.shape[2] if "cache" in st else seq, x.dtype, memory)
+        options |= dropout | buffers.options(terms)
         self._kernel(kernels.sparse_index_kernel, *outputs, q, k, v, memory=memory, **options)
         if "cache" not in st:
             memory.attended(q, k, outputs[1], st["cu_seqlens"])
@@ -392,7 +393,8 @@ class SparseIndexAttention(Layer):
         dout, dlse, dps_f = self.finish_backward(dfinished, saved_f, ps, memory)
         dattended = columns.fit_out(dout.reshape(batch, seq, width), memory)
         gradients = biases.term_gradients(options, memory)
-        options = options | gradients
+        places = {name: buffers.place_for(array) for name, array in gradients.items()}
+        options = options | {name: buffers.whole(place) for name, place in places.items()}
         if dlse is not None:
             [options["dlse"]] = buffers.views(buffers.copy_of(dlse), self._numbers)
         dfitted = memory.take((batch, seq, of_kernel.width), dfinished.dtype)
@@ -404,6 +406,8 @@ class SparseIndexAttention(Layer):
             memory=memory, **options,
         )  # fmt: skip
         buffers.fetch(dfitted, result)
+        for name, place in places.items():
+            buffers.fetch(gradients[name], place)
         dqkv = columns.unfit(dfitted, memory)
         dps_p = self.prepare_backward(*columns.split(dqkv), prepared, ps, memory)
         dx, dps_i = self.Wi.backward(dqkv, saved_i, ps["Wi"], memory)

@@ -42,7 +42,7 @@ class seen:
     """What kernels take for the array in the memory of the GPU that ``array`` is a view of."""
 
     def __init__(self, array):
-        self.array = array
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
         self.__cuda_array_interface__ = array.__array_interface__
 
 

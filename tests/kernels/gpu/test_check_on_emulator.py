@@ -33,6 +33,7 @@ from primeattn.wheel import tables
 
 pytestmark = pytest.mark.slow
 
+ALL_TERMS = ("offset_bias", "global_bias", "slopes")
 TILING = tables.tiling
 
 WIDTH = {"gather": 4, "wheel": 32}  # head_dim of small cases
@@ -47,6 +48,7 @@ def cases(d):
         "no keys": Case(1, 1, 5, 0, d),
         "packed": Case(1, 1, 20, 20, d, cu_seqlens=[0, 1, 9, 20]),
         "decoding": Case(2, 1, 2, 30, d, 2, q_start=np.array([28, 9]), k_start=np.array([0, 1])),
+        "all terms": Case(2, 1, 19, 19, d, terms=ALL_TERMS, softcap=2.5, dropout=0.3),
     }
 
 
@@ -162,9 +164,11 @@ def test_dry_run_of_all_kernels_and_dtypes(machine, tmp_path, capsys, monkeypatc
         name: [found["check"] for found in entry["findings"] if "refused" in (found.get("note") or "")]
         for name, entry in written.items()
     }
-    others = ["rows without keys", "no keys", "strided"]
+    others = ["rows without keys", "no keys", "all terms", "strided"]
     assert {name: checks for name, checks in refused.items() if checks} == {
         "accuracy wheel bfloat16": others, "accuracy wheel float16": others,
+        "memcheck wheel bfloat16 64": ["bfloat16, all terms"],
+        "racecheck wheel bfloat16 64": ["bfloat16, all terms"],
     }  # fmt: skip
 
 
@@ -318,7 +322,8 @@ def test_scratch_that_is_freed_before_the_launch_is_seen(machine, monkeypatch, c
     def careless(self, at, workspace):
         if not self.scratch:
             return again(self, at, workspace)
-        self.run(at | {"lse_delta": launch._address(launch.cuda.device_array(self.scratch, np.uint8))})
+        (nbytes,) = self.scratch.values()
+        self.run(at | {"lse_delta": launch._address(launch.cuda.device_array(nbytes, np.uint8))})
 
     monkeypatch.setattr(launch.Launch, "run_again", careless)
     (failed,) = failing("repeats", "gather", "float32", capsys=capsys)
