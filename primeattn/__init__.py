@@ -110,7 +110,7 @@ __all__ = [
     "without_cache",
 ]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Modules that not every user needs are imported at first use.
 _LAZY = (
