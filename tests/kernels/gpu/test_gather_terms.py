@@ -11,7 +11,7 @@ from cases import spoil_padding
 from emulator import DeviceArray, emulated
 
 import primeattn as pa
-from primeattn.kernels import reference
+from primeattn.kernels import dispatch, reference
 
 PATTERN = pa.Pattern("primes", window=3, global_tokens=5)
 TERMS = ("offset_bias", "global_bias", "slopes", "softcap", "dropout")
@@ -207,6 +207,7 @@ def test_a_relaunch_takes_the_biases_and_the_seed_at_hand(rng, monkeypatch):
 
 def test_the_wheel_refuses_terms_and_auto_takes_gather(rng, monkeypatch):
     q, k, v, *_ = (a.astype(np.float16) for a in inputs(rng, 1, 1, 40, 40, 64))
+    monkeypatch.setattr(dispatch, "AUTO_RULE", (0, 0))
     for name in TERMS:
         options = terms(rng, (name,), 1, PATTERN, 40, np.float16)
         with emulated(monkeypatch) as machine:
