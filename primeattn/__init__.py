@@ -22,6 +22,7 @@ The package, from the ground up. A file imports from the lines above its own, an
     plot                                            pictures
     train info                                      a whole training run; this machine
     jax torch                                       bridges to libraries that are extras
+    transformers                                    a bridge on that to torch
     bench                                           speed against peers
     cli                                             the command line
 """
@@ -112,7 +113,7 @@ __version__ = "0.1.0"
 # Modules that not every user needs are imported at first use.
 _LAZY = ("analysis", "baselines", "bench", "checkpoint", "info", "language_model", "plot", "train")
 # So are these, which need a package of their own: ``dir``, and with it ``help``, leaves them out.
-_BRIDGES = ("jax", "torch")
+_BRIDGES = ("jax", "torch", "transformers")
 
 
 def __getattr__(name):
