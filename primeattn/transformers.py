@@ -9,7 +9,7 @@ where this module was not imported.
 from __future__ import annotations
 
 import json
-from functools import lru_cache, partial
+from functools import partial
 
 from primeattn._extras import require as _require
 
@@ -27,6 +27,7 @@ __all__ = ["convert", "register"]
 
 NAME = "primeattn"  # of the implementation, and of the field of a configuration that holds patterns as JSON
 _registered = {}  # patterns by name
+_texts = {}  # patterns by text in configurations
 
 
 def register(name, pattern):
@@ -159,7 +160,6 @@ def _structure(pattern):
     return pattern.to_json() if isinstance(pattern, Pattern) else [one.to_json() for one in pattern]
 
 
-@lru_cache(256)
 def _read(text):
     """A Pattern for all layers, or a list of one for each: the inverse of what `convert` writes."""
 
@@ -177,7 +177,9 @@ def _of_configuration(module):
             f"attn_implementation: expected a model of primeattn.transformers.convert for {NAME!r}, got a "
             f"{type(module).__name__} without config.{NAME}"
         )
-    pattern = _read(text)
+    if text not in _texts:  # as in a new process that got the model by pickle
+        _texts[text] = _read(text)
+    pattern = _texts[text]
     return pattern[module.layer_idx] if isinstance(pattern, list) else pattern
 
 
@@ -190,7 +192,7 @@ class _Saved:
         return vars(config)[NAME]
 
     def __set__(self, config, text):
-        _read(text)
+        _texts[text] = _read(text)
         # The second name is written into the file, so that a program that cannot read the first one stops there.
         vars(config).update({NAME: text, "attn_implementation": NAME})
         if config._attn_implementation is None:
