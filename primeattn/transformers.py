@@ -1,19 +1,21 @@
 """Sparse causal attention in the models of transformers (``pip install 'primeattn[transformers]'``).
 
-``convert`` gives an existing model patterns, which its saved configuration keeps; ``register`` makes a name for
-``attn_implementation``. Importing this module registers the implementation ``"primeattn"``, whose patterns are
-those of the configuration: so ``from_pretrained`` brings a converted model back as it was, and raises an error
-where this module was not imported.
+``convert`` gives an existing model patterns, which its saved configuration keeps; ``register`` makes a name
+for ``attn_implementation``. Importing this module registers the implementation ``"primeattn"``, whose
+patterns are those of the configuration: so ``from_pretrained`` brings a converted model back as it was, and
+raises an error where this module was not imported.
 """
 
 from __future__ import annotations
 
 import json
+import warnings
 from functools import partial
 
 from primeattn._extras import require as _require
 
 _require("transformers")
+_require("torch")
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
@@ -34,9 +36,9 @@ def register(name, pattern):
     """Make ``attn_implementation=name`` mean attention over a pattern, in every layer.
 
     For models that use transformers' interface of attention: Llama, GPT-2, Qwen, Gemma, Mistral and what
-    follows them. They take padding on either side, grouped heads, caches, ``generate`` with all it does, a cap
-    on scores, attention sinks, and dropout of attention in training. A sequence that is padded on the left
-    counts its positions, and so its global tokens, from its first token.
+    follows them. Padding on either side, grouped heads, caches, ``generate`` with all it does, softcaps,
+    attention sinks, and dropout in training work. A sequence that is padded on the left counts its positions,
+    and so its global tokens, from its first token.
 
     A saved model does not know the name: give it again when you load, or use `convert`.
 
@@ -51,8 +53,8 @@ def register(name, pattern):
     ------
     TypeError, ValueError
         For a name that is taken, or that transformers understands otherwise. When a model runs: for sliding
-        windows, packed sequences (also as ``position_ids`` that start again), attention to later tokens, masks
-        of one's own, and padding amid tokens.
+        windows, packed sequences (also as ``position_ids`` that start again), attention to later tokens,
+        masks of one's own, padding amid tokens, and ``output_attentions``.
 
     Notes
     -----
@@ -87,16 +89,17 @@ def register(name, pattern):
 def convert(model, pattern):
     """Give a model of transformers patterns of attention, in place, and return it.
 
-    Its weights stay. Its configuration gets the patterns as ``config.primeattn``, which is saved with the model:
-    after ``import primeattn.transformers``, transformers' own ``from_pretrained`` returns the model with its
-    patterns. In a program without that import it raises an error that names ``"primeattn"``.
+    Its weights stay. Its configuration gets the patterns as ``config.primeattn``, which is saved with the
+    model: after ``import primeattn.transformers``, transformers' own ``from_pretrained`` returns the model
+    with its patterns, and warns where another ``attn_implementation`` is asked for. In a program without that
+    import it raises an error that names ``"primeattn"``.
 
     Parameters
     ----------
     model : transformers.PreTrainedModel
     pattern : Pattern, or sequence
-        One for all layers; or a sequence of one for each layer, each a Pattern or a sequence of one per query
-        head. It must be one that JSON can hold: not of a plain callable.
+        One for all layers; or a sequence of one for each layer, each a Pattern or a sequence of one per
+        query head. It must be one that JSON can hold: not of a plain callable.
 
     Returns
     -------
@@ -105,8 +108,8 @@ def convert(model, pattern):
     Raises
     ------
     TypeError, ValueError
-        For a model that does not use the interface of attention, for one of several (such as a vision model in
-        front of a language model), and for wrong numbers of patterns. When it runs, as in `register`.
+        For a model that does not use the interface of attention, for one of several (such as a vision model
+        in front of a language model), and for wrong numbers of patterns. When it runs, as in `register`.
 
     Examples
     --------
@@ -130,21 +133,21 @@ def convert(model, pattern):
     if not model._can_set_attn_implementation():
         raise ValueError(f"model: expected one with an interface of attention, got {type(model).__name__}")
     if isinstance(pattern, Pattern):
-        saved = pattern.to_json()
+        saved = _structure(_checked(pattern))
     else:
         layers, heads = config.num_hidden_layers, config.num_attention_heads
         given = list(pattern) if isinstance(pattern, (tuple, list)) else []
         if len(given) != layers:
-            raise ValueError(f"pattern: expected one Pattern or one for each of {layers} layers, got {pattern!r}")
+            expected = f"one Pattern or one for each of {layers} layers"
+            raise ValueError(f"pattern: expected {expected}, got {pattern!r}")
         given = [_checked(one) for one in given]
         for number, one in enumerate(given):
             if isinstance(one, tuple) and len(one) != heads:
-                raise ValueError(
-                    f"pattern: expected one Pattern or {heads}, one per head, for layer {number}, got {one!r}"
-                )
+                expected = f"one Pattern or {heads}, one per head, for layer {number}"
+                raise ValueError(f"pattern: expected {expected}, got {one!r}")
         saved = [_structure(one) for one in given]
-    config.primeattn = json.dumps(saved)
     model.set_attn_implementation(NAME)
+    config.primeattn = json.dumps(saved)
     return model
 
 
@@ -193,10 +196,14 @@ class _Saved:
 
     def __set__(self, config, text):
         _texts[text] = _read(text)
-        # The second name is written into the file, so that a program that cannot read the first one stops there.
+        # The second is written into the file, too, so that a program that does not know the name stops there.
         vars(config).update({NAME: text, "attn_implementation": NAME})
         if config._attn_implementation is None:
             config._attn_implementation = NAME
+        elif config._attn_implementation != NAME:
+            found = config._attn_implementation
+            message = f"attn_implementation is {found!r}, so that the patterns of config.{NAME} are not used"
+            warnings.warn(message, stacklevel=2)
 
 
 def _mask(
@@ -219,7 +226,7 @@ def _mask(
     if local_size is None and mask_function is not causal_mask_function:
         raise ValueError(
             "mask_function: expected the causal one alone, without packed sequences (position_ids that start "
-            f"again), attention to later tokens, or additions of a model, got {mask_function.__qualname__}"
+            f"again), attention to later tokens or other additions, got {mask_function.__qualname__}"
         )
     start = torch.as_tensor(q_offset, device="cpu").reshape(-1).expand(batch_size)
     seen = start + q_length
@@ -263,20 +270,20 @@ def _attend(
     """Attention as transformers calls it: ``(batch, n, heads, head_dim), None``."""
     for name in _REFUSED:
         if options.get(name) is not None and options[name] is not False:
-            raise ValueError(f"{name}: expected None, as attention over a pattern has none, got {options[name]!r}")
+            given = options[name]
+            raise ValueError(f"{name}: expected None, as attention over a pattern has none, got {given!r}")
     if is_causal is False or not getattr(module, "is_causal", True):
         raise ValueError("is_causal: expected True, as no pattern attends later tokens, got False")
-    mask, length = attention_mask, query.shape[2]
-    ours = mask is not None and mask.dtype == torch.int64 and mask.shape[1:] == (1, 1, 5)
-    if not ours:
-        given = "None" if mask is None else f"{mask.dtype} of shape {tuple(mask.shape)}"
+    mask = attention_mask
+    if mask is None or mask.dtype != torch.int64 or mask.shape[1:] != (1, 1, 5):
+        given = "none" if mask is None else f"{mask.dtype} of shape {tuple(mask.shape)}"
         raise ValueError(
-            "attention_mask: expected None or a mask of padding, (batch, keys), for a model that makes its causal "
-            f"mask by transformers.masking_utils, got {given}"
+            "attention_mask: expected one of padding, (batch, keys), or None, and a model that makes its mask "
+            f"by transformers.masking_utils, got {given}"
         )
     start, first, end, window, keys = mask[:, 0, 0].cpu().unbind(-1)
-    _expect((window == 0).all(), "sliding_window: expected None, as a pattern has a window of its own, got one")
-    _expect((keys == key.shape[2]).all(), "attention_mask: expected one for the keys of this layer's cache")
+    _expect((window == 0).all(), "sliding_window: expected None, as a pattern has a window of its own")
+    _expect((keys == key.shape[2]).all(), "attention_mask: expected one for all keys of the layer's cache")
     if position_ids is not None and position_ids.ndim == 2 and not torch.compiler.is_compiling():
         _check_positions(position_ids, start, first, end)
     out, lse = attention(
@@ -309,7 +316,9 @@ def _check_positions(position_ids, start, first, end):
     later = start[:, None] + torch.arange(1, position_ids.shape[1])
     tokens = (later > first[:, None]) & (later < end[:, None])
     if bool((tokens & (position_ids.diff(dim=-1) != 1)).any()):
-        raise ValueError("position_ids: expected the next integer for each token, as sequences are not packed")
+        raise ValueError(
+            "position_ids: expected the next integer for each token, as sequences are not packed"
+        )
 
 
 PreTrainedConfig.primeattn = _Saved()

@@ -12,8 +12,9 @@ pt = pytest.importorskip("primeattn.transformers")
 PATTERN = pa.Pattern("primes", window=2, global_tokens=2)
 EACH = (PATTERN, pa.Pattern("squares"), PATTERN, pa.Pattern([2, 5], window=1))
 SIZES = {
-    "vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 8, "initializer_range": 0.1, "pad_token_id": 0, "eos_token_id": None,
+    "vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "initializer_range": 0.1,
+    "pad_token_id": 0, "eos_token_id": None,
 }  # fmt: skip
 GPT2 = {
     "vocab_size": 50, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "initializer_range": 0.1,
@@ -71,16 +72,16 @@ def positions(there):
 
 
 def with_eager(model, tokens, patterns, padding=(0, 0)):
-    """Logits, and gradients of the parameters from a loss that looks at tokens alone."""
     model.set_attn_implementation("eager")
     there = present(padding, tokens.shape[1])
     mask = additive(patterns, padding, tokens.shape[1])
     return outcome(model, there, input_ids=tokens, attention_mask=mask, position_ids=positions(there))
 
 
-def outcome(model, there, **inputs):
+def outcome(model, there, compiled=None, **inputs):
+    """Logits of the tokens, and gradients of all parameters from a loss of these logits."""
     model.zero_grad()
-    logits = model(**inputs).logits[there.bool()]
+    logits = (compiled or model)(**inputs).logits[there.bool()]
     logits.sin().sum().backward()
     return logits.detach(), {name: x.grad.clone() for name, x in model.named_parameters()}
 
@@ -157,9 +158,7 @@ def test_dropout_of_attention_draws_from_torch():
     assert torch.equal(model(x).logits, first) and not torch.equal(first, second)
     assert not torch.equal(first, plain)
     # A checkpoint computes its part again, with the same seed.
-    loss, there = model.config.use_cache, torch.ones_like(x)
-    assert loss
-    model.config.use_cache = False
+    there, model.config.use_cache = torch.ones_like(x), False
     torch.manual_seed(1)
     expected = outcome(model, there, input_ids=x)
     model.gradient_checkpointing_enable()
@@ -183,14 +182,7 @@ def test_a_compiled_model(name):
     inputs = {"input_ids": x, "attention_mask": there}
     expected = outcome(model, there, **inputs)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    assert_close(outcome_of(compiled, model, there, **inputs), expected)
+    assert_close(outcome(model, there, compiled, **inputs), expected)
     there[1, 7] = 0
     with pytest.raises(RuntimeError, match="expected no padding between tokens"):
         compiled(**inputs)
-
-
-def outcome_of(compiled, model, there, **inputs):
-    model.zero_grad()
-    logits = compiled(**inputs).logits[there.bool()]
-    logits.sin().sum().backward()
-    return logits.detach(), {name: x.grad.clone() for name, x in model.named_parameters()}
