@@ -219,14 +219,14 @@ def _mask(
 ):
     """What `_attend` needs instead of a mask: (batch, 1, 1, 5) integers on the CPU.
 
-    For each sequence its position of the first query, first token after the padding, end of its tokens, window
-    (0 for none) and number of keys, all counted from the first key. Four axes, since transformers takes fewer
-    for padding again; new memory, since the offset of a static cache changes.
+    For each sequence the position of the first query, of the first token after the padding and of the end of
+    the tokens, counted from the first key; the window (0 for none) and the number of keys. Four axes, since
+    transformers takes fewer for padding again; new memory, since the offset of a static cache changes.
     """
     if local_size is None and mask_function is not causal_mask_function:
         raise ValueError(
             "mask_function: expected the causal one alone, without packed sequences (position_ids that start "
-            f"again), attention to later tokens or other additions, got {mask_function.__qualname__}"
+            f"again), attention to later tokens or other changes, got {mask_function.__qualname__}"
         )
     start = torch.as_tensor(q_offset, device="cpu").reshape(-1).expand(batch_size)
     seen = start + q_length
@@ -278,8 +278,8 @@ def _attend(
     if mask is None or mask.dtype != torch.int64 or mask.shape[1:] != (1, 1, 5):
         given = "none" if mask is None else f"{mask.dtype} of shape {tuple(mask.shape)}"
         raise ValueError(
-            "attention_mask: expected one of padding, (batch, keys), or None, and a model that makes its mask "
-            f"by transformers.masking_utils, got {given}"
+            "attention_mask: expected one of padding, (batch, keys), or None, and a model that makes its "
+            f"mask by transformers.masking_utils, got {given}"
         )
     start, first, end, window, keys = mask[:, 0, 0].cpu().unbind(-1)
     _expect((window == 0).all(), "sliding_window: expected None, as a pattern has a window of its own")

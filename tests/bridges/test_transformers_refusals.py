@@ -104,13 +104,13 @@ def test_names():
     with pytest.raises(ValueError, match=r"^name: expected a new one, got 'a name of a test', the name of"):
         pt.register("a name of a test", PATTERN)
     for name in ("sdpa", "eager", "my flash", "paged|x", "owner/kernel", ""):
-        with pytest.raises(ValueError, match="^name: expected one without a meaning in transformers"):
+        with pytest.raises(ValueError, match=r"^name: expected one without a meaning in transformers"):
             pt.register(name, PATTERN)
-    with pytest.raises(ValueError, match="^name: expected a new one, got 'primeattn', a name that is taken"):
+    with pytest.raises(ValueError, match=r"^name: expected a new one, got 'primeattn', a name that is taken"):
         pt.register("primeattn", PATTERN)
-    with pytest.raises(TypeError, match="^name: expected a str, got 3"):
+    with pytest.raises(TypeError, match=r"^name: expected a str, got 3"):
         pt.register(3, PATTERN)
-    with pytest.raises(TypeError, match="^pattern: expected a Pattern or one per head, got 'primes'"):
+    with pytest.raises(TypeError, match=r"^pattern: expected a Pattern or one per head, got 'primes'"):
         pt.register("another name of a test", "primes")
 
 
@@ -119,9 +119,9 @@ def test_arguments_of_convert(model):
     with pytest.raises(TypeError, match=r"^model: expected a transformers\.PreTrainedModel, got Linear"):
         pt.convert(torch.nn.Linear(2, 2), PATTERN)
     for wrong in ([PATTERN], "primes", []):
-        with pytest.raises(ValueError, match="^pattern: expected one Pattern or one for each of 2 layers"):
+        with pytest.raises(ValueError, match=r"^pattern: expected one Pattern or one for each of 2 layers"):
             pt.convert(model, wrong)
-    with pytest.raises(ValueError, match="^pattern: expected one Pattern or 2, one per head, for layer 1"):
+    with pytest.raises(ValueError, match=r"^pattern: expected one Pattern or 2, one per head, for layer 1"):
         pt.convert(model, [PATTERN, [PATTERN] * 3])
     with pytest.raises(TypeError, match=r"^pattern: .*JSON.*operators of torch need"):
         pt.convert(model, pa.Pattern(lambda limit: [n for n in (1, 5) if n <= limit]))
@@ -132,7 +132,7 @@ def test_arguments_of_convert(model):
             hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1
         ),
     )
-    with pytest.raises(ValueError, match="^model: expected one with one configuration, got parts"):
+    with pytest.raises(ValueError, match=r"^model: expected one with one configuration, got parts"):
         pt.convert(transformers.LlavaForConditionalGeneration(parts), PATTERN)
 
 
@@ -164,7 +164,7 @@ def test_another_implementation_is_not_used_silently(tmp_path):
     load = transformers.AutoModelForCausalLM.from_pretrained
     for options in ({"attn_implementation": "eager"}, {}):  # transformers saves what that option asks for
         with pytest.warns(
-            UserWarning, match="^attn_implementation is 'eager', so that the patterns of config"
+            UserWarning, match=r"^attn_implementation is 'eager', so that the patterns of config"
         ):
             other = load(tmp_path, **options)
         assert other.config._attn_implementation == "eager"
