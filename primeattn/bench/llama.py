@@ -16,7 +16,7 @@ SIZES = {
 }  # fmt: skip
 NOTES = (
     "model: a Llama of 4 layers, width 256, 4 heads of 64, an MLP of 688 and 256 tokens; batch 1",
-    "step: forward, cross-entropy, backward and torch's fused AdamW, eager, in float32, by both from the same "
+    "step: forward, cross-entropy, backward and torch's fused AdamW, eager, in float32, from the same "
     "parameters; sdpa is torch's attention as transformers calls it, over all causal pairs",
     CROWDED,
 )

@@ -180,3 +180,9 @@ def test_a_program_without_the_import_stops(tmp_path):
     load = f"import transformers; transformers.AutoModelForCausalLM.from_pretrained({str(tmp_path)!r})"
     run = subprocess.run([sys.executable, "-c", load], capture_output=True, text=True)
     assert run.returncode and 'attn_implementation="primeattn"` is not supported' in run.stderr
+
+
+def test_a_mask_for_other_keys(model):
+    model.model.layers[1].self_attn.layer_idx = 0  # then the second layer sees the keys of both
+    with pytest.raises(ValueError, match="attention_mask: expected one for all keys of the layer's cache"):
+        model(TOKENS, use_cache=True)
