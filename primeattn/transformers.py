@@ -234,7 +234,7 @@ def _mask(
         first, end = torch.zeros_like(start), seen
     else:
         number = torch.arange(attention_mask.shape[-1])
-        there = attention_mask.cpu().bool() & (number < seen[:, None])
+        there = attention_mask.cpu().bool()
         count = there.sum(-1)
         first = torch.where(count > 0, there.int().argmax(-1), seen)
         end = first + count
