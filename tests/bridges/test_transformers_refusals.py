@@ -52,6 +52,7 @@ CALLS = {
         r"attention_mask: expected .*, got torch.bool of shape \(1, 1, 10, 10\)",
     ),
     "attentions": ({"output_attentions": True}, "output_attentions"),
+    "later tokens": ({"is_causal": False}, "is_causal: expected True"),
     "boundaries": ({"cu_seq_lens_q": torch.tensor([0, 4, 10])}, "cu_seq_lens_q: expected None"),
 }
 
@@ -139,6 +140,13 @@ def test_arguments_of_convert(model):
 def test_the_implementation_without_patterns():
     with pytest.raises(ValueError, match=r"without config.primeattn"):
         make(attn_implementation="primeattn")(TOKENS)
+
+
+def test_patterns_in_a_new_configuration(model):
+    again = make(primeattn=model.config.primeattn)
+    again.load_state_dict(model.state_dict())
+    assert again.config._attn_implementation == "primeattn"
+    assert torch.equal(again(TOKENS).logits, model(TOKENS).logits)
 
 
 def test_wrong_text_in_a_configuration():
