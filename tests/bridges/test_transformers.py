@@ -81,7 +81,7 @@ def with_eager(model, tokens, patterns, padding=(0, 0)):
 def outcome(model, there, compiled=None, **inputs):
     """Logits of the tokens, and gradients of all parameters from a loss of these logits."""
     model.zero_grad()
-    logits = (compiled or model)(**inputs).logits[there.bool()]
+    logits = (model if compiled is None else compiled)(**inputs).logits[there.bool()]
     logits.sin().sum().backward()
     return logits.detach(), {name: x.grad.clone() for name, x in model.named_parameters()}
 

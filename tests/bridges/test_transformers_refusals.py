@@ -52,7 +52,7 @@ CALLS = {
         r"attention_mask: expected .*, got torch.bool of shape \(1, 1, 10, 10\)",
     ),
     "attentions": ({"output_attentions": True}, "output_attentions"),
-    "later tokens": ({"is_causal": False}, "is_causal: expected True"),
+    "later tokens": ({"is_causal": False}, "mask_function: .*bidirectional"),
     "boundaries": ({"cu_seq_lens_q": torch.tensor([0, 4, 10])}, "cu_seq_lens_q: expected None"),
 }
 
@@ -188,6 +188,12 @@ def test_a_program_without_the_import_stops(tmp_path):
     load = f"import transformers; transformers.AutoModelForCausalLM.from_pretrained({str(tmp_path)!r})"
     run = subprocess.run([sys.executable, "-c", load], capture_output=True, text=True)
     assert run.returncode and 'attn_implementation="primeattn"` is not supported' in run.stderr
+
+
+def test_a_layer_that_attends_later_tokens(model):
+    model.model.layers[1].self_attn.is_causal = False
+    with pytest.raises(ValueError, match="is_causal: expected True"):
+        model(TOKENS)
 
 
 def test_a_mask_for_other_keys(model):
