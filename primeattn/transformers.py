@@ -228,12 +228,18 @@ def _mask(
             "mask_function: expected the causal one alone, without packed sequences (position_ids that start "
             f"again), attention to later tokens or other changes, got {mask_function.__qualname__}"
         )
+    if local_size is None and kv_offset != 0:
+        raise ValueError(f"cache: expected one that keeps all tokens, got one from position {kv_offset} on")
     start = torch.as_tensor(q_offset, device="cpu").reshape(-1).expand(batch_size)
     seen = start + q_length
     if attention_mask is None:
         first, end = torch.zeros_like(start), seen
     else:
-        number = torch.arange(attention_mask.shape[-1])
+        length = attention_mask.shape[-1]
+        _expect(
+            (seen <= length).all(), "attention_mask: expected one for all tokens so far, also those cached"
+        )
+        number = torch.arange(length)
         there = attention_mask.cpu().bool()
         count = there.sum(-1)
         first = torch.where(count > 0, there.int().argmax(-1), seen)

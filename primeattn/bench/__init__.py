@@ -1,4 +1,4 @@
-"""Speed: ``python -m primeattn.bench cpu``, ``bound``, ``step``, ``llama``, ``startup``, ``gpu``, ...
+"""Speed: ``primeattn bench cpu``, ``bound``, ``step``, ``llama``, ``startup``, ``gpu``, ``gpu-check``.
 
 Each benchmark prints a table, writes JSON with the machine and the versions, and prints its path; nothing is
 imported before it is needed.

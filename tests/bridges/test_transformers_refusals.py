@@ -99,6 +99,22 @@ def test_a_hole_that_only_a_cache_makes(model):
         model(TOKENS[:, :1], attention_mask=there, past_key_values=cache)
 
 
+def test_a_mask_without_the_cached_tokens(model):
+    cache = model(TOKENS).past_key_values
+    with pytest.raises(ValueError, match="attention_mask: expected one for all tokens so far"):
+        model(TOKENS[:, :2], attention_mask=torch.ones(1, 2), past_key_values=cache)
+
+
+def test_a_cache_that_forgets(model):
+    config = transformers.MistralConfig(**SIZES, sliding_window=4)
+    cache = transformers.DynamicCache(config=config)
+    model(TOKENS, past_key_values=cache)
+    with pytest.raises(
+        ValueError, match="cache: expected one that keeps all tokens, got one from position 7"
+    ):
+        model(TOKENS[:, :1], past_key_values=cache)
+
+
 def test_names():
     pt.register("a name of a test", [PATTERN, PATTERN])
     pt.register("a name of a test", (PATTERN, PATTERN))
