@@ -379,10 +379,11 @@ class SparseIndexAttention(Layer):
         outputs = *buffers.views(result, self._rows), *buffers.views(numbers, self._numbers)
         q, k, v, options = self._seen(buffers, source, positions, st)
         dropout, st = self._dropout(st)
-        terms = biases.terms(self, ps, k.shape[2] if "cache" in st else seq, x.dtype, memory)
+        cached = "cache" in st
+        terms = biases.terms(self, ps, k.shape[2] if cached else seq, x.dtype, memory, growing=cached)
         options |= dropout | buffers.options(terms)
         self._kernel(kernels.sparse_index_kernel, *outputs, q, k, v, memory=memory, **options)
-        if "cache" not in st:
+        if not cached:
             memory.attended(q, k, outputs[1], st["cu_seqlens"])
         buffers.fetch(attended, result)
         buffers.fetch(lse, numbers)
