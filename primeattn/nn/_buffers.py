@@ -92,14 +92,15 @@ class DeviceBuffers:
     def cache_rows(columns, start, capacity, dtype):
         """``rows`` has the keys and values of a position side by side, as ``source`` has."""
         (DeviceArray,) = _on_device("DeviceArray")
-        starts = DeviceArray(start.shape, np.int64)
-        starts.upload(start.astype(np.int64))
-        return {"starts": starts, "rows": DeviceArray((len(start), capacity, columns.kept_width), dtype)}
+        device_start = DeviceArray(start.shape, np.int64)
+        device_start.upload(start.astype(np.int64))
+        rows = DeviceArray((len(start), capacity, columns.kept_width), dtype)
+        return {"device_start": device_start, "rows": rows}
 
     def append(self, cache, source, columns, positions):
         from primeattn.kernels.gpu.append import append
 
-        append(cache["rows"], source, cache["starts"], int(cache["used"]) - positions.shape[1])
+        append(cache["rows"], source, cache["device_start"], int(cache["used"]) - positions.shape[1])
 
     def kept(self, cache, columns, end):
         return self.views(cache["rows"], lambda rows: columns.split_kept(rows[:, :end]))

@@ -20,21 +20,21 @@ __all__ = ["append", "make_append"]
 THREADS = 256
 
 
-def append(cache, rows, starts, used):
-    """``cache[b, starts[b] + used + r] = rows[b, r, -width:]``, but for rows of positions below 0.
+def append(cache, rows, start, used):
+    """``cache[b, start[b] + used + r] = rows[b, r, -width:]``, but for rows of positions below 0.
 
     Parameters
     ----------
     cache, rows : DeviceArray (batch, capacity, width), (batch, t, width or more)
         Of one dtype, float32 or float64. Every position is below the capacity.
-    starts : DeviceArray (batch,) of int64
+    start : DeviceArray (batch,) of int64
     used : int
     """
     (batch, count, wide), (_, capacity, width) = rows.shape, cache.shape
     if batch * count == 0:
         return
     kernel = device.configured(make_append(cache.dtype.name), (batch * count, 1), THREADS, 0)
-    addresses = (array.array.ctypes.data for array in (cache, rows, starts))
+    addresses = (array.array.ctypes.data for array in (cache, rows, start))
     kernel(*addresses, used, count, capacity, wide, width)
 
 
@@ -42,16 +42,16 @@ def append(cache, rows, starts, used):
 def make_append(storage):
     """Kernel that copies a row in each block.
 
-    ``kernel[(batch * count, 1), THREADS](cache, rows, starts, used, count, capacity, wide, width)`` takes
+    ``kernel[(batch * count, 1), THREADS](cache, rows, start, used, count, capacity, wide, width)`` takes
     addresses, and the numbers of ``append``.
     """
     load, store = scalar_access(storage)
     size = STORED_BYTES[storage]
 
-    def append_rows(cache, rows, starts, used, count, capacity, wide, width):
+    def append_rows(cache, rows, start, used, count, capacity, wide, width):
         row = numba.int64(cuda.blockIdx.x)
         batch = row // count
-        position = entry(starts, batch) + used + row - batch * count
+        position = entry(start, batch) + used + row - batch * count
         if position >= 0:
             source = rows + (row * wide + wide - width) * size
             target = cache + (batch * capacity + position) * width * size

@@ -73,11 +73,11 @@ def check_schedule(seed, dtype, monkeypatch):
         cached = pa.with_cache(layer, st, batch, longest + int(rng.integers(9)), start=-missing, dtype=dtype)
         while begin < longest:
             end = min(begin + int(rng.choice([1, 1, 2, rng.integers(1, 15)])), longest)
-            if rng.integers(4) == 0:  # the other copy goes on in its own way
-                other, cached = cached, pa.copy_cache(cached)
-                layer(x[:, ::-1][:, begin:end], ps, other)
+            other = pa.copy_cache(cached) if rng.integers(4) == 0 else None
             y, cached = layer(x[:, begin:end], ps, cached, workspace=workspace)
             parts.append(y.copy())
+            if other is not None:  # goes on in its own way
+                layer(-x[:, begin:end], ps, other)
             begin = end
             if workspace is not None and rng.integers(2):
                 workspace.reset()
@@ -90,7 +90,7 @@ def check_schedule(seed, dtype, monkeypatch):
 
 
 def test_random_schedules_equal_one_call(one_head_at_a_time, monkeypatch):
-    for seed in range(4):
+    for seed in range(3):
         check_schedule(seed, np.float64, monkeypatch)
 
 
@@ -101,7 +101,13 @@ def test_many_random_schedules_equal_one_call(first, monkeypatch):
         check_schedule(seed, (np.float32, np.float64)[seed % 2], monkeypatch)
 
 
-@pytest.mark.parametrize("options", [{}, {"offset_bias": 5, "alibi": True}], ids=["plain", "terms"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, id="plain"),
+        pytest.param({"offset_bias": 5, "alibi": True}, id="terms", marks=pytest.mark.slow),
+    ],
+)
 def test_a_step_copies_its_own_tokens_and_allocates_nothing(options, rng, monkeypatch):
     layer = pa.SparseIndexAttention(8, PATTERNS[0], heads=2, kv_heads=1, device="cuda", **options)
     ps, st = pa.setup(rng, layer)
@@ -117,16 +123,15 @@ def test_a_step_copies_its_own_tokens_and_allocates_nothing(options, rng, monkey
             _, cached = layer(x[:, step : step + 1], ps, cached, workspace=workspace)
     of_token = 2 * 4 * (8 + 2 * 4)  # two sequences, float32: q of two heads, and k and v of one
     others = 4 if options else 1  # offset_bias, global_bias and slopes
-    plans = len(machine.uploads)
-    assert plans <= 3  # of single tokens, and of more offsets than the first tokens reach
-    assert machine.copied.count(of_token) >= steps
-    assert len(machine.copied) == others * steps + plans
+    assert len(machine.uploads) == 1  # the plan of single tokens
+    assert machine.copied.count(of_token) == steps and len(machine.copied) == others * steps + 1
     assert len(machine.fetched) == 2 * steps  # out and lse
     assert [launch[:3] for launch in machine.launches] == [("append_rows", 2, 1), ("forward", 2, 2)] * steps
-    # The first step has memory for shapes of its own; biases, for twice the offsets now and then.
-    assert len(machine.allocated) <= plans + others + 2 + (2 if options else 0)
+    # The plan, arrays of a token at the first step, and biases when the offsets are twice as many.
+    assert len(machine.allocated) == 4 + (2 if options else 0)
 
 
+@pytest.mark.slow
 def test_generated_tokens_are_those_of_the_cpu(rng, monkeypatch):
     def model(device):
         options = {"heads": 2, "kv_heads": 1, "rotary": 100.0, "sinks": True, "device": device}
