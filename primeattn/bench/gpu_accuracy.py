@@ -24,12 +24,14 @@ from primeattn.bench.gpu_cases import (
 )
 from primeattn.bench.gpu_device import Array, numbers, stored, torch_on_gpu
 from primeattn.kernels import sparse_index_kernel, sparse_index_kernel_backward
+from primeattn.nn import SparseIndexAttention, copy_cache, setup, with_cache
 from primeattn.patterns import Pattern
 
 __all__ = ["accuracy", "long", "repeats", "small"]
 
 BACKWARDS = 30  # memory freed too early would be reused after about ten
 LONG, LONG_SEQUENCES = 65536, ("primes", "squares")
+CACHED = 64, 400  # head_dim, tokens
 
 
 def accuracy(kernel, storage):
@@ -38,6 +40,8 @@ def accuracy(kernel, storage):
         yield from guarded(name, _accuracy(kernel, storage, name, case))
     yield from guarded("strided", _strided(kernel, storage))
     yield from guarded("NaN", _nan(kernel, storage))
+    if kernel == SERVES_ALL and storage in ("float32", "float64"):  # what layers compute with
+        yield from _cache(storage)
 
 
 def _accuracy(kernel, storage, name, case):
@@ -115,6 +119,31 @@ def _nan(kernel, storage):
     ok = np.equal if kernel == SERVES_ALL else np.greater_equal
     pairs = zip(got, expected, strict=True)
     yield finding("NaN", ok=all(ok(np.isnan(numbers(a)), np.isnan(b)).all() for a, b in pairs))
+
+
+def _cache(storage):
+    """A layer that goes on from a cache on the GPU: a prompt, padded on the left, and then single tokens."""
+    (head_dim, n), rng = CACHED, np.random.default_rng(3)
+    layer = SparseIndexAttention(
+        4 * head_dim, PATTERN, heads=4, kv_heads=2, v_dim=head_dim - 1, rotary=1e4, device="cuda"
+    )
+    ps, st = setup(rng, layer, np.dtype(storage))
+    x, missing = rng.standard_normal((3, n, layer.dims)).astype(storage), np.array([0, n // 3, n - 2])
+    cached = with_cache(layer, st, 3, n, start=-missing, dtype=np.dtype(storage))
+    ends = [n // 2, *range(n // 2 + 1, n + 1)]
+    got, copied = [], None
+    for begin, end in itertools.pairwise([0, *ends]):
+        if end == n:
+            copied = copy_cache(cached)
+        y, cached = layer(x[:, begin:end], ps, cached)
+        got.append(y)
+    got, error = np.concatenate(got, axis=1), 0.0
+    for b, first in enumerate(missing.tolist()):
+        whole, _ = layer(x[b : b + 1, first:], ps, st)
+        error = max(error, *errors([got[b, first:]], [whole[0]], ("y",)).values())
+    yield finding("cache: y", error, LIMITS[storage])
+    again, _ = layer(x[:, -1:], ps, copied)
+    yield finding("cache: a copy goes on alike", ok=again.tobytes() == got[:, -1:].tobytes())
 
 
 def repeats(kernel, storage):

@@ -23,9 +23,10 @@ class DeviceArray:
     """
 
     def __init__(self, shape, dtype):
-        self.nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        self.shape, self.dtype = tuple(shape), np.dtype(dtype)
+        self.nbytes = int(np.prod(shape)) * self.dtype.itemsize
         self.memory = cuda.device_array(max(self.nbytes, 1), np.uint8)
-        self.array = address_view(self.memory.device_ctypes_pointer.value, shape, np.dtype(dtype).str, self)
+        self.array = address_view(self.memory.device_ctypes_pointer.value, shape, self.dtype.str, self)
 
     def upload(self, host):
         """Copy a C-ordered NumPy array to the GPU."""
@@ -36,6 +37,12 @@ class DeviceArray:
         """Copy to a C-ordered NumPy array, once the kernels before have run."""
         if self.nbytes:
             self.memory.copy_to_host(host.reshape(-1).view(np.uint8))
+
+    def copy(self):
+        """Return a copy, made on the GPU."""
+        result = DeviceArray(self.shape, self.dtype)
+        result.memory.copy_to_device(self.memory)
+        return result
 
 
 class seen:

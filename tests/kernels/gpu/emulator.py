@@ -292,7 +292,7 @@ class Buffer:
         return Buffer(self.array[span], self.owner)
 
     def copy_to_device(self, host, stream=0):
-        self.array[:] = host
+        self.array[:] = host.array if isinstance(host, Buffer) else host
 
     def copy_to_host(self, host, stream=0):
         host[:] = self.array

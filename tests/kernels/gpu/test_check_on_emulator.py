@@ -28,7 +28,7 @@ from primeattn.bench import (
 from primeattn.bench.gpu_cases import Case
 from primeattn.kernels import dispatch
 from primeattn.kernels.call import GPU_KERNELS
-from primeattn.kernels.gpu import device, launch, launch_cache
+from primeattn.kernels.gpu import append, device, launch, launch_cache
 from primeattn.wheel import tables
 
 pytestmark = pytest.mark.slow
@@ -67,7 +67,7 @@ def shrink(monkeypatch, kernel):
 
 
 SIZES = {
-    gpu_accuracy: {"BACKWARDS": 2, "LONG": 30, "STRIDED": Case(2, 2, 11, 11, 5, 2)},
+    gpu_accuracy: {"BACKWARDS": 2, "LONG": 30, "STRIDED": Case(2, 2, 11, 11, 5, 2), "CACHED": (4, 8)},
     gpu_launches: {"HOST_LIMIT": 10, "ROUNDS": 1, "CALLS": 2},
     gpu_costs: {"AUTO_LENGTHS": (8, 12), "HEADS": 1, "HEAD_DIMS": (32,), "LENGTHS": (12,)},
     gpu_device: {"TURN": 1e-6, "COPIES": {"memory": 2**12, "cache": 2**8}},
@@ -254,6 +254,27 @@ def test_accuracy_fails_where_results_are_wrong(machine, monkeypatch, capsys):
     failed = failing("accuracy", "gather", "float32", capsys=capsys)
     assert {"plain: dk", "packed: dk", "strided: dk"} <= {*failed}
     assert all(check.endswith("dk") for check in failed)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "check"),
+    [
+        ("append", lambda right, cache, rows, starts, used: right(cache, rows, starts, used // 2), "y"),
+        ("copy_cache", lambda right, st: with_cache_emptied(right(st)), "a copy goes on alike"),
+    ],
+)
+def test_a_cache_that_is_wrong_is_seen(name, wrong, check, machine, monkeypatch):
+    module = append if name == "append" else gpu_accuracy
+    right = getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *arguments: wrong(right, *arguments))
+    found = {f["check"]: f["ok"] for f in gpu_accuracy._cache("float32")}
+    assert not found[f"cache: {check}"]
+
+
+def with_cache_emptied(st):
+    rows = st["cache"]["rows"]
+    rows.upload(np.zeros(rows.shape, rows.dtype))
+    return st
 
 
 def test_a_write_beside_the_arrays_is_seen(machine, monkeypatch):
