@@ -1,0 +1,56 @@
+"""Accuracy against the share of questions that theory expects to be answered."""
+
+from __future__ import annotations
+
+from primeattn.plot.labels import beside_points
+from primeattn.plot.panels import panels, title
+from primeattn.plot.style import COLORS, GREY
+
+__all__ = ["ceiling"]
+
+
+def ceiling(rows, axes=None):
+    """Draw the accuracy of each pattern against what theory predicts, such as the one-hop ceiling of mqar.
+
+    There is a panel for each task and number of layers. Bars are 95 % intervals over seeds; on the solid line
+    theory is right and other questions are never answered, on the dashed line they are at chance.
+
+    Parameters
+    ----------
+    rows : list of dict
+        Of ``study.summary``; those without a mean or a prediction, or in bits, are left out.
+    axes : sequence of matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    array of matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> row = {"task": "mqar()", "pattern": "primes", "layers": 1, "length": 128, "predicted": 0.27, "mean": 0.28}
+    >>> row |= {"low": 0.26, "high": 0.3, "chance": 0.016, "metric": "accuracy"}
+    >>> [ax] = pa.plot.ceiling([row])
+    >>> [text.get_text() for text in ax.texts]
+    ['primes']
+    """
+    rows = [
+        row for row in rows if row["metric"] == "accuracy" and None not in (row["mean"], row["predicted"])
+    ]
+    found = panels(rows, axes, (4.6, 4.0))
+    for ax, mine in found:
+        chance = mine[0]["chance"]
+        ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.9, label="ceiling")
+        ax.plot([0, 1], [chance, 1], "--", color=GREY, linewidth=0.9, label="and chance elsewhere")
+        for row in mine:
+            if row["low"] is not None:
+                bar = [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
+                ax.errorbar(row["predicted"], row["mean"], bar, color=COLORS[0], linewidth=1, capsize=2)
+        points = [(row["predicted"], row["mean"]) for row in mine]
+        ax.plot(*zip(*points, strict=True), "o", color=COLORS[0], markersize=4)
+        ax.set(xlim=(-0.03, 1.06), ylim=(-0.03, 1.06), xlabel="share of answers in reach (theory)")
+        ax.set(ylabel="accuracy (test)")
+        ax.set_title(title(mine[0]), fontsize=9)
+        ax.legend(frameon=False, fontsize=8, loc="lower right")
+        beside_points(ax, points, [row["pattern"] for row in mine])
+    return [ax for ax, _ in found]

@@ -1,0 +1,88 @@
+"""The course of training, many patterns at once; and results by position."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from primeattn.checks import as_int
+from primeattn.plot.panels import METRICS, line_styles, panels, title
+
+__all__ = ["by_position", "learning_curves"]
+
+
+def learning_curves(rows, axes=None):
+    """Draw training loss against steps, a line for each pattern and a panel for each task and depth.
+
+    Parameters
+    ----------
+    rows : list of dict
+        Of ``study.curves``.
+    axes : sequence of matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    array of matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> row = {"task": "mqar()", "pattern": "primes", "layers": 1, "length": 128}
+    >>> [ax] = pa.plot.learning_curves([row | {"steps": [10, 20], "losses": [4.0, 3.0]}])
+    >>> ax.get_ylabel()
+    'training loss (nats)'
+    """
+    found, styles = panels(rows, axes, (4.6, 3.4)), line_styles(rows)
+    for ax, mine in found:
+        for row in mine:
+            ax.plot(
+                row["steps"], row["losses"], **styles[row["pattern"]], linewidth=1.3, label=row["pattern"]
+            )
+        ax.set(xlabel="step", ylabel="training loss (nats)", ylim=(0, None))
+        ax.set_title(title(mine[0]), fontsize=9)
+    _legend(found)
+    return [ax for ax, _ in found]
+
+
+def by_position(rows, axes=None, parts=16):
+    """Draw the metric in the test against the position in the sequence, a line for each pattern.
+
+    Parameters
+    ----------
+    rows : list of dict
+        Of ``study.places``, by position; others are left out.
+    axes : sequence of matplotlib.axes.Axes, optional
+        One for each task and depth.
+    parts : int
+        Positions are drawn as means over this many equal parts.
+
+    Returns
+    -------
+    array of matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> row = {"task": "text()", "pattern": "primes", "layers": 1, "length": 4}
+    >>> row |= {"by": "position", "metric": "bits", "at": [0, 1, 2, 3], "score": [5.0, 4.0, 3.5, 2.5]}
+    >>> [ax] = pa.plot.by_position([row], parts=2)
+    >>> ax.get_lines()[0].get_ydata()
+    array([4.5, 3. ])
+    """
+    parts = as_int("parts", parts, minimum=1)
+    rows = [row for row in rows if row["by"] == "position"]
+    found, styles = panels(rows, axes, (4.6, 3.4)), line_styles(rows)
+    for ax, mine in found:
+        for row in mine:
+            split = min(parts, len(row["at"]))
+            at, score = ([part.mean() for part in np.array_split(row[key], split)] for key in ("at", "score"))
+            ax.plot(at, score, **styles[row["pattern"]], linewidth=1.3, label=row["pattern"])
+        ax.set(xlabel="position (tokens)", ylabel=METRICS[mine[0]["metric"]])
+        ax.set_title(title(mine[0]), fontsize=9)
+    _legend(found)
+    return [ax for ax, _ in found]
+
+
+def _legend(found):
+    """Name all lines once, right of the last panel that has most of them."""
+    ax, _ = max(enumerate(found), key=lambda pair: (len(pair[1][1]), pair[0]))[1]
+    ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))

@@ -1,0 +1,50 @@
+"""Rows of a study's tables, sorted into panels."""
+
+from __future__ import annotations
+
+import re
+
+from primeattn.plot.style import COLORS, DASHES, grid_of_axes
+
+__all__ = ["METRICS", "line_styles", "panels", "title"]
+
+METRICS = {"bits": "bits per token (test)", "accuracy": "accuracy (test)"}  # labels of axes
+
+
+def panels(rows, axes, size, columns=2):
+    """Return pairs of Axes and rows, one for each task and number of layers; ValueError without rows."""
+    groups = {}
+    for row in rows:
+        groups.setdefault((row["task"], row["layers"]), []).append(row)
+    if not groups:
+        raise ValueError("rows: expected at least one, got none")
+    return list(zip(grid_of_axes(axes, len(groups), size, columns), groups.values(), strict=True))
+
+
+def title(row) -> str:
+    """Return the task, its length and the number of layers of a row as text.
+
+    Examples
+    --------
+    >>> from primeattn.plot.panels import title
+    >>> title({"task": "mqar(length=256, pairs=8)", "length": 256, "layers": 1})
+    'mqar(pairs=8), 256 tokens, 1 layer'
+    """
+    task = re.sub(r"length=\d+(, )?", "", row["task"]).removesuffix("()")
+    return f"{task}, {row['length']} tokens, {row['layers']} layer{'s' if row['layers'] > 1 else ''}"
+
+
+def line_styles(rows) -> dict:
+    """Return a color and a dash for each pattern of the rows, by name, in the order in which they come.
+
+    Examples
+    --------
+    >>> from primeattn.plot.panels import line_styles
+    >>> line_styles([{"pattern": "primes"}, {"pattern": "squares"}])["squares"]
+    {'color': '#E69F00', 'linestyle': '--'}
+    """
+    names = dict.fromkeys(row["pattern"] for row in rows)
+    return {
+        name: {"color": COLORS[i % len(COLORS)], "linestyle": DASHES[(i + i // len(COLORS)) % len(DASHES)]}
+        for i, name in enumerate(names)
+    }
