@@ -8,9 +8,9 @@ from pathlib import Path
 from primeattn._command import add, add_json
 from primeattn.kernels import get_num_threads
 
-__all__ = ["add_command"]
+__all__ = ["STUDIES", "add_command"]
 
-_STUDIES = ("needle", "mqar", "text", "copy", "induction", "pixels")
+STUDIES = ("needle", "mqar", "text", "copy", "induction", "pixels")
 _SHOWN = ("task", "pattern", "layers", "pairs", "lr", "n", "mean", "low", "high", "predicted", "chance")
 
 
@@ -27,7 +27,7 @@ def add_command(commands):
         ],
         run=_study,
     )
-    command.add_argument("study", metavar="STUDY", choices=_STUDIES, help=f"one of {', '.join(_STUDIES)}")
+    command.add_argument("study", metavar="STUDY", choices=STUDIES, help=f"one of {', '.join(STUDIES)}")
     about = "sequences as for mask, dense, or controls such as 'window as primes' and 'random as primes'"
     several = {"nargs": "+", "metavar": "X"}
     command.add_argument("--patterns", help=about, **several)

@@ -9,17 +9,19 @@ from primeattn.plot.style import COLORS, GREY
 __all__ = ["ceiling"]
 
 
-def ceiling(rows, axes=None):
+def ceiling(rows, axes=None, guess=None):
     """Draw the accuracy of each pattern against what theory predicts, such as the one-hop ceiling of mqar.
 
     There is a panel for each task and number of layers. Bars are 95 % intervals over seeds; on the solid line
-    theory is right and other questions are never answered, on the dashed line they are at chance.
+    theory is right and other questions are never answered, on the dashed line they are guessed.
 
     Parameters
     ----------
     rows : list of dict
         Of ``study.summary``; those without a mean or a prediction, or in bits, are left out.
     axes : sequence of matplotlib.axes.Axes, optional
+    guess : float, optional
+        Share of guesses that are right; by default chance.
 
     Returns
     -------
@@ -28,8 +30,8 @@ def ceiling(rows, axes=None):
     Examples
     --------
     >>> import primeattn as pa
-    >>> row = {"task": "mqar()", "pattern": "primes", "layers": 1, "length": 128, "predicted": 0.27, "mean": 0.28}
-    >>> row |= {"low": 0.26, "high": 0.3, "chance": 0.016, "metric": "accuracy"}
+    >>> row = {"task": "mqar()", "pattern": "primes", "layers": 1, "length": 128, "metric": "accuracy"}
+    >>> row |= {"predicted": 0.27, "mean": 0.28, "low": 0.26, "high": 0.3, "chance": 0.016}
     >>> [ax] = pa.plot.ceiling([row])
     >>> [text.get_text() for text in ax.texts]
     ['primes']
@@ -39,9 +41,9 @@ def ceiling(rows, axes=None):
     ]
     found = panels(rows, axes, (4.6, 4.0))
     for ax, mine in found:
-        chance = mine[0]["chance"]
-        ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.9, label="ceiling")
-        ax.plot([0, 1], [chance, 1], "--", color=GREY, linewidth=0.9, label="and chance elsewhere")
+        right = mine[0]["chance"] if guess is None else guess
+        ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.9, label="theory")
+        ax.plot([0, 1], [right, 1], "--", color=GREY, linewidth=0.9, label="and guesses elsewhere")
         for row in mine:
             if row["low"] is not None:
                 bar = [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]

@@ -31,7 +31,7 @@ def learning_curves(rows, axes=None):
     >>> ax.get_ylabel()
     'training loss (nats)'
     """
-    found, styles = panels(rows, axes, (4.6, 3.4)), line_styles(rows)
+    found, styles = panels(rows, axes, (5.2, 3.4)), line_styles(rows)
     for ax, mine in found:
         for row in mine:
             ax.plot(
@@ -43,8 +43,11 @@ def learning_curves(rows, axes=None):
     return [ax for ax, _ in found]
 
 
-def by_position(rows, axes=None, parts=16):
+def by_position(rows, axes=None, parts=16, against=None):
     """Draw the metric in the test against the position in the sequence, a line for each pattern.
+
+    All patterns are tested on the same sequences, some of whose parts are easier: the difference from one of
+    the patterns shows more.
 
     Parameters
     ----------
@@ -54,6 +57,8 @@ def by_position(rows, axes=None, parts=16):
         One for each task and depth.
     parts : int
         Positions are drawn as means over this many equal parts.
+    against : str, optional
+        Pattern whose metric is subtracted from that of the others.
 
     Returns
     -------
@@ -70,13 +75,23 @@ def by_position(rows, axes=None, parts=16):
     """
     parts = as_int("parts", parts, minimum=1)
     rows = [row for row in rows if row["by"] == "position"]
-    found, styles = panels(rows, axes, (4.6, 3.4)), line_styles(rows)
+    found, styles = panels(rows, axes, (5.2, 3.4)), line_styles(rows)
     for ax, mine in found:
+        means = {}
         for row in mine:
             split = min(parts, len(row["at"]))
             at, score = ([part.mean() for part in np.array_split(row[key], split)] for key in ("at", "score"))
-            ax.plot(at, score, **styles[row["pattern"]], linewidth=1.3, label=row["pattern"])
-        ax.set(xlabel="position (tokens)", ylabel=METRICS[mine[0]["metric"]])
+            means[row["pattern"]] = np.array(at), np.array(score)
+        if against is not None and against not in means:
+            raise ValueError(f"against: expected one of {', '.join(means)}, got {against!r}")
+        for name, (at, score) in means.items():
+            less = 0 if against is None else means[against][1]
+            ax.plot(at, score - less, **styles[name], linewidth=1.3, label=name)
+        label = METRICS[mine[0]["metric"]]
+        ax.set(
+            xlabel="position (tokens)",
+            ylabel=label if against is None else f"{label}\nless that of {against}",
+        )
         ax.set_title(title(mine[0]), fontsize=9)
     _legend(found)
     return [ax for ax, _ in found]

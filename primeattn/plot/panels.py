@@ -45,6 +45,6 @@ def line_styles(rows) -> dict:
     """
     names = dict.fromkeys(row["pattern"] for row in rows)
     return {
-        name: {"color": COLORS[i % len(COLORS)], "linestyle": DASHES[(i + i // len(COLORS)) % len(DASHES)]}
+        name: {"color": COLORS[i % len(COLORS)], "linestyle": DASHES[i % len(DASHES)]}
         for i, name in enumerate(names)
     }

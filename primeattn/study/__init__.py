@@ -2,7 +2,7 @@
 
 A study is a list of runs, and a run is plain data: a task, a pattern for each layer, a learning rate, a seed
 and sizes. ``grid`` makes such lists; ``run`` trains what has not been trained yet, and ``summary`` takes the
-best learning rate by validation and gives means and intervals over seeds on test data. ``PROTOCOLS`` holds
+best learning rate by validation and gives means and intervals over seeds on test data. ``protocol`` holds
 the studies of ``primeattn study``, and ``report`` writes them up.
 
 >>> import tempfile, primeattn as pa
@@ -19,7 +19,7 @@ window 58 2 0.0 0.25
 
 from primeattn.study.naming import named
 from primeattn.study.places import curves, places, reached
-from primeattn.study.protocols import PROTOCOLS, protocol, protocol_runs
+from primeattn.study.protocols import protocol, protocol_runs
 from primeattn.study.report import report
 from primeattn.study.results import differences, summary
 from primeattn.study.running import run
@@ -27,7 +27,6 @@ from primeattn.study.runs import check, grid, key
 from primeattn.study.training import train
 
 __all__ = [
-    "PROTOCOLS",
     "check",
     "curves",
     "differences",

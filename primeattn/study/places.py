@@ -94,6 +94,7 @@ def reached(records) -> Table:
             run = group.runs[0]
             _, asked, right = _pooled(parts[True]) if parts[True] else (None,) * 3
             row = {"task": repr(run.task), "pattern": run.pattern, "layers": len(run.stack)}
+            row["length"] = run.task.length
             row["expected"] = None if asked is None else float(right.sum() / asked.sum())
             row["lowest"] = None if asked is None else float((right / asked).min())
             _, asked, right = _pooled(parts[False]) if parts[False] else (None,) * 3
@@ -118,6 +119,7 @@ def curves(records) -> Table:
             run = group.runs[0]
             ends = np.cumsum([len(part) for part in np.array_split(np.arange(run.steps), len(losses[0]))])
             row = {"task": repr(run.task), "pattern": run.pattern, "layers": len(run.stack)}
+            row["length"] = run.task.length
             row |= {
                 "length": run.task.length,
                 "steps": ends.tolist(),

@@ -8,7 +8,7 @@ from primeattn.study.naming import drawn, named
 from primeattn.study.runs import grid
 from primeattn.tasks import from_json
 
-__all__ = ["PROTOCOLS", "protocol", "protocol_runs"]
+__all__ = ["protocol", "protocol_runs"]
 
 _THREE = ["primes", "squares", "mian_chowla"]
 _CONTROLS = ["window as primes", "strided as primes", "powers of two as primes", "dense"]
@@ -24,7 +24,7 @@ _CLAIMS = [
 ]
 _QUICK_SIZES = {"width": 32, "heads": 1, "batch": 32, "examples": 512}
 
-PROTOCOLS = {
+_PROTOCOLS = {
     "needle": {
         "question": "Is a value found wherever as many layers connect the distance, and nowhere else?",
         "figure": "recall",
@@ -41,13 +41,14 @@ PROTOCOLS = {
             "patterns": ["primes", "squares", "window as primes"],
             "layers": [1, 2],
             "lrs": [5e-3],
-            "seeds": 2,
+            "seeds": 3,
             "sizes": {**_QUICK_SIZES, "steps": 400, "examples": 2048},
         },
     },
     "mqar": {
         "question": "Does recall of many pairs follow the one-hop ceiling, or the numbers in the pattern?",
         "figure": "ceiling",
+        "guess": 1 / 16,  # among the values at hand
         "expected": "Accuracy on the one-hop ceiling, at most 1 / pairs above it, for every pattern; a "
         "second layer adds little. Primes do as well as random offsets of the same scales.",
         "tasks": [
@@ -56,16 +57,17 @@ PROTOCOLS = {
         ],
         "patterns": [*_THREE, *_RANDOM, *_CONTROLS],
         "layers": [1, 2],
-        "lrs": [1e-3, 3e-3, 1e-2],
+        "lrs": [3e-3, 1e-2, 2e-2],
         "seeds": 3,
         "sizes": {"width": 64, "heads": 1, "steps": 800, "batch": 32, "examples": 1024},
         "claims": _CLAIMS,
         "quick": {
             "tasks": [{"name": "mqar", "length": 64, "pairs": 4, "vocab": 32}],
+            "guess": 1 / 4,
             "patterns": ["primes", "squares", "random as primes", "window as primes", "dense"],
             "layers": [1],
             "lrs": [1e-2],
-            "seeds": 2,
+            "seeds": 3,
             "sizes": {**_QUICK_SIZES, "steps": 400},
         },
     },
@@ -78,7 +80,8 @@ PROTOCOLS = {
             "primes",
             "squares as primes",
             "mian_chowla as primes",
-            "prime_powers as primes",
+            "prime_powers",
+            "primes as prime_powers",
             "primes and squares as primes",
             "random as primes",
             *_CONTROLS[:2],
@@ -92,7 +95,7 @@ PROTOCOLS = {
             *_CLAIMS[:3],
             ["squares as primes", "window as primes"],
             ["mian_chowla as primes", "window as primes"],
-            ["prime_powers as primes", "primes"],
+            ["prime_powers", "primes as prime_powers"],
             ["primes and squares as primes", "primes"],
         ],
         "quick": {
@@ -100,7 +103,7 @@ PROTOCOLS = {
             "patterns": ["primes", "squares as primes", "random as primes", "window as primes", "dense"],
             "layers": [1],
             "lrs": [5e-3],
-            "seeds": 2,
+            "seeds": 3,
             "sizes": {"width": 32, "heads": 2, "steps": 150, "batch": 8, "examples": 128},
         },
     },
@@ -120,7 +123,7 @@ PROTOCOLS = {
             "patterns": ["primes", "squares"],
             "layers": [1],
             "lrs": [1e-2],
-            "seeds": 2,
+            "seeds": 3,
             "sizes": {**_QUICK_SIZES, "steps": 200},
         },
     },
@@ -140,7 +143,7 @@ PROTOCOLS = {
             "patterns": ["primes", "squares", "dense"],
             "layers": [1],
             "lrs": [1e-2],
-            "seeds": 2,
+            "seeds": 3,
             "sizes": {**_QUICK_SIZES, "steps": 500, "examples": 2048},
         },
     },
@@ -159,7 +162,7 @@ PROTOCOLS = {
             "tasks": [{"name": "pixels", "width": width, "height": 8} for width in (12, 13)],
             "patterns": ["primes", "random as primes", "window as primes"],
             "layers": [1],
-            "seeds": 2,
+            "seeds": 3,
             "sizes": {"width": 32, "heads": 1, "steps": 200, "batch": 8, "examples": 128},
         },
     },
@@ -170,7 +173,7 @@ def protocol(name, quick=False, **changes) -> dict:
     """Return a copy of the protocol ``name``, in small if ``quick``, with ``changes`` that are not None.
 
     ``changes`` are ``patterns``, ``layers``, ``lrs``, ``seeds`` and ``steps``. Claims about patterns that are
-    left out are left out too.
+    left out are left out too. "full" tells whether it is the protocol itself.
 
     Examples
     --------
@@ -179,9 +182,9 @@ def protocol(name, quick=False, **changes) -> dict:
     >>> made["patterns"], made["seeds"], made["claims"]
     (['primes', 'squares', 'window as primes'], 1, [['primes', 'window as primes']])
     """
-    if name not in PROTOCOLS:
-        raise ValueError(f"study: expected one of {', '.join(PROTOCOLS)}, got {name!r}")
-    made = deepcopy(PROTOCOLS[name])
+    if name not in _PROTOCOLS:
+        raise ValueError(f"study: expected one of {', '.join(_PROTOCOLS)}, got {name!r}")
+    made = deepcopy(_PROTOCOLS[name])
     small = made.pop("quick")
     made |= small if quick else {}
     steps = changes.pop("steps", None)
@@ -189,7 +192,8 @@ def protocol(name, quick=False, **changes) -> dict:
     if steps is not None:
         made["sizes"]["steps"] = steps
     made["claims"] = [claim for claim in made["claims"] if set(claim) <= set(made["patterns"])]
-    return {"study": name, **made}
+    full = not quick and steps is None and all(value is None for value in changes.values())
+    return {"study": name, "full": full, **made}
 
 
 def protocol_runs(made) -> list[dict]:

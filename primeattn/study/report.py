@@ -58,8 +58,9 @@ def _figure(found):
     kind = found["protocol"]["figure"]
     if kind == "recall":
         return plot.recall(found["places"])[0].figure
-    draw = {"ceiling": plot.ceiling, "scores": plot.scores}[kind]
-    return draw(found["summary"])[0].figure
+    if kind == "ceiling":
+        return plot.ceiling(found["summary"], guess=found["protocol"]["guess"])[0].figure
+    return plot.scores(found["summary"])[0].figure
 
 
 def _curves(found):

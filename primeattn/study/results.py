@@ -120,7 +120,7 @@ def differences(records, claims) -> Table:
     A claim is judged for each task and number of layers with runs of both: ``mean`` is the difference in the
     test, by seed, positive where the first does better (more right answers, or fewer bits); ``low`` and
     ``high`` are the 95 % interval. The verdict is "supported" if the interval is above 0, "not supported" if
-    it is below 0, and "undecided" if it holds 0 or there is no interval.
+    it is below 0, and "undecided" if it holds 0 or there are fewer than three seeds.
 
     Examples
     --------
@@ -145,8 +145,9 @@ def differences(records, claims) -> Table:
                 sign = 1 if by_name[better].runs[0].task.metric == "accuracy" else -1
                 ours, theirs = by_name[better].tests(), by_name[than].tests()
                 found = interval([sign * (ours[seed] - theirs[seed]) for seed in ours if seed in theirs])
-                row = {"task": task, "layers": layers, "better": better, "than": than, **found}
-                rows.append(row | {"verdict": verdict(found["low"], found["high"])})
+                row = {"task": task, "layers": layers, "length": by_name[better].runs[0].task.length}
+                row |= {"better": better, "than": than, **found}
+                rows.append(row | {"verdict": verdict(found)})
     return Table(rows)
 
 

@@ -32,15 +32,17 @@ def interval(values) -> dict:
     return found
 
 
-def verdict(low, high) -> str:
+def verdict(found) -> str:
     """Return what the interval of a difference says of the claim that it is above 0.
+
+    Fewer than three values leave it undecided: two are near each other by chance too often.
 
     Examples
     --------
-    >>> from primeattn.study.statistics import verdict
-    >>> verdict(0.1, 0.2), verdict(-0.1, 0.2), verdict(-0.2, -0.1), verdict(None, None)
-    ('supported', 'undecided', 'not supported', 'undecided')
+    >>> from primeattn.study.statistics import interval, verdict
+    >>> [verdict(interval(some)) for some in ([1, 2, 2], [-1, 2, 2], [-1, -2, -2], [1, 1])]
+    ['supported', 'undecided', 'not supported', 'undecided']
     """
-    if low is None or low <= 0 <= high:
+    if found["n"] < 3 or found["low"] <= 0 <= found["high"]:
         return "undecided"
-    return "supported" if low > 0 else "not supported"
+    return "supported" if found["low"] > 0 else "not supported"
