@@ -16,32 +16,31 @@ from primeattn.table import Table
 FIGURES = Path(__file__).parent
 STUDIES = ("needle", "mqar", "text")
 START, END = "<!-- results: python figures/make_study.py -->", "<!-- end -->"
-COLUMNS = ("pattern", "layers", "length", "pairs", "n", "mean", "low", "high", "predicted")
-CLAIMS = ("verdict", "better", "than", "layers", "length", "n", "mean", "low", "high")
+WORDS = {  # of the original, for what its three patterns are
+    ("primes", "random as primes"): "balanced",
+    ("squares", "random as squares"): "extremely sparse",
+    ("mian_chowla", "random as mian_chowla"): "non-redundant",
+}
+VERDICTS = ("not supported", "undecided", "supported")  # what does not hold comes first
+CLAIMS = ("verdict", "better", "than", "word", "layers", "length", "n", "mean", "low", "high")
+ROWS = ("pattern", "layers", "length", "pairs", "n", "mean", "low", "high", "predicted")
+REACHED = ("pattern", "layers", "length", "expected", "lowest", "others", "chance")
 
 
 def section(name) -> str:
-    """The results of a study as Markdown; what does not hold comes first."""
+    """The results of a study as Markdown."""
     found = json.loads((FIGURES / "data" / f"study_{name}.json").read_text())
     protocol = found["protocol"]
-    steps, quick = (
-        protocol["sizes"]["steps"],
-        "" if protocol["full"] else ", `--quick`: too small to conclude from",
-    )
-    lines = [f"### {name} ({steps} steps, {protocol['seeds']} seeds{quick})", ""]
-    order = ("not supported", "undecided", "supported")
-    claims = Table(sorted(found["differences"], key=lambda row: order.index(row["verdict"])))
-    if claims:
-        lines += [claims.markdown(CLAIMS), ""]
-    lines += [Table(found["summary"]).markdown(COLUMNS), ""]
+    steps, seeds = protocol["sizes"]["steps"], protocol["seeds"]
+    small = "" if protocol["full"] else "; in small, to show that it works"
+    claims = [row | {"word": WORDS.get((row["better"], row["than"]))} for row in found["differences"]]
+    claims.sort(key=lambda row: VERDICTS.index(row["verdict"]))
+    lines = [f"### {name} ({steps} steps, {seeds} seeds{small})", "", Table(claims).markdown(CLAIMS), ""]
+    lines += ["<details><summary>Every pattern</summary>", "", Table(found["summary"]).markdown(ROWS), ""]
     if found["reached"]:
-        lines += [
-            Table(found["reached"]).markdown(
-                ("pattern", "layers", "length", "expected", "lowest", "others", "chance")
-            ),
-            "",
-        ]
-    return "\n".join(lines)
+        lines += ["Where theory expects answers, and elsewhere:", ""]
+        lines += [Table(found["reached"]).markdown(REACHED), ""]
+    return "\n".join([*lines, "</details>", ""])
 
 
 def page(text) -> str:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from primeattn._command import add, add_json
+from primeattn.checks import as_int
 from primeattn.kernels import get_num_threads
 
 __all__ = ["STUDIES", "add_command"]
@@ -52,7 +53,8 @@ def _study(arguments):
     protocol = study.protocol(arguments.study, arguments.quick, **changes)
     quick = "-quick" if arguments.quick else ""
     out = Path(arguments.out or f"runs/study-{arguments.study}{quick}")
-    runs, jobs = study.protocol_runs(protocol), arguments.jobs or get_num_threads()
+    jobs = as_int("jobs", get_num_threads() if arguments.jobs is None else arguments.jobs, minimum=1)
+    runs = study.protocol_runs(protocol)
     write_predictions(out / "predictions.json", protocol, runs)
     try:
         records = study.run(runs, out=out, jobs=jobs)

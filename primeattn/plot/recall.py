@@ -45,8 +45,8 @@ def recall(rows, axes=None):
         mine = [row for row in rows if (row["pattern"], row["layers"]) == (name, count)]
         for row in mine:
             at, score, reached = (np.array(row[key]) for key in ("at", "score", "reached"))
-            for place in at[reached]:
-                ax.axvspan(place - 0.5, place + 0.5, color=COLORS[4], alpha=0.3, linewidth=0)
+            shades = [(place - 0.5, 1) for place in at[reached]]
+            ax.broken_barh(shades, (-0.1, 1.3), color=COLORS[4], alpha=0.3, linewidth=0)
             ax.plot(at[reached], score[reached], "o", color=COLORS[0], markersize=2.6)
             ax.plot(
                 at[~reached], score[~reached], "o", color=COLORS[5], markersize=2.8, markerfacecolor="none"
