@@ -209,7 +209,7 @@ def protocol_runs(made) -> list[dict]:
     --------
     >>> from primeattn.study import protocol, protocol_runs
     >>> made = protocol("needle", quick=True)
-    >>> len(protocol_runs(made)) == 3 * 2 * 2  # patterns, layers, seeds
+    >>> len(protocol_runs(made)) == 3 * 2 * 3  # patterns, layers, seeds
     True
     """
     runs = []

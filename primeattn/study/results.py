@@ -36,7 +36,8 @@ class Group(NamedTuple):
 def chosen(records) -> list[Group]:
     """Return the runs at the learning rate that validation prefers, for each task, name and number of layers.
 
-    Patterns of one name may differ from seed to seed, as those do that are drawn at random.
+    Patterns of one name may differ from seed to seed, as those do that are drawn at random. If they differ at
+    equal seeds, they are groups of their own.
 
     Examples
     --------
@@ -48,21 +49,28 @@ def chosen(records) -> list[Group]:
     for record in records:
         run = record["run"]
         same = {name: value for name, value in run.items() if name not in ("lr", "seed", "stack")}
-        by_rate = groups.setdefault(repr([sorted(same.items()), len(run["stack"])]), {})
-        by_seed = by_rate.setdefault(run["lr"], {})
-        before = by_seed.setdefault(run["seed"], record)
-        if before["run"]["stack"] != run["stack"]:
-            raise ValueError(
-                f"records: {run['pattern']!r} is the name of different patterns with equal seeds"
-            )
+        by_stack = groups.setdefault(repr([sorted(same.items()), len(run["stack"])]), {})
+        by_stack.setdefault(repr(run["stack"]), {})[run["lr"], run["seed"]] = record
     found = []
-    for by_rate in groups.values():
-        results = {lr: [one["result"] for one in by_seed.values()] for lr, by_seed in by_rate.items()}
-        some = check(next(iter(next(iter(by_rate.values())).values()))["run"])
-        better = 1 if some.task.metric == "accuracy" else -1
-        lr = max(results, key=lambda rate: _preference(results[rate], better))
-        found.append(Group([check(one["run"]) for one in by_rate[lr].values()], results[lr], lr))
+    for by_stack in groups.values():
+        together = {}
+        for by_run in by_stack.values():
+            together |= by_run
+        apart = len(together) < sum(map(len, by_stack.values()))
+        found += map(_best, by_stack.values() if apart else [together])
     return found
+
+
+def _best(by_run):
+    """The group of the best learning rate, of records by learning rate and seed."""
+    by_rate = {}
+    for (lr, _), record in by_run.items():
+        by_rate.setdefault(lr, []).append(record)
+    results = {lr: [record["result"] for record in records] for lr, records in by_rate.items()}
+    metric = check(next(iter(by_run.values()))["run"]).task.metric
+    better = 1 if metric == "accuracy" else -1
+    lr = max(results, key=lambda rate: _preference(results[rate], better))
+    return Group([check(record["run"]) for record in by_rate[lr]], results[lr], lr)
 
 
 def summary(records) -> Table:
@@ -137,7 +145,8 @@ def differences(records, claims) -> Table:
     for group in chosen(records):
         run = group.runs[0]
         setting = (repr(run.task), len(run.stack), run.width, run.heads, run.steps, run.batch, run.examples)
-        groups.setdefault(setting, {})[run.pattern] = group
+        if groups.setdefault(setting, {}).setdefault(run.pattern, group) is not group:
+            raise ValueError(f"records: {run.pattern!r} is the name of different patterns with equal seeds")
     rows = []
     for better, than in claims:
         for (task, layers, *_), by_name in groups.items():
