@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from primeattn.plot.labels import beside_points
-from primeattn.plot.panels import panels, title
-from primeattn.plot.style import COLORS, GREY
+from primeattn.plot.panels import marker_styles, name_lines, panels, title
+from primeattn.plot.style import GREY
 
 __all__ = ["ceiling"]
 
@@ -33,26 +32,23 @@ def ceiling(rows, axes=None, guess=None):
     >>> row = {"task": "mqar()", "pattern": "primes", "layers": 1, "length": 128, "metric": "accuracy"}
     >>> row |= {"predicted": 0.27, "mean": 0.28, "low": 0.26, "high": 0.3, "chance": 0.016}
     >>> [ax] = pa.plot.ceiling([row])
-    >>> [text.get_text() for text in ax.texts]
-    ['primes']
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
+    ['theory', 'and guesses elsewhere', 'primes']
     """
     rows = [
         row for row in rows if row["metric"] == "accuracy" and None not in (row["mean"], row["predicted"])
     ]
-    found = panels(rows, axes, (4.6, 4.0))
+    found, styles = panels(rows, axes, (4.6, 4.0)), marker_styles(rows)
     for ax, mine in found:
         right = mine[0]["chance"] if guess is None else guess
         ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.9, label="theory")
         ax.plot([0, 1], [right, 1], "--", color=GREY, linewidth=0.9, label="and guesses elsewhere")
         for row in mine:
-            if row["low"] is not None:
-                bar = [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
-                ax.errorbar(row["predicted"], row["mean"], bar, color=COLORS[0], linewidth=1, capsize=2)
-        points = [(row["predicted"], row["mean"]) for row in mine]
-        ax.plot(*zip(*points, strict=True), "o", color=COLORS[0], markersize=4)
+            bar = None if row["low"] is None else [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
+            style = {"linewidth": 0, "elinewidth": 1, "capsize": 2, "markersize": 5, **styles[row["pattern"]]}
+            ax.errorbar(row["predicted"], row["mean"], bar, label=row["pattern"], **style)
         ax.set(xlim=(-0.03, 1.06), ylim=(-0.03, 1.06), xlabel="share of answers in reach (theory)")
         ax.set(ylabel="accuracy (test)")
         ax.set_title(title(mine[0]), fontsize=9)
-        ax.legend(frameon=False, fontsize=8, loc="lower right")
-        beside_points(ax, points, [row["pattern"] for row in mine])
+    name_lines(found)
     return [ax for ax, _ in found]

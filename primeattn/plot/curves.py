@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from primeattn.checks import as_int
-from primeattn.plot.panels import METRICS, line_styles, panels, title
+from primeattn.plot.panels import METRICS, line_styles, name_lines, panels, title
 
 __all__ = ["by_position", "learning_curves"]
 
@@ -39,7 +39,7 @@ def learning_curves(rows, axes=None):
             )
         ax.set(xlabel="step", ylabel="training loss (nats)", ylim=(0, None))
         ax.set_title(title(mine[0]), fontsize=9)
-    _legend(found)
+    name_lines(found)
     return [ax for ax, _ in found]
 
 
@@ -93,11 +93,5 @@ def by_position(rows, axes=None, parts=16, against=None):
             ylabel=label if against is None else f"{label}\nless that of {against}",
         )
         ax.set_title(title(mine[0]), fontsize=9)
-    _legend(found)
+    name_lines(found)
     return [ax for ax, _ in found]
-
-
-def _legend(found):
-    """Name all lines once, right of the last panel that has most of them."""
-    ax, _ = max(enumerate(found), key=lambda pair: (len(pair[1][1]), pair[0]))[1]
-    ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))

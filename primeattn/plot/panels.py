@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from primeattn.plot.style import COLORS, DASHES, grid_of_axes
+from primeattn.plot.style import COLORS, DASHES, MARKERS, grid_of_axes
 
-__all__ = ["METRICS", "line_styles", "panels", "title"]
+__all__ = ["METRICS", "line_styles", "marker_styles", "name_lines", "panels", "title"]
 
 METRICS = {"bits": "bits per token (test)", "accuracy": "accuracy (test)"}  # labels of axes
 
@@ -48,3 +48,25 @@ def line_styles(rows) -> dict:
         name: {"color": COLORS[i % len(COLORS)], "linestyle": DASHES[i % len(DASHES)]}
         for i, name in enumerate(names)
     }
+
+
+def marker_styles(rows) -> dict:
+    """Return a color and a marker for each pattern of the rows, by name, in the order in which they come.
+
+    Examples
+    --------
+    >>> from primeattn.plot.panels import marker_styles
+    >>> marker_styles([{"pattern": "primes"}, {"pattern": "squares"}])["squares"]
+    {'color': '#E69F00', 'marker': 's'}
+    """
+    names = dict.fromkeys(row["pattern"] for row in rows)
+    return {
+        name: {"color": COLORS[i % len(COLORS)], "marker": MARKERS[(i + i // len(COLORS)) % len(MARKERS)]}
+        for i, name in enumerate(names)
+    }
+
+
+def name_lines(found):
+    """Add one legend, right of the last of the panels that show most patterns."""
+    ax, _ = max(enumerate(found), key=lambda pair: (len(pair[1][1]), pair[0]))[1]
+    ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))

@@ -12,16 +12,27 @@ def row(pattern, predicted, mean, half=0.1, **more):
 
 def test_points_bars_and_lines():
     [ax] = plot.ceiling([row("primes", 0.3, 0.4), row("dense", 1.0, 1.0, half=None)])
-    theory, guesses, *_, points = ax.get_lines()
+    theory, guesses = ax.get_lines()[:2]
     np.testing.assert_array_equal(theory.get_xydata(), [[0, 0], [1, 1]])
     np.testing.assert_array_equal(guesses.get_xydata(), [[0, 0.25], [1, 1]])
-    np.testing.assert_array_equal(points.get_xydata(), [[0.3, 0.4], [1, 1]])
-    [bar] = ax.collections
-    np.testing.assert_allclose(bar.get_segments()[0], [[0.3, 0.3], [0.3, 0.5]])
-    assert {text.get_text() for text in ax.texts} == {"primes", "dense"}
+    primes, dense = ax.containers
+    np.testing.assert_array_equal(primes.lines[0].get_xydata(), [[0.3, 0.4]])
+    np.testing.assert_array_equal(dense.lines[0].get_xydata(), [[1, 1]])
+    np.testing.assert_allclose(primes.lines[2][0].get_segments()[0], [[0.3, 0.3], [0.3, 0.5]])
+    assert primes.has_yerr and not dense.has_yerr
+    named = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert named == ["theory", "and guesses elsewhere", "primes", "dense"]
     assert ax.get_title() == "mqar, 128 tokens, 1 layer"
     [ax] = plot.ceiling([row("primes", 0.3, 0.4)], guess=0.0625)
     assert ax.get_lines()[1].get_ydata()[0] == 0.0625
+
+
+def test_patterns_look_different_and_are_named_once():
+    rows = [row(str(i), i / 20, i / 20, layers=layers) for layers in (1, 2) for i in range(14)]
+    first, second = plot.ceiling(rows)
+    lines = [container.lines[0] for container in first.containers]
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 14
+    assert first.get_legend() is None and len(second.get_legend().get_texts()) == 16
 
 
 def test_a_panel_for_each_task_and_depth():
