@@ -38,8 +38,9 @@ def ceiling(rows, axes=None, guess=None):
     rows = [
         row for row in rows if row["metric"] == "accuracy" and None not in (row["mean"], row["predicted"])
     ]
-    found, styles = panels(rows, axes, (4.6, 4.0)), marker_styles(rows)
-    for ax, mine in found:
+    axes, groups = panels(rows, axes, (4.6, 4.0))
+    styles = marker_styles(rows)
+    for ax, mine in zip(axes, groups, strict=True):
         right = mine[0]["chance"] if guess is None else guess
         ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.9, label="theory")
         ax.plot([0, 1], [right, 1], "--", color=GREY, linewidth=0.9, label="and guesses elsewhere")
@@ -50,5 +51,5 @@ def ceiling(rows, axes=None, guess=None):
         ax.set(xlim=(-0.03, 1.06), ylim=(-0.03, 1.06), xlabel="share of answers in reach (theory)")
         ax.set(ylabel="accuracy (test)")
         ax.set_title(title(mine[0]), fontsize=9)
-    name_lines(found)
-    return [ax for ax, _ in found]
+    name_lines(axes, groups)
+    return axes

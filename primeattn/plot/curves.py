@@ -31,16 +31,17 @@ def learning_curves(rows, axes=None):
     >>> ax.get_ylabel()
     'training loss (nats)'
     """
-    found, styles = panels(rows, axes, (5.2, 3.4)), line_styles(rows)
-    for ax, mine in found:
+    axes, groups = panels(rows, axes, (5.2, 3.4))
+    styles = line_styles(rows)
+    for ax, mine in zip(axes, groups, strict=True):
         for row in mine:
             ax.plot(
                 row["steps"], row["losses"], **styles[row["pattern"]], linewidth=1.3, label=row["pattern"]
             )
         ax.set(xlabel="step", ylabel="training loss (nats)", ylim=(0, None))
         ax.set_title(title(mine[0]), fontsize=9)
-    name_lines(found)
-    return [ax for ax, _ in found]
+    name_lines(axes, groups)
+    return axes
 
 
 def by_position(rows, axes=None, parts=16, against=None):
@@ -75,8 +76,9 @@ def by_position(rows, axes=None, parts=16, against=None):
     """
     parts = as_int("parts", parts, minimum=1)
     rows = [row for row in rows if row["by"] == "position"]
-    found, styles = panels(rows, axes, (5.2, 3.4)), line_styles(rows)
-    for ax, mine in found:
+    axes, groups = panels(rows, axes, (5.2, 3.4))
+    styles = line_styles(rows)
+    for ax, mine in zip(axes, groups, strict=True):
         means = {}
         for row in mine:
             split = min(parts, len(row["at"]))
@@ -93,5 +95,5 @@ def by_position(rows, axes=None, parts=16, against=None):
             ylabel=label if against is None else f"{label}\nless that of {against}",
         )
         ax.set_title(title(mine[0]), fontsize=9)
-    name_lines(found)
-    return [ax for ax, _ in found]
+    name_lines(axes, groups)
+    return axes

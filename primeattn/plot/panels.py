@@ -12,13 +12,16 @@ METRICS = {"bits": "bits per token (test)", "accuracy": "accuracy (test)"}  # la
 
 
 def panels(rows, axes, size, columns=2):
-    """Return pairs of Axes and rows, one for each task and number of layers; ValueError without rows."""
+    """Return an array of Axes and as many lists of rows, one for each task and number of layers.
+
+    ValueError without rows.
+    """
     groups = {}
     for row in rows:
         groups.setdefault((row["task"], row["layers"]), []).append(row)
     if not groups:
         raise ValueError("rows: expected at least one, got none")
-    return list(zip(grid_of_axes(axes, len(groups), size, columns), groups.values(), strict=True))
+    return grid_of_axes(axes, len(groups), size, columns), list(groups.values())
 
 
 def title(row) -> str:
@@ -66,7 +69,7 @@ def marker_styles(rows) -> dict:
     }
 
 
-def name_lines(found):
+def name_lines(axes, groups):
     """Add one legend, right of the last of the panels that show most patterns."""
-    ax, _ = max(enumerate(found), key=lambda pair: (len(pair[1][1]), pair[0]))[1]
-    ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    _, last = max((len(rows), i) for i, rows in enumerate(groups))
+    axes[last].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))

@@ -38,6 +38,7 @@ def recall(rows, axes=None):
     if not rows:
         raise ValueError("rows: expected some by distance, with a theory, got none")
     names, layers = dict.fromkeys(row["pattern"] for row in rows), sorted({row["layers"] for row in rows})
+    own = axes is None
     axes = grid_of_axes(axes, len(names) * len(layers), (3.3, 1.5), columns=len(layers))
     cells = [(name, count) for name in names for count in layers]
     most = max(max(row["at"]) for row in rows)
@@ -55,5 +56,6 @@ def recall(rows, axes=None):
         ax.set(xlim=(0.5, most + 0.5), ylim=(-0.05, 1.08), yticks=(0, 0.5, 1))
         ax.set_title(f"{name}, {count} layer{'s' if count > 1 else ''}", fontsize=9)
         ax.set(xlabel="distance (tokens)", ylabel="accuracy")
-    outer_labels(axes)
+    if own:
+        outer_labels(axes)
     return axes

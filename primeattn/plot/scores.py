@@ -35,8 +35,8 @@ def scores(rows, axes=None):
     """
     rows = [row for row in rows if row["mean"] is not None]
     most = len({row["pattern"] for row in rows})
-    found = panels(rows, axes, (5.2, 1.0 + 0.42 * most))
-    for ax, mine in found:
+    axes, groups = panels(rows, axes, (5.2, 1.0 + 0.42 * most))
+    for ax, mine in zip(axes, groups, strict=True):
         sign = 1 if mine[0]["metric"] == "accuracy" else -1
         mine = sorted(mine, key=lambda row: sign * row["mean"])
         for height, row in enumerate(mine):
@@ -49,4 +49,4 @@ def scores(rows, axes=None):
         ax.set(ylim=(-0.6, len(mine) - 0.4), xlabel=METRICS[mine[0]["metric"]])
         ax.set_title(title(mine[0]), fontsize=9)
         ax.grid(axis="x", alpha=0.3, linewidth=0.5)
-    return [ax for ax, _ in found]
+    return axes
