@@ -3,12 +3,14 @@
 import sys
 from pathlib import Path
 
+from matplotlib.figure import Figure, SubFigure
+
 import primeattn as pa
 
 FIGURES = Path(__file__).parent.parent / "figures"
 
 
-def save(figure, script):
+def save(figure: Figure | SubFigure, script: str) -> None:
     """Write ``figure`` to the path on the command line, by default to figures/NAME.png for script NAME.py."""
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else FIGURES / f"{Path(script).stem}.png"
     pa.plot.save(figure, path)

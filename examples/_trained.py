@@ -1,6 +1,7 @@
 """Models with one attention layer, trained on Python's own source code in some ten seconds."""
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -9,6 +10,7 @@ import primeattn as pa
 from primeattn.compiled.blas import one_blas_thread
 from primeattn.language_model import sinusoids
 from primeattn.nn.initializers import Normal
+from primeattn.typing import Params, States
 
 WIDTH, CONTEXT, STEPS = 64, 128, 500
 PATTERNS = (
@@ -20,7 +22,7 @@ PATTERNS = (
 
 
 @cache
-def attention_maps():
+def attention_maps() -> list[Any]:
     """Train, and return the attention of each head over a piece of held-out text."""
     model, ps, st, corpus = train(pa.SparseIndexAttention(WIDTH, PATTERNS, heads=len(PATTERNS)))
     text = corpus.heldout[None, :CONTEXT]
@@ -29,7 +31,7 @@ def attention_maps():
 
 
 @one_blas_thread()
-def train(attention):
+def train(attention: pa.Layer) -> tuple[pa.Chain, Params, States, pa.data.Corpus]:
     """Train a model around an attention layer; return the model, its parameters and state, and the text."""
     corpus = pa.data.load_corpus()
     batches = pa.data.Batches(corpus.train, batch=8, context=CONTEXT, seed=0)

@@ -14,25 +14,26 @@ import numpy as np
 from distributed import Client, LocalCluster
 
 import primeattn as pa
+from primeattn.typing import Array
 
 PATTERN = pa.Pattern("primes", window=3, global_tokens=2)
 HEADS, HEAD_DIM, BLOCKS = 4, 64, 2
 
 
-def one_process(q, k, v, dout):
+def one_process(q: Array, k: Array, v: Array, dout: Array) -> tuple[Array, ...]:
     out, lse = pa.attention(q, k, v, PATTERN)
-    grads = [np.empty_like(array) for array in (q, k, v)]
-    pa.sparse_index_kernel_backward(*grads, dout, q, k, v, out, lse, PATTERN)
-    return out, lse, *grads
+    dq, dk, dv = (np.empty_like(array) for array in (q, k, v))
+    pa.sparse_index_kernel_backward(dq, dk, dv, dout, q, k, v, out, lse, PATTERN)
+    return out, lse, dq, dk, dv
 
 
-def blocks(q, k, v, dout):
+def blocks(q: da.Array, k: da.Array, v: da.Array, dout: da.Array) -> tuple[da.Array, ...]:
     """The same of Dask arrays; nothing is computed yet."""
     out, lse = pa.dask.attention(q, k, v, PATTERN)
     return out, lse, *pa.dask.attention_backward(dout, q, k, v, out, lse, PATTERN)
 
 
-def main(n):
+def main(n: int) -> None:
     arrays = np.random.default_rng(0).standard_normal((4, 1, HEADS, n, HEAD_DIM), dtype=np.float32)
     one_process(*arrays[:, :, :, :64])  # compiles the kernels; workers find them on disk
     start = time.perf_counter()

@@ -7,6 +7,7 @@ Needs pip install 'primeattn[dask]'.
 
 from functools import reduce
 from operator import add
+from typing import Any
 
 import dask
 import numpy as np
@@ -14,12 +15,13 @@ from distributed import Client, LocalCluster
 
 import primeattn as pa
 from primeattn.compiled.blas import one_blas_thread
+from primeattn.typing import Array, Params, States
 
 CONFIG = pa.train.TrainConfig(layers=1, width=64, heads=2, context=128, batch=8, steps=20)
 MODEL, SHARDS = CONFIG.model(), 4
 
 
-def gradient(ps, st, tokens, targets):
+def gradient(ps: Params, st: States, tokens: Array, targets: Array) -> tuple[float, Params]:
     """Loss and gradient of a shard."""
     with one_blas_thread():  # as many as in any other process, for the same bits
         logits, _, pullback = MODEL.pullback(tokens, ps, st)
@@ -27,13 +29,15 @@ def gradient(ps, st, tokens, targets):
         return loss, pullback(dlogits)[1]
 
 
-def mean(shards):
+def mean(shards: list[tuple[float, Params]]) -> tuple[float, Params]:
     """The loss and gradient of the batch are the means of those of equal shards, summed in their order."""
     losses, grads = zip(*shards, strict=True)
     return sum(losses) / len(losses), pa.tree.map(lambda *leaves: reduce(add, leaves) / len(leaves), *grads)
 
 
-def batch_gradient(ps, st, tokens, targets, shards, scheduler=None):
+def batch_gradient(
+    ps: Params, st: States, tokens: Array, targets: Array, shards: int, scheduler: Any = None
+) -> tuple[float, Params]:
     """Loss and gradient of a batch; where there is a client, its workers compute."""
     at_workers = dask.delayed((ps, st))  # sent once a step
     rows = zip(np.split(tokens, shards), np.split(targets, shards), strict=True)
@@ -41,7 +45,7 @@ def batch_gradient(ps, st, tokens, targets, shards, scheduler=None):
     return dask.delayed(mean)(tasks).compute(scheduler=scheduler)
 
 
-def train(corpus, scheduler=None):
+def train(corpus: pa.data.Corpus, scheduler: Any = None) -> tuple[list[float], Params]:
     """Losses of all steps, and the parameters after them."""
     batches = pa.data.Batches(corpus.train, CONFIG.batch, CONFIG.context, CONFIG.seed)
     ps, st = pa.setup(np.random.default_rng(CONFIG.seed), MODEL)
@@ -55,7 +59,7 @@ def train(corpus, scheduler=None):
     return losses, ps
 
 
-def main():
+def main() -> None:
     corpus = pa.data.load_corpus()
     losses, ps = train(corpus, "sync")
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster):

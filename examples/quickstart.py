@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 import primeattn as pa
 from primeattn.compiled.blas import one_blas_thread
-from primeattn.language_model import evaluate, sample, sinusoids
+from primeattn.language_model import evaluate, generate, sinusoids
 from primeattn.nn.initializers import Normal
 
 WIDTH, CONTEXT, STEPS = 96, 128, 1200
@@ -58,7 +58,8 @@ with one_blas_thread():  # quicker for products as small as these
 bits = evaluate(model, ps, st, corpus.heldout, CONTEXT)
 counts = pa.baselines.CountModel(corpus.train, order=2).bits(corpus.heldout).mean()
 print(f"held-out text: {bits:.3f} bits per byte, order-2 counts {counts:.3f}")
-print(sample(model, ps, st, 300, CONTEXT, np.random.default_rng(0)).decode("utf-8", "replace"))
+written = generate(model, ps, st, b"\n", 300, rng=0, context=CONTEXT, slide=True)
+print(written.decode("utf-8", "replace"))
 
 left, right = Figure(figsize=(11, 4.4), layout="constrained").subplots(1, 2)
 pa.plot.mask(attention.pattern, 64, ax=left)

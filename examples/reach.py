@@ -11,7 +11,7 @@ N = 4097
 squares = pa.Pattern("squares", window=3)
 budget = squares.num_pairs(N)
 others = (
-    pa.sequences.matched_random(squares.sequence, seed=0),
+    pa.sequences.matched_random(pa.sequences.squares, seed=0),
     "mian_chowla",
     "fibonacci",
     "powers_of_two",

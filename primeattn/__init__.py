@@ -16,6 +16,7 @@ The package, from the ground up. A file imports from the lines above its own, an
     patterns                                        which keys a query attends
     kernels                                         attention: forward, backward
     nn                                              layers
+    typing                                          names of types, for annotations
     losses optim check checkpoint data baselines    what training needs
     stepper                                         one training step after another
     language_model                                  a small transformer
@@ -30,6 +31,7 @@ The package, from the ground up. A file imports from the lines above its own, an
     cli                                             the command line
 """
 
+import typing as _typing
 from importlib import import_module as _import_module
 
 from primeattn import check, data, kernels, losses, nn, optim, sequences, tree
@@ -126,15 +128,36 @@ _LAZY = (
     "study",
     "tasks",
     "train",
+    "typing",
 )
 # So are these, which need a package of their own: ``dir``, and with it ``help``, leaves them out.
 _BRIDGES = ("dask", "jax", "torch", "transformers")
 
 
-def __getattr__(name):
-    if name in _LAZY or name in _BRIDGES:
-        return _import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if _typing.TYPE_CHECKING:  # tools that read types see them all
+    from primeattn import (
+        analysis,
+        baselines,
+        bench,
+        checkpoint,
+        dask,
+        info,
+        jax,
+        language_model,
+        plot,
+        stepper,
+        study,
+        tasks,
+        torch,
+        train,
+        typing,
+    )
+else:
+
+    def __getattr__(name):
+        if name in _LAZY or name in _BRIDGES:
+            return _import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__():

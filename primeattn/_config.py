@@ -13,6 +13,18 @@ class Config:
     """A frozen dataclass that prints as the call that makes it, without default values."""
 
     def default(self, field):
+        """Return the value of a field that is not shown.
+
+        Parameters
+        ----------
+        field : dataclasses.Field
+            One of the class.
+
+        Returns
+        -------
+        object
+            By default that of the dataclass.
+        """
         return field.default
 
     def __repr__(self):

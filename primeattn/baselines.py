@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import bz2
 import gzip
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from primeattn.typing import Array
 
 __all__ = ["CountModel", "baselines"]
 
@@ -32,6 +36,10 @@ class CountModel:
     order : int
         Length of the longest context, 0 to 3.
 
+    See Also
+    --------
+    baselines : Its bits per byte, and those of compressors.
+
     Examples
     --------
     >>> import numpy as np, primeattn as pa
@@ -43,13 +51,13 @@ class CountModel:
     'r'
     """
 
-    def __init__(self, text, order):
+    def __init__(self, text: Array, order: int) -> None:
         if isinstance(order, bool) or order not in range(4):
             raise ValueError(f"order: expected an integer from 0 to 3, got {order!r}")
         self.order = int(order)
         self._tables = [_count(text, length) for length in range(self.order + 1)]
 
-    def bits(self, text, order=None):
+    def bits(self, text: Array, order: int | None = None) -> Array:
         """Return -log2 P of each byte of ``text`` given those before it, float64 of shape (size,).
 
         The text is taken to follow newlines, so its first bytes are scored like all others. A smaller
@@ -61,7 +69,7 @@ class CountModel:
             self._probabilities([_grams(padded[order - length :], length) for length in range(order + 1)])
         )
 
-    def distribution(self, history) -> np.ndarray:
+    def distribution(self, history: Any) -> np.ndarray:
         """Return P of each of the 256 bytes after the last ``order`` bytes of ``history``."""
         if len(history) < self.order:
             raise ValueError(f"history: expected at least {self.order} bytes, got {len(history)}")
@@ -108,7 +116,7 @@ def _look_up(keys, columns, asked):
     return [np.where(found, column[place], 0) for column in columns]
 
 
-def baselines(train, heldout) -> dict[str, float]:
+def baselines(train: Array, heldout: Array) -> dict[str, float]:
     """Return bits per byte of ``heldout`` under the baselines, every byte scored once.
 
     ``order2_bits_per_byte`` and ``order3_bits_per_byte`` are count models of ``train``.
@@ -118,6 +126,17 @@ def baselines(train, heldout) -> dict[str, float]:
     Parameters
     ----------
     train, heldout : ndarray of uint8
+        What is learned from, and what is scored.
+
+    Returns
+    -------
+    dict of str to float
+        Bits per byte, by the names above.
+
+    See Also
+    --------
+    CountModel : The counts behind two of them.
+    primeattn.language_model.evaluate : The same of a model.
 
     Examples
     --------

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from primeattn import tree
 from primeattn.checks import is_array
 from primeattn.nn import setup
+
+if TYPE_CHECKING:
+    from primeattn.nn import Layer
+    from primeattn.typing import Array, Params, States
 
 __all__ = ["check_gradients"]
 
@@ -16,7 +22,16 @@ DIRECTIONS = 2
 ROUNDING = 32  # units in the last place by which rounding may change f
 
 
-def check_gradients(layer, x, ps=None, st=None, *, rng=None, tol=1e-6, max_entries=64):
+def check_gradients(
+    layer: Layer,
+    x: Array,
+    ps: Params | None = None,
+    st: States | None = None,
+    *,
+    rng: np.random.Generator | None = None,
+    tol: float = 1e-6,
+    max_entries: int = 64,
+) -> dict[str, float]:
     """Compare ``layer.pullback`` with central differences of ``f(x, ps) = sum(c * layer(x, ps, st))``.
 
     c is random. Everything is done in float64. For x and every parameter array w, the derivative along an
@@ -52,6 +67,10 @@ def check_gradients(layer, x, ps=None, st=None, *, rng=None, tol=1e-6, max_entri
     ------
     AssertionError
         Names the path, the index (or direction), the analytic and the numeric value.
+
+    See Also
+    --------
+    primeattn.Layer : What a layer of your own defines.
 
     Examples
     --------

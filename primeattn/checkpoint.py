@@ -12,6 +12,7 @@ import zipfile
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from primeattn import _safetensors
 from primeattn.checks import is_array
 from primeattn.files import written_whole
 from primeattn.sequences import Sequence
+
+if TYPE_CHECKING:
+    from primeattn.typing import FilePath, Tree
 
 __all__ = ["load", "save", "written_whole"]
 
@@ -45,7 +49,7 @@ _ARRAY_HEADER = re.compile(
 )
 
 
-def save(path, tree, model=None):
+def save(path: FilePath, tree: Tree, model: Any = None) -> None:
     """Write a nested dict to ``path``: the whole file, or nothing.
 
     Arrays become entries of the ``.npz``, named by their place in the dict joined with ``/``, so
@@ -72,6 +76,10 @@ def save(path, tree, model=None):
     RuntimeError
         The package safetensors is needed and missing.
 
+    See Also
+    --------
+    load : Reads the file.
+
     Examples
     --------
     >>> import numpy as np, os, tempfile, primeattn as pa
@@ -97,7 +105,7 @@ def save(path, tree, model=None):
         write(file, json.dumps(header, indent=1), arrays)
 
 
-def load(path, like=None, model=None) -> dict:
+def load(path: FilePath, like: Tree | None = None, model: Any = None) -> dict:
     """Read what :func:`save` wrote, and check it against what is expected.
 
     Parameters
@@ -125,6 +133,10 @@ def load(path, like=None, model=None) -> dict:
         is named, with what was expected and what the file holds.
     RuntimeError
         The package safetensors is needed and missing.
+
+    See Also
+    --------
+    save : Writes the file.
 
     Examples
     --------

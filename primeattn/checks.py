@@ -4,19 +4,37 @@ from __future__ import annotations
 
 import numbers
 import operator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from primeattn.typing import Array
 
 __all__ = ["as_int", "extent", "integers", "is_array", "is_real", "share_memory"]
 
 OVERLAP_WORK = 100_000  # steps that np.shares_memory may take to prove two strided views disjoint
 
 
-def is_array(value) -> bool:
+def is_array(value: Any) -> bool:
     """Whether ``value`` is a NumPy array, in memory or mapped from a file.
 
     Subclasses are refused: taken for plain arrays, they would silently lose what they add, such as a mask,
     units or another product.
+
+    Parameters
+    ----------
+    value : object
+        What was given.
+
+    Returns
+    -------
+    bool
+        Whether it is one.
+
+    See Also
+    --------
+    is_real : The same for numbers.
 
     Examples
     --------
@@ -28,8 +46,26 @@ def is_array(value) -> bool:
     return type(value) in (np.ndarray, np.memmap)
 
 
-def as_int(name, value, minimum=None, maximum=None) -> int:
+def as_int(name: Any, value: Any, minimum: int | None = None, maximum: int | None = None) -> int:
     """Return ``value`` as a Python int; TypeError for floats and booleans, ValueError beyond the bounds.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument in errors.
+    value : object
+        What was given.
+    minimum, maximum : int, optional
+        The bounds, included.
+
+    Returns
+    -------
+    int
+        The same number.
+
+    See Also
+    --------
+    integers : The same for arrays.
 
     Examples
     --------
@@ -51,8 +87,24 @@ def as_int(name, value, minimum=None, maximum=None) -> int:
     return value
 
 
-def integers(name, values) -> np.ndarray:
+def integers(name: Any, values: Any) -> np.ndarray:
     """Return ``values`` as a new int64 array; raise unless they are integers that fit.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument in errors.
+    values : array or iterable of int
+        What was given.
+
+    Returns
+    -------
+    int64 array
+        A copy.
+
+    See Also
+    --------
+    as_int : The same for one number.
 
     Examples
     --------
@@ -75,8 +127,22 @@ def integers(name, values) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def is_real(value) -> bool:
+def is_real(value: Any) -> bool:
     """Whether a value is a real number, and no boolean.
+
+    Parameters
+    ----------
+    value : object
+        What was given.
+
+    Returns
+    -------
+    bool
+        Whether it is one.
+
+    See Also
+    --------
+    as_int : For integers.
 
     Examples
     --------
@@ -87,8 +153,22 @@ def is_real(value) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
 
 
-def extent(array) -> tuple[int, int]:
+def extent(array: Array) -> tuple[int, int]:
     """Return the address of the first byte of an array, and that after its last.
+
+    Parameters
+    ----------
+    array : array
+        Of NumPy; it may have any strides.
+
+    Returns
+    -------
+    tuple of int
+        The two addresses.
+
+    See Also
+    --------
+    share_memory : Whether two arrays share an element.
 
     Examples
     --------
@@ -107,8 +187,22 @@ def extent(array) -> tuple[int, int]:
     return begin, end + array.itemsize
 
 
-def share_memory(a, b) -> bool:
+def share_memory(a: Any, b: Any) -> bool:
     """Whether two arrays share an element; also True if disjointness takes too long to show.
+
+    Parameters
+    ----------
+    a, b : array
+        Of NumPy; they may have any strides.
+
+    Returns
+    -------
+    bool
+        Whether they do, or may.
+
+    See Also
+    --------
+    extent : The bytes that an array spans.
 
     Examples
     --------

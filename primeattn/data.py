@@ -9,10 +9,14 @@ import sysconfig
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from primeattn.checks import as_int
+
+if TYPE_CHECKING:
+    from primeattn.typing import Array, FilePath
 
 __all__ = [
     "HELDOUT_BYTES",
@@ -36,14 +40,16 @@ _EXCLUDED_FOLDERS = frozenset(
 class Corpus:
     """A text, split into training bytes and held-out bytes.
 
-    Attributes
+    Parameters
     ----------
     name : str
         Where the text came from.
     train, heldout : ndarray of uint8
         The two parts. Nothing of ``heldout`` is in ``train`` (for a corpus of files: no file is in both).
-    sha256 : str
-        Digest of ``train`` followed by ``heldout``.
+
+    See Also
+    --------
+    load_corpus : Reads one.
 
     Examples
     --------
@@ -59,13 +65,30 @@ class Corpus:
 
     @cached_property
     def sha256(self) -> str:
+        """Digest of ``train`` followed by ``heldout``."""
         digest = hashlib.sha256(self.train)
         digest.update(self.heldout)
         return digest.hexdigest()
 
 
-def load_corpus(text=None) -> Corpus:
+def load_corpus(text: FilePath | None = None) -> Corpus:
     """Return the corpus of the file ``text``, or of the Python standard library when ``text`` is None.
+
+    Parameters
+    ----------
+    text : str or path-like, optional
+        The file, read as bytes.
+
+    Returns
+    -------
+    Corpus
+        Training and held-out bytes.
+
+    See Also
+    --------
+    text_corpus : Of a file.
+    stdlib_corpus : Of the standard library.
+    Batches : Cuts it into windows.
 
     Examples
     --------
@@ -76,7 +99,7 @@ def load_corpus(text=None) -> Corpus:
     return stdlib_corpus() if text is None else text_corpus(text)
 
 
-def text_corpus(path) -> Corpus:
+def text_corpus(path: FilePath) -> Corpus:
     """Split one file: its last 128 KiB are held out, or its last tenth if that is less.
 
     Parameters
@@ -84,12 +107,21 @@ def text_corpus(path) -> Corpus:
     path : str or path-like
         The file, read as bytes.
 
+    Returns
+    -------
+    Corpus
+        Training and held-out bytes.
+
     Raises
     ------
     FileNotFoundError
         There is no such file.
     ValueError
         The file is empty, or too short (under 10 bytes) to hold anything out.
+
+    See Also
+    --------
+    load_corpus : A file or the standard library.
 
     Examples
     --------
@@ -109,7 +141,7 @@ def text_corpus(path) -> Corpus:
     return Corpus(path.name, _bytes(content[:-held]), _bytes(content[-held:]))
 
 
-def stdlib_corpus(root=None) -> Corpus:
+def stdlib_corpus(root: FilePath | None = None) -> Corpus:
     """Split the Python standard library's own ``.py`` files by file.
 
     Tests, ``encodings/``, ``pydoc_data/`` and installed packages are left out, and of files with equal
@@ -122,6 +154,15 @@ def stdlib_corpus(root=None) -> Corpus:
     ----------
     root : str or path-like, optional
         Another folder of ``.py`` files; default the running interpreter's standard library.
+
+    Returns
+    -------
+    Corpus
+        Training and held-out bytes.
+
+    See Also
+    --------
+    load_corpus : A file or the standard library.
 
     Examples
     --------
@@ -180,11 +221,17 @@ class Batches:
     batch, context : int
         Windows in a batch, bytes in a window.
     seed : int
+        Of the shuffles.
 
     Attributes
     ----------
     position : int
         Number of windows returned so far; may be set.
+
+    See Also
+    --------
+    evaluation_windows : Windows that score every byte once.
+    load_corpus : A text to cut.
 
     Examples
     --------
@@ -195,7 +242,7 @@ class Batches:
     ((2, 5), True, 2)
     """
 
-    def __init__(self, text, batch, context, seed):
+    def __init__(self, text: Array, batch: int, context: int, seed: int) -> None:
         text = np.asarray(text)
         if text.dtype != np.uint8 or text.ndim != 1:
             raise TypeError(
@@ -216,10 +263,10 @@ class Batches:
         self._windows = max(1, (text.size - 1) // self.context - 1)
         self._shuffled = None, None  # an epoch, and where its windows start
 
-    def __iter__(self):
+    def __iter__(self) -> Batches:
         return self
 
-    def __next__(self):
+    def __next__(self) -> tuple[Array, Array]:
         """Return ``tokens`` and ``targets``, uint8 of shape (batch, context); targets are one byte ahead."""
         starts = np.array([self._start(self.position + i) for i in range(self.batch)])
         self.position += self.batch
@@ -235,7 +282,7 @@ class Batches:
         return self._shuffled[1][place]
 
 
-def evaluation_windows(text, context):
+def evaluation_windows(text: Array, context: int) -> tuple[Array, Array, Array]:
     """Cut a text into overlapping windows such that every byte is scored exactly once.
 
     Windows advance by half a context, and only targets that no earlier window had are scored, so that every
@@ -245,13 +292,21 @@ def evaluation_windows(text, context):
     Parameters
     ----------
     text : ndarray of uint8, shape (size,), not empty
+        The bytes to score.
     context : int
+        Bytes in a window.
 
     Returns
     -------
     tokens, targets : ndarray of uint8, shape (windows, min(context, size))
+        Bytes, and those one ahead.
     scored : ndarray of bool, same shape
         Which targets to score; ``targets[scored]`` is the text.
+
+    See Also
+    --------
+    primeattn.language_model.evaluate : Scores them.
+    Batches : Windows for training.
 
     Examples
     --------

@@ -9,6 +9,12 @@ import secrets
 import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from primeattn.typing import FilePath
 
 try:
     import fcntl
@@ -19,7 +25,7 @@ __all__ = ["check_writable", "written_whole"]
 
 
 @contextmanager
-def written_whole(path):
+def written_whole(path: FilePath) -> AbstractContextManager[Any]:
     """Open a new binary file that takes the name ``path`` when the block ends, and vanishes if it raises.
 
     The bytes go to a temporary file in the same folder, are flushed to the disk, and replace ``path`` in one
@@ -27,10 +33,24 @@ def written_whole(path):
     wins. If ``path`` is a symbolic link, its target is replaced. Leftovers of killed writers of the same path
     are removed.
 
+    Parameters
+    ----------
+    path : str or path-like
+        The file to write.
+
+    Yields
+    ------
+    binary file
+        To write to.
+
     Raises
     ------
     ValueError
         ``path`` is a folder, a device or a pipe.
+
+    See Also
+    --------
+    primeattn.checkpoint.save : Writes checkpoints so.
 
     Examples
     --------
@@ -60,8 +80,17 @@ def written_whole(path):
         raise
 
 
-def check_writable(folder):
+def check_writable(folder: FilePath) -> None:
     """Raise OSError unless files, or ``folder`` itself, can be created there; leave nothing behind.
+
+    Parameters
+    ----------
+    folder : str or path-like
+        It need not exist.
+
+    See Also
+    --------
+    written_whole : Writes a file there.
 
     Examples
     --------

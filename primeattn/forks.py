@@ -8,14 +8,32 @@ registered here.
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["PerProcess", "around", "in_child"]
 
 _process = object()  # a different one in each process
 
 
-def in_child(answer):
+def in_child(answer: Callable[[], Any]) -> Any:
     """Decorator: call ``answer()`` in every forked child, before anything else runs there.
+
+    Parameters
+    ----------
+    answer : callable
+        Called without arguments.
+
+    Returns
+    -------
+    callable
+        The same function.
+
+    See Also
+    --------
+    PerProcess : A value that each process makes anew.
 
     Examples
     --------
@@ -29,8 +47,17 @@ def in_child(answer):
     return answer
 
 
-def around(before, after):
+def around(before: Callable[[], Any], after: Callable[[], Any]) -> None:
     """Call ``before()`` in the parent before every fork, and ``after()`` there after it.
+
+    Parameters
+    ----------
+    before, after : callable
+        Called without arguments.
+
+    See Also
+    --------
+    in_child : What the child does.
 
     Examples
     --------
@@ -50,6 +77,15 @@ def _begin_anew():
 class PerProcess:
     """``PerProcess(make)()`` returns what ``make()`` gave at the first call in this process.
 
+    Parameters
+    ----------
+    make : callable
+        Called without arguments, once in each process.
+
+    See Also
+    --------
+    in_child : Calls a function in every child.
+
     Examples
     --------
     >>> from primeattn.forks import PerProcess
@@ -60,10 +96,10 @@ class PerProcess:
 
     __slots__ = ("_made", "_make")
 
-    def __init__(self, make):
+    def __init__(self, make: Callable[[], Any]) -> None:
         self._make, self._made = make, {}
 
-    def __call__(self):
+    def __call__(self) -> Any:
         made = self._made.get(_process)
         # One step for Python: concurrent threads get the same object, and no exception comes between.
         return self._made.setdefault(_process, self._make()) if made is None else made

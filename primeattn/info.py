@@ -6,6 +6,7 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from primeattn.compiled.jit import cache_folder
 from primeattn.compiled.simd import VECTOR
 from primeattn.kernels import get_num_threads
 from primeattn.kernels.call import KERNELS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["collect", "machine", "report", "versions"]
 
@@ -24,6 +28,15 @@ PACKAGES = (
 
 def collect() -> dict[str, dict]:
     """Return a description of this machine: sections of names and values of JSON types.
+
+    Returns
+    -------
+    dict of str to dict
+        The sections, each with names and values.
+
+    See Also
+    --------
+    report : The same as text.
 
     Examples
     --------
@@ -44,8 +57,22 @@ def collect() -> dict[str, dict]:
     return {"versions": versions(), "machine": machine(), "cpu": cpu, "gpu": device.describe()}
 
 
-def report(sections) -> str:
+def report(sections: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the sections of ``collect`` as readable text; None is written as a dash.
+
+    Parameters
+    ----------
+    sections : dict of str to dict
+        From ``collect``.
+
+    Returns
+    -------
+    str
+        A heading for each section, and a line for each value.
+
+    See Also
+    --------
+    collect : Makes the sections.
 
     Examples
     --------
@@ -73,6 +100,15 @@ def _text(value):
 def machine() -> dict:
     """Return the processor, its cores and caches, and the system, as far as the system says.
 
+    Returns
+    -------
+    dict
+        Names and values, None where the system does not say.
+
+    See Also
+    --------
+    collect : All sections.
+
     Examples
     --------
     >>> import primeattn as pa
@@ -91,6 +127,15 @@ def machine() -> dict:
 
 def versions() -> dict:
     """Return the versions of Python and of the packages that matter, None for those not installed.
+
+    Returns
+    -------
+    dict
+        Versions by package.
+
+    See Also
+    --------
+    collect : All sections.
 
     Examples
     --------

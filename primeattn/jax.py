@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from primeattn._extras import require
+
+if TYPE_CHECKING:
+    from primeattn.typing import AnyArray, Patterns
 
 require("jax")
 
@@ -26,23 +29,23 @@ LEARNED = ("q", "k", "v", "offset_bias", "global_bias")  # what has gradients, w
 
 
 def attention(
-    q,
-    k,
-    v,
-    pattern,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    pattern: Patterns,
     *,
-    scale=None,
-    q_start=0,
-    k_start=0,
-    cu_seqlens=None,
-    offset_bias=None,
-    global_bias=None,
-    slopes=None,
-    softcap=None,
-    dropout=0.0,
-    dropout_seed=0,
-    return_lse=False,
-):
+    scale: float | None = None,
+    q_start: int | AnyArray = 0,
+    k_start: int | AnyArray = 0,
+    cu_seqlens: AnyArray | None = None,
+    offset_bias: AnyArray | None = None,
+    global_bias: AnyArray | None = None,
+    slopes: AnyArray | None = None,
+    softcap: float | None = None,
+    dropout: float = 0.0,
+    dropout_seed: Any = 0,
+    return_lse: bool = False,
+) -> Any:
     """Sparse causal attention with gradients of q, k, v, offset_bias, global_bias, also through lse.
 
     out and lse are those of :func:`primeattn.sparse_index_kernel`, where the formula is. The kernels of the
@@ -55,21 +58,26 @@ def attention(
     q : (batch, heads, n_q, head_dim) array
         float32 or float64; float16 or bfloat16 are computed in float32.
     k, v : (batch, kv_heads, n_k, head_dim) arrays
+        Like q in dtype.
     pattern : Pattern or sequence of Pattern
         One, or one per query head.
     scale, softcap, dropout : float, optional
         Known when a program is compiled.
     q_start, k_start : int, or (batch,) array of integers
+        Positions of the first query and the first key.
     cu_seqlens : (sequences + 1,) array of integers, optional
+        Boundaries of packed sequences in a batch of 1.
     offset_bias, global_bias, slopes : arrays, optional
         Of the dtype of q; slopes has no gradient.
     dropout_seed : int, or (2,) array of uint32
         Such as ``jax.random.key_data(key)``: the higher and the lower half of a seed.
     return_lse : bool
+        Whether to return lse, too.
 
     Returns
     -------
     out : array like q
+        The attention of each query.
     lse : (batch, heads, n_q) array
         Only with ``return_lse``; float64 if q is, else float32.
 
@@ -78,6 +86,10 @@ def attention(
     TypeError, ValueError
         As in the kernel. Where positions or the shapes of biases are wrong, the error is one of JAX that
         holds the message.
+
+    See Also
+    --------
+    primeattn.sparse_index_kernel : The formula, and all that options mean.
 
     Examples
     --------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,11 +28,27 @@ from primeattn.nn.initializers import Normal
 from primeattn.tree import test_mode
 from primeattn.workspace import Workspace
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from collections.abc import Sequence as Several
+
+    from primeattn.nn import Layer
+    from primeattn.patterns import Pattern
+    from primeattn.typing import Array, DTypeLike, Params, Shape, States
+
 __all__ = ["evaluate", "generate", "make_model", "sinusoids", "stream"]
 
 
 def make_model(
-    pattern, *, layers=None, width=128, heads=4, context=256, tied=False, vocab=256, previous=1
+    pattern: Pattern | Several[Pattern | Several[Pattern]],
+    *,
+    layers: int | None = None,
+    width: int = 128,
+    heads: int = 4,
+    context: int = 256,
+    tied: bool = False,
+    vocab: int = 256,
+    previous: int = 1,
 ) -> Chain | Tied:
     """Return the model: tokens (batch, seq) -> logits (batch, seq, vocab), with seq at most ``context``.
 
@@ -56,6 +73,17 @@ def make_model(
         Tokens are 0 .. vocab - 1; by default bytes.
     previous : int
         Number of earlier tokens that each position sees through the embedding (see `Embedding`).
+
+    Returns
+    -------
+    Chain or Tied
+        Without parameters: ``pa.setup`` draws them.
+
+    See Also
+    --------
+    evaluate : Bits per byte of a text.
+    generate : Writes text.
+    primeattn.train.run : Trains such a model.
 
     Examples
     --------
@@ -93,11 +121,29 @@ def _stack(pattern, layers):
     return pattern
 
 
-def sinusoids(rng, shape, dtype):
+def sinusoids(rng: Any, shape: Shape, dtype: DTypeLike) -> Array:
     """Initialiser of positions: 0.2 sin(t w) and 0.2 cos(t w) at frequencies w from 1 down to 1/10000.
 
     Vaswani et al., Attention is all you need (2017). Learned positions that start at random need most of a
     short run to tell distances apart; these do so from the start. Draws nothing.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Not used.
+    shape : (int, int)
+        Positions, and features.
+    dtype : dtype
+        Of the array.
+
+    Returns
+    -------
+    array
+        A new one.
+
+    See Also
+    --------
+    primeattn.PositionalEmbedding : Takes it as ``init``.
 
     Examples
     --------
@@ -112,11 +158,33 @@ def sinusoids(rng, shape, dtype):
     return (0.2 * np.concatenate([np.sin(angle), np.cos(angle)], axis=1)[:, :features]).astype(dtype)
 
 
-def evaluate(model, ps, st, text, context, batch=16) -> float:
+def evaluate(model: Layer, ps: Params, st: States, text: Array, context: int, batch: int = 16) -> float:
     """Return the bits per byte of ``text``: the mean of -log2 p over its bytes, each scored once.
 
     The windows are those of :func:`primeattn.data.evaluation_windows`: bytes beyond the first window have at
     least ``context // 2`` bytes before them, and the first byte follows a newline.
+
+    Parameters
+    ----------
+    model : Layer
+        Tokens (batch, t) -> logits (batch, t, 256).
+    ps, st : nested dicts
+        Its parameters and state; with dropout, ``pa.test_mode(st)``.
+    text : ndarray of uint8, shape (size,)
+        The bytes to score.
+    context : int
+        Bytes in a window.
+    batch : int
+        Windows at a time.
+
+    Returns
+    -------
+    float
+        Bits per byte.
+
+    See Also
+    --------
+    primeattn.baselines.baselines : The same of count models and compressors.
 
     Examples
     --------
@@ -140,19 +208,19 @@ def evaluate(model, ps, st, text, context, batch=16) -> float:
 
 
 def generate(
-    model,
-    ps,
-    st,
-    prompt,
-    length,
-    temperature=1.0,
-    top_k=None,
-    top_p=None,
-    rng=None,
+    model: Layer,
+    ps: Params,
+    st: States,
+    prompt: Any,
+    length: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    rng: np.random.Generator | int | None = None,
     *,
-    context=None,
-    slide=False,
-):
+    context: int | None = None,
+    slide: bool = False,
+) -> Any:
     """Go on from a prompt: each token is drawn from softmax(logits / temperature) given those before.
 
     The model computes each token once, with the caches of `with_cache`: layers of your own that look at other
@@ -163,9 +231,11 @@ def generate(
     model : Layer
         Tokens (batch, t) -> logits (batch, t, vocabulary).
     ps, st : nested dicts
+        Its parameters and state.
     prompt : bytes, int array (t,), or list of either
         At least one token. A list is a batch; its prompts may differ in length.
     length : int
+        Number of tokens to draw.
     temperature : float
         At 0, each token is the one with the largest logit (the first of equals), and ``rng`` is not used.
     top_k : int, optional
@@ -184,6 +254,11 @@ def generate(
     -------
     bytes, int array (length,), or list of either
         As the prompt.
+
+    See Also
+    --------
+    stream : One token at a time.
+    primeattn.with_cache : The caches.
 
     Examples
     --------
@@ -206,20 +281,40 @@ def generate(
 
 
 def stream(
-    model,
-    ps,
-    st,
-    prompts,
-    length,
+    model: Layer,
+    ps: Params,
+    st: States,
+    prompts: Any,
+    length: int,
     *,
-    temperature=1.0,
-    top_k=None,
-    top_p=None,
-    rng=None,
-    context=None,
-    slide=False,
-):
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    rng: np.random.Generator | int | None = None,
+    context: int | None = None,
+    slide: bool = False,
+) -> Iterator[Array]:
     """Yield the tokens of `generate` one by one, as int arrays (batch,), for a list of prompts.
+
+    Parameters
+    ----------
+    model, ps, st
+        As in `generate`; so are the options below.
+    prompts : list
+        Of bytes or int arrays (t,), a batch.
+    length : int
+        Number of tokens to draw for each.
+    temperature, top_k, top_p, rng, context, slide
+        How to draw, and what to do with a long text.
+
+    Returns
+    -------
+    iterator of int arrays (batch,)
+        The next token of each text.
+
+    See Also
+    --------
+    generate : All tokens at once.
 
     Examples
     --------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,12 +12,26 @@ from primeattn.compiled import loops
 from primeattn.compiled.parallel import as_rows, row_blocks, share
 from primeattn.nn._memory import Memory
 
+if TYPE_CHECKING:
+    from primeattn.typing import Array
+    from primeattn.workspace import Workspace
+
 __all__ = ["cross_entropy", "mse"]
 
 
-def cross_entropy(logits, labels, *, ignore=-100, label_smoothing=0.0, z_loss=0.0, workspace=None):
-    """``loss = mean over counted r of (L_r - (1 - s) z_{r, label_r} - s mean_c z_rc + z_loss L_r**2)``,
-    with ``L_r = log sum_c exp z_rc`` and ``s = label_smoothing``, in nats.
+def cross_entropy(
+    logits: Array,
+    labels: Array,
+    *,
+    ignore: int = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    workspace: Workspace | None = None,
+) -> tuple[float, Array]:
+    """Cross entropy of rows of logits with their labels, in nats, and its gradient.
+
+    ``loss = mean over counted r of (L_r - (1 - s) z_{r, label_r} - s mean_c z_rc + z_loss L_r**2)``,
+    with ``L_r = log sum_c exp z_rc`` and ``s = label_smoothing``.
 
     Parameters
     ----------
@@ -47,6 +62,10 @@ def cross_entropy(logits, labels, *, ignore=-100, label_smoothing=0.0, z_loss=0.
     TypeError, ValueError
         If logits are not floats, or labels are not integers, have another shape or are out of range; for an
         option out of its range.
+
+    See Also
+    --------
+    mse : For numbers in place of classes.
 
     Examples
     --------
@@ -92,7 +111,7 @@ def cross_entropy(logits, labels, *, ignore=-100, label_smoothing=0.0, z_loss=0.
         return float(losses.sum()) / count, dlogits
 
 
-def mse(y, target, *, workspace=None):
+def mse(y: Array, target: Array, *, workspace: Workspace | None = None) -> tuple[float, Array]:
     """``loss = mean((y - target)**2)`` over all entries, and ``dy = 2 (y - target) / y.size``.
 
     Parameters
@@ -107,11 +126,16 @@ def mse(y, target, *, workspace=None):
     loss : float
         Summed in float64; 0 for empty arrays.
     dy : array
+        The gradient with respect to y, of its shape and dtype.
 
     Raises
     ------
     TypeError, ValueError
         If the arrays are not floats, or differ in shape or dtype.
+
+    See Also
+    --------
+    cross_entropy : For classes in place of numbers.
 
     Examples
     --------

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from primeattn.compiled import loops
 from primeattn.compiled.parallel import row_blocks, share
 from primeattn.nn._layer import DTYPES
 
+if TYPE_CHECKING:
+    from primeattn.typing import Array, Params, Tree
+
 __all__ = ["SGD", "Adam", "AdamW", "clip_by_global_norm", "warmup_cosine"]
 
 
@@ -31,11 +35,19 @@ class _Optimiser(Config):
 
     moments = ()
 
-    def init(self, ps):
+    def init(self, ps: Params) -> Tree:
         """State before the first step: zero moments shaped like ps, and the number of steps taken."""
         return {"step": np.zeros((), np.int64), **{name: tree.zeros_like(ps) for name in self.moments}}
 
-    def update(self, ps, grads, state, *, lr=None, out=None):
+    def update(
+        self,
+        ps: Params,
+        grads: Params,
+        state: Tree,
+        *,
+        lr: float | None = None,
+        out: tuple[Params, Tree] | None = None,
+    ) -> tuple[Params, Tree]:
         """One step.
 
         Parameters
@@ -112,6 +124,10 @@ class SGD(_Optimiser):
     momentum : float
         In [0, 1).
 
+    See Also
+    --------
+    Adam : With a rate for each parameter.
+
     Examples
     --------
     >>> import numpy as np, primeattn as pa
@@ -127,18 +143,21 @@ class SGD(_Optimiser):
 
     moments = ("velocity",)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         freeze_real(self, "lr", 0)
         freeze_real(self, "momentum", 0, 1)
 
-    def rule(self, path, p, step, lr):
+    def rule(self, path: str, p: Array, step: int, lr: float) -> Any:
+        """Return the function that updates this leaf from its gradient, in place."""
         numbers = _typed(p, self.momentum, lr)
         return lambda g, *arrays: loops.sgd(g, numbers, *arrays)
 
 
 @dataclass(frozen=True, repr=False)
 class Adam(_Optimiser):
-    """``m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g**2``,
+    """Gradient descent with a rate for each parameter, from moments of its gradient.
+
+    ``m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g**2``,
     ``p = p - lr (m / (1 - b1**t)) / (sqrt(v / (1 - b2**t)) + eps)`` at step t = 1, 2, ...
 
     Kingma and Ba, Adam: a method for stochastic optimization (2015).
@@ -151,6 +170,11 @@ class Adam(_Optimiser):
         b1 and b2, in [0, 1).
     eps : float
         Keeps the step finite if the gradient is 0.
+
+    See Also
+    --------
+    AdamW : With weight decay.
+    SGD : Without second moments.
 
     Examples
     --------
@@ -168,7 +192,7 @@ class Adam(_Optimiser):
 
     moments = ("m", "v")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         freeze_real(self, "lr", 0)
         freeze_real(self, "eps", 0)
         pair = isinstance(self.betas, (tuple, list)) and len(self.betas) == 2
@@ -178,10 +202,12 @@ class Adam(_Optimiser):
             )
         object.__setattr__(self, "betas", tuple(float(b) for b in self.betas))
 
-    def decay_rate(self, path, p):
+    def decay_rate(self, path: str, p: Array) -> float:
+        """Return what this leaf loses in a step, relative to the learning rate."""
         return 0.0
 
-    def rule(self, path, p, step, lr):
+    def rule(self, path: str, p: Array, step: int, lr: float) -> Any:
+        """Return the function that updates this leaf from its gradient, in place."""
         b1, b2 = self.betas
         keep, scale = 1 - lr * self.decay_rate(path, p), lr / (1 - b1**step)
         root = 1 / math.sqrt(1 - b2**step)
@@ -194,7 +220,7 @@ def _typed(p, *numbers):
     return tuple(p.dtype.type(number) for number in numbers)
 
 
-def matrices(path, p):
+def matrices(path: str, p: Array) -> bool:
     """Default choice of leaves that decay: those with at least two axes, so no biases and scales."""
     return p.ndim >= 2
 
@@ -214,6 +240,11 @@ class AdamW(Adam):
     decay : callable
         ``decay(path, p) -> bool``; by default leaves with at least two axes decay, biases and scales do not.
 
+    See Also
+    --------
+    Adam : Without weight decay.
+    warmup_cosine : A learning rate for each step.
+
     Examples
     --------
     >>> import numpy as np, primeattn as pa
@@ -227,16 +258,17 @@ class AdamW(Adam):
     weight_decay: float = 0.01
     decay: Callable = matrices
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         freeze_real(self, "weight_decay", 0)
         check_callable(self, "decay")
 
-    def decay_rate(self, path, p):
+    def decay_rate(self, path: str, p: Array) -> float:
+        """Return what this leaf loses in a step, relative to the learning rate."""
         return self.weight_decay if self.decay(path, p) else 0.0
 
 
-def clip_by_global_norm(grads, max_norm, out=None):
+def clip_by_global_norm(grads: Params, max_norm: float, out: Params | None = None) -> tuple[Params, float]:
     """``g = g * min(1, max_norm / norm)`` with the norm of all leaves together, ``norm = sqrt(sum g**2)``.
 
     Parameters
@@ -251,9 +283,15 @@ def clip_by_global_norm(grads, max_norm, out=None):
     Returns
     -------
     grads : nested dict
+        The clipped gradients.
     norm : float
         Norm before clipping, summed in float64. If it is not finite, the gradients are left unchanged:
         check the norm before taking the step.
+
+    See Also
+    --------
+    warmup_cosine : A learning rate for each step.
+    AdamW : Takes the step.
 
     Examples
     --------
@@ -300,7 +338,7 @@ def _flat(array):
     return np.ascontiguousarray(array).reshape(-1)
 
 
-def warmup_cosine(step, *, base_lr, warmup, total, final=0.1):
+def warmup_cosine(step: int, *, base_lr: float, warmup: int, total: int, final: float = 0.1) -> float:
     """Learning rate of a step: a line up to ``base_lr``, then half a cosine down to ``final * base_lr``.
 
     ``base_lr (step + 1) / warmup`` while ``step < warmup``; then, with u = (step - warmup) / (total -
@@ -317,6 +355,15 @@ def warmup_cosine(step, *, base_lr, warmup, total, final=0.1):
         Number of steps of the rise, and of all; ``0 <= warmup < total``.
     final : float
         Last rate, as a fraction of base_lr.
+
+    Returns
+    -------
+    float
+        The rate.
+
+    See Also
+    --------
+    AdamW : Takes it as ``lr`` of ``update``.
 
     Examples
     --------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -11,6 +11,16 @@ from primeattn import sequences
 from primeattn.checks import as_int
 from primeattn.sequences.value import EMPTY, Sequence
 from primeattn.wheel.cost import choose_wheel
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import NoReturn
+
+    from scipy.sparse import csr_matrix
+    from torch import Tensor
+    from torch.nn.attention.flex_attention import BlockMask
+
+    from primeattn.typing import SequenceLike
 
 __all__ = ["Pattern"]
 
@@ -42,6 +52,12 @@ class Pattern:
     global_tokens : int
         Number of leading tokens that every later token attends.
 
+    See Also
+    --------
+    primeattn.sequences : The sequences, and their algebra.
+    primeattn.plot.mask : A picture.
+    primeattn.analysis.compare : What patterns cost and achieve.
+
     Examples
     --------
     >>> import primeattn as pa
@@ -66,7 +82,11 @@ class Pattern:
     _draw: ClassVar = None  # draws the notebook picture
     _masks: ClassVar = None  # returns the module that makes masks of torch
 
-    def __post_init__(self):
+    if TYPE_CHECKING:  # the dataclass writes it; it takes more than the attribute then is
+
+        def __init__(self, sequence: SequenceLike, window: int = 0, global_tokens: int = 0) -> None: ...
+
+    def __post_init__(self) -> None:
         vars(self).update(
             sequence=_as_sequence(self.sequence),
             window=as_int("window", self.window, minimum=0),
@@ -75,7 +95,7 @@ class Pattern:
             _views={},
         )
 
-    def offsets(self, n) -> np.ndarray:
+    def offsets(self, n: int) -> np.ndarray:
         """Return { d in D : d < n }: sorted int64, a read-only view of a cache.
 
         Repeated calls cost a dictionary look-up; a new ``n`` costs a binary search, and the cache grows
@@ -99,7 +119,7 @@ class Pattern:
         self._views[n] = view
         return view
 
-    def offsets_between(self, low, high) -> np.ndarray:
+    def offsets_between(self, low: int, high: int) -> np.ndarray:
         """Return { d in D : low <= d < high }: sorted int64, read-only.
 
         For a far range, only its own terms are generated, if the sequence can (see ``Sequence.between``).
@@ -132,7 +152,7 @@ class Pattern:
         distances.setflags(write=False)
         return distances, bound
 
-    def keys(self, i) -> np.ndarray:
+    def keys(self, i: int) -> np.ndarray:
         """Return keys(i), sorted int64.
 
         Examples
@@ -146,7 +166,7 @@ class Pattern:
         by_offset = i - self.offsets(i + 1)[::-1]
         return np.concatenate([columns, by_offset[np.searchsorted(by_offset, len(columns)) :]])
 
-    def num_pairs(self, n) -> int:
+    def num_pairs(self, n: int) -> int:
         """Return the number of attended (query, key) pairs of one sequence of length ``n``, without a mask.
 
         Offset d has n - d pairs, G of them in the leading columns, which are full anyway:
@@ -164,7 +184,7 @@ class Pattern:
         beyond = self.offsets(n - columns)
         return len(beyond) * (n - columns) - int(beyond.sum()) + columns * n - columns * (columns - 1) // 2
 
-    def density(self, n) -> float:
+    def density(self, n: int) -> float:
         """Return ``num_pairs(n)`` as a fraction of the n(n+1)/2 causal pairs.
 
         Examples
@@ -176,8 +196,15 @@ class Pattern:
         n = as_int("n", n, minimum=1)
         return self.num_pairs(n) / (n * (n + 1) // 2)
 
-    def to_dense(self, n) -> np.ndarray:
-        """Return the mask: bool (n, n), row i true at keys(i). ValueError for n > 32768."""
+    def to_dense(self, n: int) -> np.ndarray:
+        """Return the mask: bool (n, n), row i true at keys(i). ValueError for n > 32768.
+
+        Examples
+        --------
+        >>> import primeattn as pa
+        >>> pa.Pattern(None, window=1).to_dense(3).sum(axis=1)
+        array([1, 2, 2])
+        """
         n = as_int("n", n, minimum=0)
         if n > _MAX_DENSE:
             raise ValueError(
@@ -190,7 +217,7 @@ class Pattern:
         mask[:, :columns] |= np.tri(n, columns, dtype=bool)
         return mask
 
-    def to_csr(self, n):
+    def to_csr(self, n: int) -> csr_matrix:
         """Return the mask as scipy.sparse.csr_matrix, bool (n, n), indices sorted.
 
         ValueError for more than 2**28 pairs.
@@ -223,7 +250,7 @@ class Pattern:
         mask.has_sorted_indices = True
         return mask
 
-    def to_torch_csr(self, n, *, device=None):
+    def to_torch_csr(self, n: int, *, device: Any = None) -> Tensor:
         """Return the mask as a sparse CSR tensor of torch, bool (n, n); needs ``primeattn[torch]``.
 
         ValueError for more than 2**28 pairs.
@@ -236,7 +263,9 @@ class Pattern:
         """
         return Pattern._masks().to_torch_csr(self, n, device=device)
 
-    def to_flex(self, n, *, wheel=1, block_size=128, device=None):
+    def to_flex(
+        self, n: int, *, wheel: int | None = 1, block_size: int = 128, device: Any = None
+    ) -> BlockMask:
         """Return the mask as a BlockMask of torch's FlexAttention; needs ``primeattn[torch]``.
 
         It lists the blocks that hold an attended pair, of which FlexAttention skips the others, and apart
@@ -249,6 +278,7 @@ class Pattern:
         Parameters
         ----------
         n : int
+            Length of the sequence.
         wheel : int, optional
             1 is the natural order; None the wheel that the GPU kernel would use.
         block_size : int
@@ -272,7 +302,7 @@ class Pattern:
         """
         return Pattern._masks().to_flex(self, n, wheel=wheel, block_size=block_size, device=device)
 
-    def wheel_permutation(self, n, wheel=None) -> np.ndarray:
+    def wheel_permutation(self, n: int, wheel: int | None = None) -> np.ndarray:
         """Return the positions 0, ..., n - 1 as int64, grouped by residue modulo ``wheel``, each in order.
 
         No prime above 5 shares a factor with 30, so that in this order most square blocks of the primes' mask
@@ -284,6 +314,7 @@ class Pattern:
         Parameters
         ----------
         n : int
+            Length of the sequence.
         wheel : int, optional
             By default the one that the GPU kernel would use: see :func:`primeattn.kernels.explain_kernel`.
 
@@ -298,7 +329,7 @@ class Pattern:
             wheel = choose_wheel((self,), n, 64, forced=True)
         return np.argsort(np.arange(n) % as_int("wheel", wheel, minimum=1), kind="stable")
 
-    def __or__(self, other):
+    def __or__(self, other: Pattern) -> Pattern:
         if not isinstance(other, Pattern):
             return NotImplemented
         s, t = self.sequence, other.sequence
@@ -308,13 +339,13 @@ class Pattern:
             max(self.global_tokens, other.global_tokens),
         )
 
-    def __bool__(self):
+    def __bool__(self) -> NoReturn:
         raise TypeError("a Pattern has no truth value; the union is written a | b")
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return Pattern, (self.sequence, self.window, self.global_tokens)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         options = [
             f"{name}={getattr(self, name)}" for name in ("window", "global_tokens") if getattr(self, name)
         ]
@@ -337,8 +368,15 @@ class Pattern:
         return {"sequence": sequence, "window": self.window, "global_tokens": self.global_tokens}
 
     @classmethod
-    def from_json(cls, obj) -> Pattern:
-        """Return the pattern whose ``to_json()`` is ``obj``; ValueError for any other structure."""
+    def from_json(cls, obj: Mapping[str, Any]) -> Pattern:
+        """Return the pattern whose ``to_json()`` is ``obj``; ValueError for any other structure.
+
+        Examples
+        --------
+        >>> import primeattn as pa
+        >>> pa.Pattern.from_json(pa.Pattern("primes", window=3).to_json())
+        Pattern(primes, window=3)
+        """
         if not isinstance(obj, dict):
             raise TypeError(f"obj: expected a dict made by Pattern.to_json(), got {obj!r}")
         if set(obj) != {"sequence", "window", "global_tokens"}:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,11 +14,21 @@ from primeattn.optim import AdamW, clip_by_global_norm, warmup_cosine
 from primeattn.tree import map as map_tree
 from primeattn.workspace import Workspace
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from primeattn.nn import Layer
+    from primeattn.typing import Array
+
 __all__ = ["DivergedError", "Stepper"]
 
 
 class DivergedError(RuntimeError):
     """A loss or a gradient is not finite.
+
+    See Also
+    --------
+    Stepper : Raises it.
 
     Examples
     --------
@@ -54,6 +65,11 @@ class Stepper:
     seconds : float
         Time that the steps took.
 
+    See Also
+    --------
+    primeattn.train.Trainer : Trains on a text, with checkpoints.
+    primeattn.study.train : Trains on a task.
+
     Examples
     --------
     >>> import numpy as np, primeattn as pa
@@ -67,7 +83,9 @@ class Stepper:
     True
     """
 
-    def __init__(self, model, draw, *, lr, steps, seed):
+    def __init__(
+        self, model: Layer, draw: Callable[[int], tuple[Array, Array]], *, lr: float, steps: int, seed: int
+    ) -> None:
         self.model, self._draw, self._lr = model, draw, lr
         self.ps, self.st = setup(np.random.default_rng(seed), model)
         self.optimizer = AdamW(lr, betas=(0.9, 0.99))

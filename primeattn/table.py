@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -14,6 +15,15 @@ class Table(list):
     """A list of rows, each a dict with the same keys; ``str(table)`` is text in columns.
 
     Rows hold Python numbers, strings and lists of them only, so ``json.dumps(table)`` works.
+
+    Parameters
+    ----------
+    iterable : iterable of dict
+        The rows.
+
+    See Also
+    --------
+    primeattn.analysis.compare : A table of patterns.
 
     Examples
     --------
@@ -28,7 +38,7 @@ class Table(list):
     array([1250000,       3])
     """
 
-    def column(self, name) -> np.ndarray:
+    def column(self, name: str) -> np.ndarray:
         """Return the values under ``name``; None becomes NaN among numbers."""
         values = [row[name] for row in self]
         if any(isinstance(value, float) for value in values):
@@ -51,7 +61,7 @@ class Table(list):
         writer.writerows(self)
         return text.getvalue()
 
-    def markdown(self, names=None) -> str:
+    def markdown(self, names: Iterable[str] | None = None) -> str:
         """Return the table in Markdown, with the columns ``names``, by default all.
 
         Examples
@@ -67,7 +77,7 @@ class Table(list):
         header, *lines = (f"| {' | '.join(line)} |" for line in cells)
         return "\n".join([header, f"|{'---|' * len(names)}", *lines])
 
-    def __str__(self):
+    def __str__(self) -> str:
         if not self:
             return "(no rows)"
         names = list(self[0])

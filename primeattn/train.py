@@ -10,6 +10,7 @@ import threading
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
@@ -27,6 +28,12 @@ from primeattn.patterns import Pattern
 from primeattn.stepper import Stepper
 from primeattn.tree import check as check_tree
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from primeattn.data import Corpus
+    from primeattn.typing import FilePath
+
 __all__ = ["FILES", "TrainConfig", "Trainer", "load_run", "report", "run"]
 
 FILES = ("checkpoint.npz", "results.json", "sample.txt", "loss.png", "mask.png")  # what ``run`` writes
@@ -36,7 +43,7 @@ FILES = ("checkpoint.npz", "results.json", "sample.txt", "loss.png", "mask.png")
 class TrainConfig:
     """Options of a training run: on one text, equal options give equal parameters, bit for bit.
 
-    Attributes
+    Parameters
     ----------
     sequence : str
         Name of the attention pattern's sequence, or "none" for the window and the global tokens alone.
@@ -50,6 +57,10 @@ class TrainConfig:
         Largest learning rate.
     seed : int
         Seed of the initial parameters, of the order of the batches and of the sample.
+
+    See Also
+    --------
+    run : Trains with it.
 
     Examples
     --------
@@ -70,7 +81,7 @@ class TrainConfig:
     lr: float = 4e-3
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.sequence, str):
             raise TypeError(f"TrainConfig: sequence must be a name, got {self.sequence!r}")
         for name in ("layers", "width", "heads", "context", "batch", "steps"):
@@ -97,7 +108,13 @@ class Trainer(Stepper):
     Parameters
     ----------
     config : TrainConfig
+        The options.
     corpus : Corpus
+        The text.
+
+    See Also
+    --------
+    run : A whole training run.
 
     Examples
     --------
@@ -110,7 +127,7 @@ class Trainer(Stepper):
     True
     """
 
-    def __init__(self, config, corpus):
+    def __init__(self, config: TrainConfig, corpus: Corpus) -> None:
         self.config, self.corpus = config, corpus
         self.batches = Batches(corpus.train, config.batch, config.context, config.seed)
         super().__init__(config.model(), self._batch, lr=config.lr, steps=config.steps, seed=config.seed)
@@ -132,10 +149,11 @@ class Trainer(Stepper):
             "seconds": self.seconds,
         }
 
-    def save(self, path):
+    def save(self, path: FilePath) -> None:
+        """Write a checkpoint."""
         checkpoint.save(path, self.state(), self.model)
 
-    def restore(self, path):
+    def restore(self, path: FilePath) -> None:
         """Continue from a checkpoint with the same options; ValueError names the first that differs."""
         stored, wanted = checkpoint.load(path).get("options"), self.state()["options"]
         if not isinstance(stored, dict):
@@ -152,13 +170,27 @@ class Trainer(Stepper):
         vars(self).update({name: state[stored] for name, stored in names.items()})
 
 
-def load_run(out) -> tuple:
+def load_run(out: FilePath) -> tuple:
     """Read a run from its folder; return its options, model, parameters and state.
+
+    Parameters
+    ----------
+    out : str or path-like
+        The folder.
+
+    Returns
+    -------
+    tuple
+        TrainConfig, Layer, parameters and state.
 
     Raises
     ------
     FileNotFoundError, ValueError
         There is no checkpoint, or it is not that of a training run.
+
+    See Also
+    --------
+    run : Writes the folder.
 
     Examples
     --------
@@ -183,7 +215,15 @@ def load_run(out) -> tuple:
     return config, model, state["parameters"], state["states"]
 
 
-def run(config=None, *, text=None, out="runs/train", resume=False, force=False, save_every=100) -> dict:
+def run(
+    config: TrainConfig | None = None,
+    *,
+    text: FilePath | None = None,
+    out: FilePath = "runs/train",
+    resume: bool = False,
+    force: bool = False,
+    save_every: int = 100,
+) -> dict:
     """Train, evaluate, and write the folder ``out``; return the results.
 
     The files are ``checkpoint.npz`` (every ``save_every`` steps, at the end, and on an interrupt),
@@ -193,6 +233,7 @@ def run(config=None, *, text=None, out="runs/train", resume=False, force=False, 
     Parameters
     ----------
     config : TrainConfig, optional
+        The options; by default those of ``TrainConfig()``.
     text : path, optional
         Train on this file; default the Python standard library (see :mod:`primeattn.data`).
     out : path
@@ -218,6 +259,11 @@ def run(config=None, *, text=None, out="runs/train", resume=False, force=False, 
         ``resume`` or ``force``; nothing is written then.
     KeyboardInterrupt
         After a checkpoint was written.
+
+    See Also
+    --------
+    report : The results as text.
+    load_run : Reads the folder.
 
     Examples
     --------
@@ -356,8 +402,22 @@ def _write_figures(trainer, results, out):
     plot.files.try_save(mask, out / "mask.png")
 
 
-def report(results) -> str:
+def report(results: Mapping[str, Any]) -> str:
     """Return the results as readable text.
+
+    Parameters
+    ----------
+    results : dict
+        From ``run``.
+
+    Returns
+    -------
+    str
+        Several lines.
+
+    See Also
+    --------
+    run : Makes the results.
 
     Examples
     --------

@@ -7,10 +7,16 @@ the way to a leaf with slashes: ``layer_0/weight``. Nothing here changes its arg
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from primeattn.checks import integers, is_array
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from primeattn.typing import States, Tree
 
 __all__ = [
     "check",
@@ -25,7 +31,7 @@ __all__ = [
 ]
 
 
-def map(function, tree, *others):
+def map(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
     """Tree of ``function(leaf, *leaves of others)``; all trees have the same keys.
 
     Parameters
@@ -35,10 +41,19 @@ def map(function, tree, *others):
     tree, *others : nested dict
         Trees of one structure.
 
+    Returns
+    -------
+    nested dict
+        Of the results, with the keys of ``tree``.
+
     Raises
     ------
     ValueError
         If the keys of the trees differ.
+
+    See Also
+    --------
+    map_with_path : The function gets the path, too.
 
     Examples
     --------
@@ -49,8 +64,24 @@ def map(function, tree, *others):
     return map_with_path(lambda path, *leaves: function(*leaves), tree, *others)
 
 
-def map_with_path(function, tree, *others):
+def map_with_path(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
     """Tree of ``function(path, leaf, *leaves of others)``.
+
+    Parameters
+    ----------
+    function : callable
+        Takes the path, such as "layer_0/weight", and one leaf of each tree.
+    tree, *others : nested dict
+        Trees of one structure.
+
+    Returns
+    -------
+    nested dict
+        Of the results, with the keys of ``tree``.
+
+    See Also
+    --------
+    map : Without the path.
 
     Examples
     --------
@@ -75,8 +106,22 @@ def _map(function, path, tree, others):
     }
 
 
-def flatten(tree) -> dict:
+def flatten(tree: Tree) -> dict:
     """Dict from path to leaf, in the order of the tree; empty dicts are dropped.
+
+    Parameters
+    ----------
+    tree : nested dict
+        With string keys.
+
+    Returns
+    -------
+    dict
+        Of all leaves.
+
+    See Also
+    --------
+    unflatten : The inverse.
 
     Examples
     --------
@@ -89,7 +134,7 @@ def flatten(tree) -> dict:
     return leaves
 
 
-def unflatten(flat, like):
+def unflatten(flat: Mapping[str, Any], like: Tree) -> Tree:
     """Tree with the leaves of ``flat`` and the keys of ``like``: the inverse of `flatten`.
 
     Parameters
@@ -99,12 +144,21 @@ def unflatten(flat, like):
     like : nested dict
         The expected structure, empty dicts included; its leaves are not used. `check` compares leaves.
 
+    Returns
+    -------
+    nested dict
+        With the leaves of ``flat``.
+
     Raises
     ------
     ValueError
         If the paths of ``flat`` are not those of ``like``.
     TypeError
         If ``flat`` is no mapping, or holds a dict in the place of a leaf.
+
+    See Also
+    --------
+    flatten : The inverse.
 
     Examples
     --------
@@ -130,8 +184,22 @@ def unflatten(flat, like):
     return map_with_path(leaf, like)
 
 
-def zeros_like(tree):
+def zeros_like(tree: Tree) -> Tree:
     """Tree of new zero arrays with the shapes and dtypes of ``tree``.
+
+    Parameters
+    ----------
+    tree : nested dict of arrays
+        Not changed.
+
+    Returns
+    -------
+    nested dict of arrays
+        New ones.
+
+    See Also
+    --------
+    map : Any function of the leaves.
 
     Examples
     --------
@@ -142,7 +210,7 @@ def zeros_like(tree):
     return map(np.zeros_like, tree)
 
 
-def check(tree, like, name="tree"):
+def check(tree: Any, like: Any, name: str = "tree") -> None:
     """Raise unless ``tree`` holds arrays with the keys, shapes and dtypes of ``like``.
 
     Parameters
@@ -160,6 +228,10 @@ def check(tree, like, name="tree"):
         Missing or unexpected keys, or another shape.
     TypeError
         Something other than a dict or an array, or another dtype.
+
+    See Also
+    --------
+    map : Checks keys alone.
 
     Examples
     --------
@@ -189,8 +261,23 @@ def _check_keys(tree, like, name):
         raise ValueError(f"{name}: expected keys {list(like)}; missing {missing}, unexpected {unexpected}")
 
 
-def train_mode(st):
+def train_mode(st: States) -> States:
     """State with every ``training`` entry True: Dropout is active.
+
+    Parameters
+    ----------
+    st : nested dict
+        State of a layer.
+
+    Returns
+    -------
+    nested dict
+        A new state; its arrays are those of ``st``.
+
+    See Also
+    --------
+    test_mode : The other way.
+    primeattn.Dropout : What it turns on.
 
     Examples
     --------
@@ -202,8 +289,22 @@ def train_mode(st):
     return change(st, "training", lambda _: True)
 
 
-def test_mode(st):
+def test_mode(st: States) -> States:
     """State with every ``training`` entry False: Dropout is the identity. See `train_mode`.
+
+    Parameters
+    ----------
+    st : nested dict
+        State of a layer.
+
+    Returns
+    -------
+    nested dict
+        A new state; its arrays are those of ``st``.
+
+    See Also
+    --------
+    train_mode : The other way.
 
     Examples
     --------
@@ -218,7 +319,7 @@ def test_mode(st):
 test_mode.__test__ = False  # pytest must not take it for a test
 
 
-def with_segments(st, cu_seqlens):
+def with_segments(st: States, cu_seqlens: Any) -> States:
     """State with the boundaries of packed sequences, for every layer that uses positions.
 
     Sequence s of the batch-1 (or unbatched) input is ``x[cu_seqlens[s]:cu_seqlens[s + 1]]``; positions count
@@ -233,10 +334,19 @@ def with_segments(st, cu_seqlens):
     cu_seqlens : int array (sequences + 1,), or None
         Boundaries, from 0 to the length of the input, not decreasing; a repeated one is an empty sequence.
 
+    Returns
+    -------
+    nested dict
+        A new state; its other arrays are those of ``st``.
+
     Raises
     ------
     TypeError, ValueError
         If ``cu_seqlens`` is not such an array. The layers check that it ends at the length of the input.
+
+    See Also
+    --------
+    primeattn.sparse_index_kernel : Takes them as ``cu_seqlens``.
 
     Examples
     --------

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import threading
 from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from primeattn.forks import PerProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from primeattn.typing import DTypeLike, Shape
 
 __all__ = ["Workspace"]
 
@@ -25,6 +32,11 @@ class Workspace:
     One workspace serves one thread: entering it from a second thread while it is in use raises RuntimeError.
     A copied or unpickled workspace is a new, empty one.
 
+    See Also
+    --------
+    primeattn.Layer.pullback : Takes one.
+    primeattn.losses.cross_entropy : Takes one, too.
+
     Examples
     --------
     >>> import numpy as np, primeattn as pa
@@ -37,7 +49,7 @@ class Workspace:
     True
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._pools: dict[tuple, list] = {}  # (shape, dtype, empty) -> arrays, used ones first
         self._used: dict[tuple, int] = {}
         self._scratch: dict[str, np.ndarray] = {}
@@ -55,7 +67,7 @@ class Workspace:
         pooled = sum(a.nbytes for pool in self._pools.values() for a in pool)
         return pooled + sum(a.nbytes for a in self._scratch.values())
 
-    def take(self, shape, dtype, empty=np.empty):
+    def take(self, shape: Shape, dtype: DTypeLike, empty: Callable[..., Any] = np.empty) -> Any:
         """Return an uninitialised C-ordered array, distinct from every other until ``reset()``.
 
         ``empty(shape, dtype)`` makes it, for memory of another kind than NumPy's.
@@ -68,7 +80,7 @@ class Workspace:
             self._used[key] = used + 1
             return pool[used]
 
-    def scratch(self, name: str, nbytes: int, empty=np.empty):
+    def scratch(self, name: str, nbytes: int, empty: Callable[..., Any] = np.empty) -> Any:
         """Return at least ``nbytes`` bytes that are valid only while the caller holds ``guard()``.
 
         ``empty(nbytes, np.uint8)`` makes them, for memory of another kind than NumPy's.
@@ -79,7 +91,7 @@ class Workspace:
                 buffer = self._scratch[name] = empty(nbytes, np.uint8)
             return buffer
 
-    def reset(self):
+    def reset(self) -> None:
         """Take back every array handed out; release those not used since the last reset."""
         with self.guard():
             self._pools = {
@@ -88,7 +100,7 @@ class Workspace:
             self._used = {}
             self._generation += 1
 
-    def guard(self):
+    def guard(self) -> AbstractContextManager[None]:
         """Context in which this thread holds the workspace; RuntimeError if another thread holds it."""
         lock, me = self._lock(), threading.get_ident()
         if lock.locked():
@@ -98,8 +110,8 @@ class Workspace:
         self._holder = me
         return lock  # a signal handler cannot raise between its own enter and exit
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), ()
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Workspace({self.nbytes / 2**20:.1f} MiB, generation {self._generation})"

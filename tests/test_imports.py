@@ -20,9 +20,18 @@ def modules():
     return {".".join(name.parts).removesuffix(".__init__"): path for name, path in names.items()}
 
 
+def run(node):
+    """Nodes below one that are run: what is only for tools that read types is not."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
+            continue
+        yield child
+        yield from run(child)
+
+
 def imports(source, known):
     """Modules of the package that a source imports, inside of functions too; ``known`` are all there are."""
-    for node in ast.walk(ast.parse(source)):
+    for node in run(ast.parse(source)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,12 +15,19 @@ from primeattn.nn._memory import Memory
 from primeattn.nn.attention import SparseIndexAttention
 from primeattn.nn.biases import alibi_slopes
 
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+    from primeattn.typing import Array, Params, States
+
 __all__ = ["attention_map", "entropy"]
 
 _NUMBERS = 2**22  # in a temporary array: 16 MiB of float32
 
 
-def attention_map(layer, x, ps, st, head, *, batch=0):
+def attention_map(
+    layer: SparseIndexAttention, x: Array, ps: Params, st: States, head: int, *, batch: int = 0
+) -> csr_matrix:
     """Return the attention probabilities of one head as a sparse matrix,
 
         p_ij = exp(s_ij) / sum of the same over keys(i),    j in keys(i),
@@ -52,6 +60,12 @@ def attention_map(layer, x, ps, st, head, *, batch=0):
     ValueError
         If the layer does not compute its attention in this way: it does not call the kernel through
         SparseIndexAttention exactly once, or has other scores.
+
+    See Also
+    --------
+    primeattn.plot.attention_map : A picture of it.
+    attention_calls : What a model calls its attention layers with.
+    entropy : How spread it is.
 
     Examples
     --------
@@ -99,7 +113,7 @@ def attention_map(layer, x, ps, st, head, *, batch=0):
     return p
 
 
-def entropy(probabilities) -> np.ndarray:
+def entropy(probabilities: Any) -> np.ndarray:
     """Return how spread the attention of each query is, H_i = - sum_j p_ij log p_ij, in nats.
 
     It is at most the logarithm of the number of keys, and exp(H) is the number of keys over which evenly
@@ -113,6 +127,12 @@ def entropy(probabilities) -> np.ndarray:
     Returns
     -------
     float array (n,)
+        How spread the attention of each query is, in nats.
+
+    See Also
+    --------
+    attention_map : The probabilities of a head.
+    rule_mass : Which rules carry them.
 
     Examples
     --------

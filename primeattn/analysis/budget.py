@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from math import comb
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from warnings import warn
 
 import numpy as np
@@ -21,7 +21,9 @@ __all__ = ["counting_bound", "efficiency", "match_budget"]
 _SALT = 4  # so that other random sequences draw other numbers from the same seed
 
 
-def match_budget(pattern, budget, n, by="window", *, within=0.01, seed=None):
+def match_budget(
+    pattern: Any, budget: int, n: int, by: str = "window", *, within: float = 0.01, seed: int | None = None
+) -> Any:
     """Return ``pattern`` with as many offsets as ``budget`` pairs pay for, so that
 
         (1 - within) budget <= num_pairs(n) <= budget    if there are offsets for it; else with a warning.
@@ -70,6 +72,11 @@ def match_budget(pattern, budget, n, by="window", *, within=0.01, seed=None):
     -----
     UserWarning
         If a larger share of the budget is left, with numbers.
+
+    See Also
+    --------
+    controls : The patterns that a pattern has to beat at its own cost.
+    primeattn.sequences.matched_random : The control of a sequence, without a budget.
 
     Examples
     --------
@@ -216,12 +223,28 @@ def _union(sequence, extra):
     return from_array(extra) if sequence is None else sequence | from_array(extra)
 
 
-def counting_bound(k, layers) -> int:
+def counting_bound(k: int, layers: int) -> int:
     """Return the most distances d >= 1 that ``k`` offsets can connect within ``layers`` layers,
 
         C(k + L, L) - 1,
 
     the number of non-empty multisets of at most L offsets.
+
+    Parameters
+    ----------
+    k : int
+        Number of offsets, at least 0.
+    layers : int
+        L.
+
+    Returns
+    -------
+    int
+        How many distances they can connect at most.
+
+    See Also
+    --------
+    efficiency : The share of it that a pattern reaches.
 
     Examples
     --------
@@ -233,12 +256,31 @@ def counting_bound(k, layers) -> int:
     return comb(k + layers, layers) - 1
 
 
-def efficiency(pattern, layers, n) -> float:
+def efficiency(pattern: Pattern, layers: int, n: int) -> float:
     """Return how many distances a pattern connects, as a share of the most that as many offsets could,
 
         #{ d : 0 < d < n, h(d) <= L }  /  min( n - 1, C(k + L, L) - 1 ),    k = #{ d in D : 0 < d < n }.
 
     0 for a pattern without offsets.
+
+    Parameters
+    ----------
+    pattern : Pattern
+        Its global tokens do not count.
+    layers : int
+        L.
+    n : int
+        Distances 1, ..., n - 1.
+
+    Returns
+    -------
+    float
+        A share, 0 to 1.
+
+    See Also
+    --------
+    counting_bound : The most that offsets could connect.
+    receptive_field : The distances themselves.
 
     Examples
     --------

@@ -11,7 +11,7 @@ __all__ = ["catalogue"]
 _FAR = 2**20  # a sequence may be finite
 
 
-def catalogue(terms=8) -> Table:
+def catalogue(terms: int = 8) -> Table:
     """Return a table of all sequences that have a name: their OEIS id, first terms, and why to try each.
 
     Families, whose members have parameters, are listed by ``sequences.families()``.
@@ -20,6 +20,15 @@ def catalogue(terms=8) -> Table:
     ----------
     terms : int
         How many terms to show.
+
+    Returns
+    -------
+    Table
+        A row for each sequence: name, title, OEIS id, first terms, law and reason.
+
+    See Also
+    --------
+    primeattn.sequences.names : The names alone.
 
     Examples
     --------

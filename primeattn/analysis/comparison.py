@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from primeattn.analysis.paths import redundancy
@@ -11,10 +13,15 @@ from primeattn.analysis.tiling import tile_occupancy
 from primeattn.checks import as_int
 from primeattn.table import Table
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence as Several
+
+    from primeattn.patterns import Pattern
+
 __all__ = ["compare", "reach_by_layer"]
 
 
-def compare(patterns, n) -> Table:
+def compare(patterns: Several[Pattern], n: int) -> Table:
     """Return a table of what each of the ``patterns`` costs and achieves at length ``n``.
 
     The columns, over the distances d = 1, ..., n - 1:
@@ -25,6 +32,23 @@ def compare(patterns, n) -> Table:
     - redundancy: share of superfluous two-hop paths (see ``redundancy``)
     - gap, largest: extreme eigenvalues of the normalised Laplacian (see ``extreme_eigenvalues``)
     - tiles: share of causal 64 × 64 tiles that are not empty
+
+    Parameters
+    ----------
+    patterns : sequence of Pattern
+        A row of the table for each.
+    n : int
+        Length of the sequence.
+
+    Returns
+    -------
+    Table
+        Of the columns above.
+
+    See Also
+    --------
+    reach_by_layer : Over more layers.
+    controls : What to compare a pattern with.
 
     Examples
     --------
@@ -39,12 +63,31 @@ def compare(patterns, n) -> Table:
     return Table(_row(pattern, n) for pattern in _with_bar(patterns))
 
 
-def reach_by_layer(patterns, n, layers=6) -> Table:
+def reach_by_layer(patterns: Several[Pattern], n: int, layers: int = 6) -> Table:
     """Return a table of how far layers see: for each of the ``patterns``, over d = 1, ..., n - 1,
 
     - pairs: the cost of a layer
     - hops_max, hops_mean: over the distances that layers can connect; unreached: how many they cannot
     - within_1, ..., within_L: share of the distances that so many layers connect, L = ``layers``
+
+    Parameters
+    ----------
+    patterns : sequence of Pattern
+        A row of the table for each.
+    n : int
+        Distances 1, ..., n - 1.
+    layers : int
+        L, the number of columns within_1, within_2, ...
+
+    Returns
+    -------
+    Table
+        Of the columns above.
+
+    See Also
+    --------
+    hops : The numbers behind it.
+    primeattn.plot.reach : A picture of it.
 
     Examples
     --------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from warnings import warn
 
 from primeattn.analysis.budget import match_budget
@@ -11,10 +12,13 @@ from primeattn.patterns import Pattern
 from primeattn.sequences.controls import strided
 from primeattn.sequences.value import Sequence
 
+if TYPE_CHECKING:
+    from primeattn.typing import Patterns
+
 __all__ = ["controls"]
 
 
-def controls(pattern, n, seeds=3) -> dict:
+def controls(pattern: Patterns | Sequence, n: int, seeds: int = 3) -> dict:
     """Return the fair controls of a pattern at length ``n``, each with as many pairs, within 1 %:
 
     - "window": the last tokens alone,
@@ -34,8 +38,19 @@ def controls(pattern, n, seeds=3) -> dict:
         A list is a stack, one pattern for each layer; its controls are stacks, too, with the same pairs in
         all layers together.
     n : int
+        Length of the sequence.
     seeds : int
         Number of random controls.
+
+    Returns
+    -------
+    dict of str to Pattern
+        By the names above; stacks for a stack.
+
+    See Also
+    --------
+    match_budget : Makes a pattern cost as much as another.
+    compare : A table of patterns.
 
     Examples
     --------

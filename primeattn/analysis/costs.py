@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -10,14 +10,41 @@ from primeattn.analysis.reach import as_pattern
 from primeattn.checks import as_int
 from primeattn.table import Table
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from primeattn.patterns import Pattern
+    from primeattn.typing import DTypeLike
+
 __all__ = ["Traffic", "asymptotic_pairs", "cost", "flops", "traffic"]
 
 
-def flops(pattern, n, head_dim, *, backward=False) -> int:
+def flops(pattern: Pattern, n: int, head_dim: int, *, backward: bool = False) -> int:
     """Return the floating-point operations of one head on one sequence of length ``n``.
 
     Forward 4 · pairs · head_dim: a multiplication and an addition for each feature of q·k and of p v.
     Backward 10 · pairs · head_dim: the five products q·k again, dout·v, dv, dq, dk. The softmax is left out.
+
+    Parameters
+    ----------
+    pattern : Pattern
+        Which keys a query attends.
+    n : int
+        Length of the sequence.
+    head_dim : int
+        Features of a query and a key.
+    backward : bool
+        Whether to count the backward pass, rather than the forward.
+
+    Returns
+    -------
+    int
+        The number of operations.
+
+    See Also
+    --------
+    traffic : The bytes that they move.
+    cost : A table over lengths.
 
     Examples
     --------
@@ -32,6 +59,17 @@ def flops(pattern, n, head_dim, *, backward=False) -> int:
 class Traffic(NamedTuple):
     """Least bytes moved (each array once), and most (keys and values once per pair).
 
+    Parameters
+    ----------
+    least : int
+        Bytes if each array is moved once.
+    most : int
+        Bytes if keys and values are moved once per pair.
+
+    See Also
+    --------
+    traffic : Makes it for a pattern.
+
     Examples
     --------
     >>> import primeattn as pa
@@ -44,12 +82,33 @@ class Traffic(NamedTuple):
     most: int
 
 
-def traffic(pattern, n, head_dim, dtype=np.float32) -> Traffic:
+def traffic(pattern: Pattern, n: int, head_dim: int, dtype: DTypeLike = np.float32) -> Traffic:
     """Return the bytes that the forward pass of one head on one sequence moves, without and with no reuse,
 
         least = 4 n head_dim itemsize (q, k, v, out),    most = (2 n + 2 pairs) head_dim itemsize.
 
     The real number lies between; it depends on how many queries a cached key serves.
+
+    Parameters
+    ----------
+    pattern : Pattern
+        Which keys a query attends.
+    n : int
+        Length of the sequence.
+    head_dim : int
+        Features of a query and a key.
+    dtype : dtype
+        That of the arrays, for the size of a number.
+
+    Returns
+    -------
+    Traffic
+        ``least`` and ``most``, in bytes.
+
+    See Also
+    --------
+    flops : The operations.
+    cost : A table over lengths.
 
     Examples
     --------
@@ -63,13 +122,30 @@ def traffic(pattern, n, head_dim, dtype=np.float32) -> Traffic:
     return Traffic(4 * n * row, (2 * n + 2 * pairs) * row)
 
 
-def asymptotic_pairs(pattern, n) -> float:
+def asymptotic_pairs(pattern: Pattern, n: int) -> float:
     """Return the pairs that the sequence's counting function A(x) predicts; NaN if it has none,
 
         n + ∫_0^n A_D(x) dx,    A_D(x) = x for x <= W,  W + A(x) - A(W) beyond,
 
     which would be exact if A_D counted the offsets D exactly; global tokens as in ``Pattern.num_pairs``. For
     the primes it is n² / (2 ln n) to leading order, for the squares (2/3) n^1.5.
+
+    Parameters
+    ----------
+    pattern : Pattern
+        One whose sequence has a counting function.
+    n : int
+        Length of the sequence.
+
+    Returns
+    -------
+    float
+        The number of pairs by the law.
+
+    See Also
+    --------
+    primeattn.Pattern.num_pairs : The exact number.
+    primeattn.plot.pairs : A picture of both.
 
     Examples
     --------
@@ -94,10 +170,32 @@ def asymptotic_pairs(pattern, n) -> float:
     return float(pairs + ((count[1:] + count[:-1]) / 2 * np.diff(x)).sum())
 
 
-def cost(pattern, lengths, head_dim=64, dtype=np.float32) -> Table:
+def cost(
+    pattern: Pattern, lengths: Iterable[int], head_dim: int = 64, dtype: DTypeLike = np.float32
+) -> Table:
     """Return a table over ``lengths``: pairs, the law's prediction, density, forward flops, bytes.
 
     One head on one sequence; see ``asymptotic_pairs``, ``flops`` and ``traffic``.
+
+    Parameters
+    ----------
+    pattern : Pattern
+        Which keys a query attends.
+    lengths : iterable of int
+        A row of the table for each.
+    head_dim : int
+        Features of a query and a key.
+    dtype : dtype
+        That of the arrays, for the size of a number.
+
+    Returns
+    -------
+    Table
+        Of the columns above.
+
+    See Also
+    --------
+    compare : What patterns cost and achieve at one length.
 
     Examples
     --------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -14,11 +14,27 @@ from primeattn.nn import Layer, SparseIndexAttention
 from primeattn.nn._memory import Memory
 from primeattn.table import Table
 
+if TYPE_CHECKING:
+    from primeattn.typing import Array, Params, States
+
 __all__ = ["LayerCall", "attention_calls", "attention_summary"]
 
 
 class LayerCall(NamedTuple):
     """A layer of a model and what the model calls it with: ``y, st = layer(x, ps, st)``.
+
+    Parameters
+    ----------
+    layer : SparseIndexAttention
+        The layer.
+    x : array
+        Its input.
+    ps, st : nested dicts
+        Its parameters and state.
+
+    See Also
+    --------
+    attention_calls : Finds them in a model.
 
     Examples
     --------
@@ -36,7 +52,7 @@ class LayerCall(NamedTuple):
     st: dict[str, Any]
 
 
-def attention_calls(model, x, ps, st) -> dict[str, LayerCall]:
+def attention_calls(model: Layer, x: Array, ps: Params, st: States) -> dict[str, LayerCall]:
     """Run ``model`` on ``x`` and return how it calls each of its attention layers, by their paths in ``ps``.
 
     Attention is found in every container that runs its children with ``child.apply(x, ps, st, memory)``. A
@@ -55,6 +71,12 @@ def attention_calls(model, x, ps, st) -> dict[str, LayerCall]:
     Returns
     -------
     dict of str to LayerCall
+        By the path of the layer in ``ps``, in the order of the calls.
+
+    See Also
+    --------
+    attention_map : The attention probabilities of one of them.
+    attention_summary : A table over all heads.
 
     Examples
     --------
@@ -82,7 +104,7 @@ def attention_calls(model, x, ps, st) -> dict[str, LayerCall]:
     return calls
 
 
-def attention_summary(model, x, ps, st) -> Table:
+def attention_summary(model: Layer, x: Array, ps: Params, st: States) -> Table:
     """Return a table of where every head of ``model`` looks, averaged over the queries of ``x``.
 
     The columns: layer (its path in ``ps``), head, keys (that a query sees), entropy (of its attention, in
@@ -92,6 +114,16 @@ def attention_summary(model, x, ps, st) -> Table:
     ----------
     model, x, ps, st
         As for ``attention_calls``.
+
+    Returns
+    -------
+    Table
+        A row for each head.
+
+    See Also
+    --------
+    attention_calls : The calls that it looks at.
+    primeattn.plot.heads : Pictures of heads.
 
     Examples
     --------

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from primeattn.analysis.reach import as_pattern
 from primeattn.checks import as_int
 
+if TYPE_CHECKING:
+    from primeattn.patterns import Pattern
+
 __all__ = ["redundancy", "two_hop_paths"]
 
 
-def two_hop_paths(pattern, n) -> np.ndarray:
+def two_hop_paths(pattern: Pattern, n: int) -> np.ndarray:
     """Return in how many ways each distance is a sum of two offsets,
 
         r(d) = #{ {s, t} : s, t in D, 0 < s <= t, s + t = d }.
@@ -20,12 +25,19 @@ def two_hop_paths(pattern, n) -> np.ndarray:
     Parameters
     ----------
     pattern : Pattern
+        Its global tokens do not count.
     n : int
         Distances 0, ..., n - 1.
 
     Returns
     -------
     int64 array, shape (n,)
+        The number of ways by distance.
+
+    See Also
+    --------
+    redundancy : The share of ways that are superfluous.
+    primeattn.plot.two_hop_paths : A picture of it.
 
     Examples
     --------
@@ -44,12 +56,28 @@ def two_hop_paths(pattern, n) -> np.ndarray:
     return ordered // 2
 
 
-def redundancy(pattern, n) -> float:
+def redundancy(pattern: Pattern, n: int) -> float:
     """Return the share of two-hop paths that are superfluous, as another one connects their distance,
 
         1 - #{ d : r(d) > 0 } / sum_d r(d),    d < n,
 
     with r(d) of ``two_hop_paths``; 0 for a Sidon set, and if there is no path at all.
+
+    Parameters
+    ----------
+    pattern : Pattern
+        Its global tokens do not count.
+    n : int
+        Distances below n.
+
+    Returns
+    -------
+    float
+        A share, 0 to 1.
+
+    See Also
+    --------
+    two_hop_paths : The number of ways for each distance.
 
     Examples
     --------

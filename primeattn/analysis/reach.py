@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from scipy import fft
 
 from primeattn.checks import as_int
 from primeattn.patterns import Pattern
+
+if TYPE_CHECKING:
+    from primeattn.typing import Patterns
 
 __all__ = ["as_pattern", "hops", "receptive_field"]
 
@@ -14,14 +19,14 @@ __all__ = ["as_pattern", "hops", "receptive_field"]
 _FEW = 4096  # for more members, a Fourier transform is faster than shifting bits
 
 
-def as_pattern(pattern) -> Pattern:
+def as_pattern(pattern: Pattern) -> Pattern:
     """Return ``pattern`` if it is a Pattern; TypeError otherwise."""
     if not isinstance(pattern, Pattern):
         raise TypeError(f"pattern: expected a Pattern, got {pattern!r} ({type(pattern).__name__})")
     return pattern
 
 
-def hops(pattern, n) -> np.ndarray:
+def hops(pattern: Patterns, n: int) -> np.ndarray:
     """Return the fewest layers that connect each distance,
 
         h(0) = 0,    h(d) = 1 + min { h(d - s) : s in D, 0 < s <= d },    D = {0, ..., W} ∪ S.
@@ -46,6 +51,12 @@ def hops(pattern, n) -> np.ndarray:
     int64 array, shape (n,)
         -1 where no number of layers (or not even the whole stack) connects the distance.
 
+    See Also
+    --------
+    receptive_field : Which distances a number of layers connects.
+    reach_by_layer : A table of several patterns.
+    primeattn.plot.hops : A picture of it.
+
     Examples
     --------
     >>> import primeattn as pa
@@ -63,7 +74,7 @@ def hops(pattern, n) -> np.ndarray:
     return _stack([layer.offsets(n) for layer in _as_stack(pattern)], n)
 
 
-def receptive_field(pattern, layers, n) -> np.ndarray:
+def receptive_field(pattern: Patterns, layers: int, n: int) -> np.ndarray:
     """Return which distances d < ``n`` the first ``layers`` layers connect: h(d) <= layers.
 
     Parameters
@@ -71,10 +82,17 @@ def receptive_field(pattern, layers, n) -> np.ndarray:
     pattern : Pattern or sequence of Pattern
         As for ``hops``; a stack has at least ``layers`` patterns.
     layers, n : int
+        Number of layers; distances 0, ..., n - 1.
 
     Returns
     -------
     bool array, shape (n,)
+        True where the distance is connected.
+
+    See Also
+    --------
+    hops : The number of layers for each distance.
+    efficiency : The share, measured against what is possible.
 
     Examples
     --------

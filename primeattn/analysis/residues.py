@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from primeattn.analysis.reach import as_pattern
 from primeattn.checks import as_int
 
+if TYPE_CHECKING:
+    from primeattn.patterns import Pattern
+
 __all__ = ["residue_coverage"]
 
 
-def residue_coverage(pattern, n, largest=64) -> np.ndarray:
+def residue_coverage(pattern: Pattern, n: int, largest: int = 64) -> np.ndarray:
     """Return the share of multiples of each period that are offsets,
 
         c[P] = #{ d in D : 0 < d < n, P divides d } / #{ d : 0 < d < n, P divides d },
@@ -19,9 +24,24 @@ def residue_coverage(pattern, n, largest=64) -> np.ndarray:
     a multiple below n are NaN. Data of period P, such as an image with rows of P pixels, need a large c[P]:
     the primes have c[P] about 0 for every P.
 
+    Parameters
+    ----------
+    pattern : Pattern
+        Its global tokens do not count.
+    n : int
+        Length of the sequence.
+    largest : int
+        The largest period.
+
     Returns
     -------
     float64 array, shape (largest + 1,)
+        c, by period.
+
+    See Also
+    --------
+    primeattn.plot.residues : A picture of it.
+    wheel_fraction : What a wheel makes of such gaps.
 
     Examples
     --------

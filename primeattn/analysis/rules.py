@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,6 +11,9 @@ from primeattn.analysis.reach import as_pattern
 from primeattn.checks import as_int
 from primeattn.kernels.arguments import as_boundaries
 from primeattn.patterns import Pattern
+
+if TYPE_CHECKING:
+    from primeattn.typing import AnyArray
 
 __all__ = ["RULES", "Explanation", "as_map", "check_pairs", "explain", "first_rule", "rule_mass"]
 
@@ -20,12 +24,18 @@ RULES = ("window", "global tokens", "sequence")  # the first in this order that 
 class Explanation:
     """Result of ``explain``: true if the query attends the key; ``str`` says why in a sentence.
 
-    Attributes
+    Parameters
     ----------
     pattern : Pattern
+        Which keys a query attends.
     query, key : int
+        Their positions.
     admitted_by : tuple of str
         All rules that admit the pair, among "window", "global tokens" and "sequence".
+
+    See Also
+    --------
+    explain : Makes it for a pair.
 
     Examples
     --------
@@ -40,10 +50,10 @@ class Explanation:
     key: int
     admitted_by: tuple[str, ...]
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         return bool(self.admitted_by)
 
-    def __str__(self):
+    def __str__(self) -> str:
         distance, window, leading = self.query - self.key, self.pattern.window, self.pattern.global_tokens
         if distance < 0:
             return f"query {self.query} does not attend key {self.key}, which comes later"
@@ -59,18 +69,25 @@ class Explanation:
         return f"query {self.query} {'attends' if yes else 'does not attend'} key {self.key}: {said}"
 
 
-def explain(pattern, i, j) -> Explanation:
+def explain(pattern: Pattern, i: int, j: int) -> Explanation:
     """Return which rules of ``pattern`` let query ``i`` attend key ``j``.
 
     Parameters
     ----------
     pattern : Pattern
+        Which keys a query attends.
     i, j : int
         Positions, counted from 0.
 
     Returns
     -------
     Explanation
+        The rules that admit the pair; false if there is none.
+
+    See Also
+    --------
+    rule_mass : How much attention each rule carries.
+    primeattn.plot.mask : All pairs, coloured by rule.
 
     Examples
     --------
@@ -110,7 +127,9 @@ def check_pairs(pattern, query, key):
         raise ValueError(f"probabilities: expected pairs of {pattern!r}, got query {i}, key {j}")
 
 
-def rule_mass(probabilities, pattern, *, cu_seqlens=None) -> dict[str, np.ndarray]:
+def rule_mass(
+    probabilities: Any, pattern: Pattern, *, cu_seqlens: AnyArray | None = None
+) -> dict[str, np.ndarray]:
     """Return how much of each query's attention each rule of the pattern carries,
 
         mass_i = sum of p_ij over the keys j that the rule admits and no earlier rule does,
@@ -130,6 +149,11 @@ def rule_mass(probabilities, pattern, *, cu_seqlens=None) -> dict[str, np.ndarra
     -------
     dict of str to float array (n,)
         Under "window", "global tokens" and "sequence".
+
+    See Also
+    --------
+    explain : The rules that admit one pair.
+    attention_summary : A table over the heads of a model.
 
     Examples
     --------

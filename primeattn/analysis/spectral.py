@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from primeattn.analysis.reach import as_pattern
 from primeattn.checks import as_int
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+    from primeattn.patterns import Pattern
 
 __all__ = ["Extremes", "extreme_eigenvalues", "laplacian", "spectrum"]
 
@@ -19,6 +24,17 @@ _BELOW = 1e-8  # distance of the shift below the least value that the gap can ha
 
 class Extremes(NamedTuple):
     """The spectral gap, which is the second smallest eigenvalue, and the largest eigenvalue.
+
+    Parameters
+    ----------
+    gap : float
+        The second smallest eigenvalue.
+    largest : float
+        The largest eigenvalue.
+
+    See Also
+    --------
+    extreme_eigenvalues : Makes it for a pattern.
 
     Examples
     --------
@@ -32,7 +48,7 @@ class Extremes(NamedTuple):
     largest: float
 
 
-def laplacian(pattern, n):
+def laplacian(pattern: Pattern, n: int) -> csr_matrix:
     """Return the normalised Laplacian of the pattern's graph on ``n`` tokens,
 
         L = I - K^(-1/2) (A + A^T) K^(-1/2),
@@ -40,9 +56,22 @@ def laplacian(pattern, n):
     A the pattern without its diagonal, K the diagonal matrix of degrees; rows of isolated tokens are 0.
     Its eigenvalues lie in [0, 2]: 0 once for each connected component, 2 where the graph is bipartite.
 
+    Parameters
+    ----------
+    pattern : Pattern
+        Which keys a query attends.
+    n : int
+        Number of tokens.
+
     Returns
     -------
     scipy.sparse.csr_matrix, float64, shape (n, n)
+        Indices sorted.
+
+    See Also
+    --------
+    spectrum : All its eigenvalues.
+    extreme_eigenvalues : Its second and its last, for long sequences.
 
     Examples
     --------
@@ -62,8 +91,25 @@ def laplacian(pattern, n):
     return (sparse.diags((degrees > 0).astype(float)) - scale @ graph @ scale).tocsr()
 
 
-def spectrum(pattern, n) -> np.ndarray:
+def spectrum(pattern: Pattern, n: int) -> np.ndarray:
     """Return all eigenvalues of ``laplacian(pattern, n)``, ascending. ValueError for n > 4096.
+
+    Parameters
+    ----------
+    pattern : Pattern
+        Which keys a query attends.
+    n : int
+        Number of tokens, at most 4096.
+
+    Returns
+    -------
+    float64 array, shape (n,)
+        The eigenvalues, from 0 to at most 2.
+
+    See Also
+    --------
+    extreme_eigenvalues : Two of them, for long sequences.
+    primeattn.plot.spectrum : A picture of them.
 
     Examples
     --------
@@ -77,7 +123,7 @@ def spectrum(pattern, n) -> np.ndarray:
     return np.linalg.eigvalsh(laplacian(pattern, n).toarray())
 
 
-def extreme_eigenvalues(pattern, n) -> Extremes:
+def extreme_eigenvalues(pattern: Pattern, n: int) -> Extremes:
     """Return the spectral gap lambda_2 and the largest eigenvalue of ``laplacian(pattern, n)``.
 
     A wide gap means that no part of the sequence is cut off from the rest: information spreads in few layers.
@@ -85,6 +131,23 @@ def extreme_eigenvalues(pattern, n) -> Extremes:
     number of hops lead to different halves of the past. The gap is exact to 1e-11, the largest to 1e-4,
     or to 1e-3 beyond 10^5 tokens.
     Takes O(n) memory: apart from global tokens the graph is a Toeplitz matrix, applied by Fourier transforms.
+
+    Parameters
+    ----------
+    pattern : Pattern
+        Which keys a query attends.
+    n : int
+        Number of tokens.
+
+    Returns
+    -------
+    Extremes
+        ``gap`` and ``largest``.
+
+    See Also
+    --------
+    spectrum : All eigenvalues, of short sequences.
+    laplacian : The matrix.
 
     Examples
     --------

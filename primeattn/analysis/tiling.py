@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from primeattn.analysis.reach import as_pattern
 from primeattn.checks import as_int
 
+if TYPE_CHECKING:
+    from primeattn.patterns import Pattern
+
 __all__ = ["tile_occupancy", "wheel_fraction"]
 
 
-def tile_occupancy(pattern, n, block=64) -> float:
+def tile_occupancy(pattern: Pattern, n: int, block: int = 64) -> float:
     """Return the share of causal ``block`` × ``block`` tiles of the mask that hold at least one pair.
 
     Query i and key j lie in tile (i // block, j // block), causal if i // block >= j // block. A kernel that
     skips empty tiles computes this share of dense attention. Takes O(n) memory.
+
+    Parameters
+    ----------
+    pattern : Pattern
+        Which keys a query attends.
+    n : int
+        Length of the sequence.
+    block : int
+        Side of a tile.
+
+    Returns
+    -------
+    float
+        A share, 0 to 1.
+
+    See Also
+    --------
+    wheel_fraction : The same with tokens grouped by residue.
 
     Examples
     --------
@@ -34,7 +57,7 @@ def tile_occupancy(pattern, n, block=64) -> float:
     return live / (total * (total + 1) // 2)
 
 
-def wheel_fraction(pattern, n, wheel, block=64) -> float:
+def wheel_fraction(pattern: Pattern, n: int, wheel: int, block: int = 64) -> float:
     """Return the area of live tiles with tokens grouped by residue, as a share of the causal tiles' area.
 
     Positions with the same residue modulo ``wheel`` form a class; each pair of classes is cut into ``block``
@@ -46,7 +69,19 @@ def wheel_fraction(pattern, n, wheel, block=64) -> float:
     Parameters
     ----------
     pattern : Pattern
+        Which keys a query attends.
     n, wheel, block : int
+        Length of the sequence, modulus, side of a tile.
+
+    Returns
+    -------
+    float
+        A share of the area of all causal tiles; above 1 where blocks stick out of many classes.
+
+    See Also
+    --------
+    primeattn.plot.wheel : A picture of the tiles.
+    primeattn.Pattern.wheel_permutation : The order of the tokens.
 
     Examples
     --------

@@ -6,6 +6,7 @@ imported before it is needed.
 
 from __future__ import annotations
 
+import argparse
 import re
 import shlex
 from functools import partial
@@ -16,9 +17,24 @@ from primeattn.files import check_writable
 __all__ = ["add_arguments", "main"]
 
 
-def main(argv=None) -> int:
-    """Run one benchmark and return its exit status: 0, 1 for a failed check, 2 for bad input, 130 when
-    interrupted.
+def main(argv: list[str] | None = None) -> int:
+    """Run one benchmark; return its exit status.
+
+    It is 0, 1 for a failed check, 2 for bad input, 130 when interrupted.
+
+    Parameters
+    ----------
+    argv : list of str, optional
+        Arguments; by default those of the command line.
+
+    Returns
+    -------
+    int
+        The exit status.
+
+    See Also
+    --------
+    primeattn.cli.main : The command line of the package.
 
     Examples
     --------
@@ -33,10 +49,19 @@ def main(argv=None) -> int:
     return run(parser, argv)
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the benchmarks to an argparse parser as commands; each sets ``run``, a function of the arguments.
 
     ``run`` returns an exit status.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        Gets the commands.
+
+    See Also
+    --------
+    main : Runs one of them.
 
     Examples
     --------

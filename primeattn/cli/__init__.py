@@ -9,8 +9,22 @@ from primeattn.cli import generation, machine, patterns, studies, training
 __all__ = ["main"]
 
 
-def main(argv=None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Run one command; return its exit status: 0, 1 for a failed check, 2 for bad input, 130 if interrupted.
+
+    Parameters
+    ----------
+    argv : list of str, optional
+        Arguments; by default those of the command line.
+
+    Returns
+    -------
+    int
+        The exit status.
+
+    See Also
+    --------
+    primeattn.train.run : What ``primeattn train`` calls.
 
     Examples
     --------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from contextlib import ContextDecorator
+from contextlib import AbstractContextManager, ContextDecorator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -116,7 +116,11 @@ def openblas_core(vector_bytes) -> str | None:
     return known.core
 
 
-def one_blas_thread():
+class Block(ContextDecorator, AbstractContextManager[None]):
+    """For tools that read types: what a block, or a decorated function, is run within."""
+
+
+def one_blas_thread() -> Block:
     """Within the block, matrix products run in the calling thread alone (for the whole process).
 
     The small products of a small model gain little from a second thread, and lose much if its core is busy:
@@ -142,7 +146,7 @@ def _one_thread():
     release = numba.cfunc("void()")(lambda: products.release(address))
     exception = [ctypes.py_object] * 3
 
-    class OneThread(ContextDecorator):
+    class OneThread(Block):
         """Entered and left by compiled functions, so that a signal handler cannot raise in between."""
 
         kept = hold, release, numbers

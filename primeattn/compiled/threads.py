@@ -45,6 +45,15 @@ _threads = _default_threads()
 def get_num_threads() -> int:
     """Return the number of threads a kernel may use; see :func:`set_num_threads`.
 
+    Returns
+    -------
+    int
+        At least 1.
+
+    See Also
+    --------
+    set_num_threads : Changes it.
+
     Examples
     --------
     >>> import primeattn as pa
@@ -70,6 +79,10 @@ def set_num_threads(n: int) -> None:
     ------
     TypeError, ValueError
         If ``n`` is not an integer, or is below 1.
+
+    See Also
+    --------
+    get_num_threads : The number as it is.
 
     Examples
     --------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from primeattn.kernels.arguments import check_array, check_backward, check_forward, check_inputs
@@ -12,32 +14,38 @@ from primeattn.kernels.gpu import launch_cache
 from primeattn.kernels.halves import rounded, widened
 from primeattn.kernels.host_arrays import like, view_of_host
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence as Several
+
+    from primeattn.typing import AnyArray, ArrayT, OtherT, Patterns
+    from primeattn.workspace import Workspace
+
 __all__ = ["attention", "merge", "sparse_index_kernel", "sparse_index_kernel_backward"]
 
 
 def sparse_index_kernel(
-    out,
-    lse,
-    q,
-    k,
-    v,
-    pattern,
+    out: ArrayT,
+    lse: OtherT,
+    q: AnyArray,
+    k: AnyArray,
+    v: AnyArray,
+    pattern: Patterns,
     *,
-    scale=None,
-    q_start=0,
-    k_start=0,
-    cu_seqlens=None,
-    offset_bias=None,
-    global_bias=None,
-    slopes=None,
-    softcap=None,
-    dropout=0.0,
-    dropout_seed=0,
-    workspace=None,
-    device=None,
-    stream=None,
-    kernel=None,
-):
+    scale: float | None = None,
+    q_start: int | AnyArray = 0,
+    k_start: int | AnyArray = 0,
+    cu_seqlens: AnyArray | None = None,
+    offset_bias: AnyArray | None = None,
+    global_bias: AnyArray | None = None,
+    slopes: AnyArray | None = None,
+    softcap: float | None = None,
+    dropout: float = 0.0,
+    dropout_seed: int = 0,
+    workspace: Workspace | None = None,
+    device: str | None = None,
+    stream: Any = None,
+    kernel: str | None = None,
+) -> tuple[ArrayT, OtherT]:
     """Sparse causal attention into preallocated arrays.
 
     s_ij = cap(scale * q_i·k_j) + bias_ij - slope * (i - j);  p = softmax of s over keys(i);
@@ -124,6 +132,12 @@ def sparse_index_kernel(
     RuntimeError
         If a GPU is requested and none can be used; it says what to install.
 
+    See Also
+    --------
+    attention : The same into new arrays.
+    sparse_index_kernel_backward : The gradients.
+    merge : Joins results over ranges of keys.
+
     Examples
     --------
     >>> import numpy as np, primeattn as pa
@@ -157,35 +171,35 @@ def _run(backward, arrays, options, device, stream, kernel, workspace):
 
 
 def sparse_index_kernel_backward(
-    dq,
-    dk,
-    dv,
-    dout,
-    q,
-    k,
-    v,
-    out,
-    lse,
-    pattern,
+    dq: ArrayT,
+    dk: ArrayT,
+    dv: ArrayT,
+    dout: AnyArray,
+    q: AnyArray,
+    k: AnyArray,
+    v: AnyArray,
+    out: AnyArray,
+    lse: AnyArray,
+    pattern: Patterns,
     *,
-    dlse=None,
-    scale=None,
-    q_start=0,
-    k_start=0,
-    cu_seqlens=None,
-    offset_bias=None,
-    doffset_bias=None,
-    global_bias=None,
-    dglobal_bias=None,
-    slopes=None,
-    softcap=None,
-    dropout=0.0,
-    dropout_seed=0,
-    workspace=None,
-    device=None,
-    stream=None,
-    kernel=None,
-):
+    dlse: AnyArray | None = None,
+    scale: float | None = None,
+    q_start: int | AnyArray = 0,
+    k_start: int | AnyArray = 0,
+    cu_seqlens: AnyArray | None = None,
+    offset_bias: AnyArray | None = None,
+    doffset_bias: AnyArray | None = None,
+    global_bias: AnyArray | None = None,
+    dglobal_bias: AnyArray | None = None,
+    slopes: AnyArray | None = None,
+    softcap: float | None = None,
+    dropout: float = 0.0,
+    dropout_seed: int = 0,
+    workspace: Workspace | None = None,
+    device: str | None = None,
+    stream: Any = None,
+    kernel: str | None = None,
+) -> tuple[ArrayT, ArrayT, ArrayT]:
     """Gradients of :func:`sparse_index_kernel` into preallocated arrays.
 
     P = exp(s - lse);  M = m / (1 - dropout);  dP = M * dout·v;  dS = P * (dP - rowsum(dout * out) + dlse)
@@ -212,7 +226,9 @@ def sparse_index_kernel_backward(
         Overwritten with their gradients, which are 0 where no pair has the bias. None where a gradient is
         not wanted. There is none of slopes.
     pattern, scale, q_start, k_start, cu_seqlens, workspace, device, stream, kernel
-        As in the forward; so are offset_bias, global_bias, slopes, softcap, dropout and dropout_seed.
+        As in the forward.
+    offset_bias, global_bias, slopes, softcap, dropout, dropout_seed
+        As there, too.
 
     Returns
     -------
@@ -223,6 +239,11 @@ def sparse_index_kernel_backward(
     ------
     TypeError, ValueError
         Before anything is written; names the argument, what was expected and what came.
+
+    See Also
+    --------
+    sparse_index_kernel : The forward.
+    primeattn.torch.attention : Both as one differentiable function of torch.
 
     Examples
     --------
@@ -246,11 +267,36 @@ def sparse_index_kernel_backward(
     return dq, dk, dv
 
 
-def attention(q, k, v, pattern, **options):
+def attention(
+    q: ArrayT, k: AnyArray, v: AnyArray, pattern: Patterns, **options: Any
+) -> tuple[ArrayT, ArrayT]:
     """Sparse causal attention into new arrays: ``out, lse``.
 
     The formula, the arguments and the errors are those of :func:`sparse_index_kernel`. The new arrays belong
     to the same library as q: NumPy, torch, JAX (on the CPU), CuPy, or Numba.
+
+    Parameters
+    ----------
+    q : (batch, heads, n_q, head_dim) array
+        Queries.
+    k, v : (batch, kv_heads, n_k, head_dim) array
+        Keys and values.
+    pattern : Pattern or sequence of Pattern
+        One for all query heads, or one per query head.
+    **options : optional
+        The keyword arguments of :func:`sparse_index_kernel`.
+
+    Returns
+    -------
+    out : array like q
+        The attention of each query.
+    lse : (batch, heads, n_q) array
+        The logarithm of each softmax's denominator; the backward needs it.
+
+    See Also
+    --------
+    sparse_index_kernel : The same into arrays of your own.
+    sparse_index_kernel_backward : The gradients.
 
     Examples
     --------
@@ -276,7 +322,7 @@ def attention(q, k, v, pattern, **options):
     return like(q, out, lse)
 
 
-def merge(outs, lses):
+def merge(outs: Several[ArrayT], lses: Several[ArrayT]) -> tuple[ArrayT, ArrayT]:
     """Join partial results over disjoint ranges of keys.
 
     lse = log sum_p exp lse_p;  out = sum_p exp(lse_p - lse) out_p
@@ -298,6 +344,10 @@ def merge(outs, lses):
     ------
     TypeError, ValueError
         If the parts do not fit together.
+
+    See Also
+    --------
+    attention : Makes the parts, with ``k_start``.
 
     Examples
     --------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from primeattn.checks import as_int
@@ -24,11 +25,18 @@ class KernelChoice(NamedTuple):
     reason: str
     table: list  # a ``primeattn.analysis.Table``: tiles, pairs and time of each kernel and wheel
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.reason}\n{self.table}"
 
 
-def explain_kernel(pattern, n, head_dim=64, dtype="bfloat16", backward=False, terms=()) -> KernelChoice:
+def explain_kernel(
+    pattern: Pattern,
+    n: int,
+    head_dim: int = 64,
+    dtype: str = "bfloat16",
+    backward: bool = False,
+    terms: Sequence[str] = (),
+) -> KernelChoice:
     """Compare the cost of the GPU kernels in one pass: one head, one sequence of length ``n``.
 
     The costs come from a model fitted to times on an H200, by which ``kernel=None`` of
@@ -38,8 +46,11 @@ def explain_kernel(pattern, n, head_dim=64, dtype="bfloat16", backward=False, te
     Parameters
     ----------
     pattern : Pattern
+        Which keys a query attends.
     n : int
+        Length of the sequence.
     head_dim : int
+        Features of a query and a key.
     dtype : {"bfloat16", "float16", "float32", "float64"}
         The storage dtype.
     backward : bool
@@ -57,6 +68,10 @@ def explain_kernel(pattern, n, head_dim=64, dtype="bfloat16", backward=False, te
     ------
     TypeError, ValueError
         For arguments of another kind.
+
+    See Also
+    --------
+    primeattn.analysis.wheel_fraction : The tiles that a wheel leaves.
 
     Examples
     --------

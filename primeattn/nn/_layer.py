@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,11 +18,26 @@ from primeattn._config import Config
 from primeattn.checks import is_array
 from primeattn.nn._memory import Memory
 
+if TYPE_CHECKING:
+    from primeattn.typing import Array, DTypeLike, Params, Pullback, States, Tree
+    from primeattn.workspace import Workspace
+
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 class Parameter(NamedTuple):
     """Declaration of one parameter: its shape and its initialiser, ``init(rng, shape, dtype) -> array``.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of the array.
+    init : callable
+        Initialiser, ``init(rng, shape, dtype) -> array``.
+
+    See Also
+    --------
+    primeattn.setup : Draws the arrays.
 
     Examples
     --------
@@ -57,6 +72,12 @@ class Layer(Config):
 
     A container runs its children with ``child.apply(x, ps, st, memory)`` and ``child.backward``.
 
+    See Also
+    --------
+    primeattn.setup : Draws parameters and states.
+    primeattn.check_gradients : Checks a layer of your own.
+    SparseIndexAttention : Attention with places to change it.
+
     Examples
     --------
     >>> from dataclasses import dataclass
@@ -80,26 +101,110 @@ class Layer(Config):
     ['x', 'ps/scale']
     """
 
-    def parameters(self):
+    def parameters(self) -> Tree:
+        """Return the declarations of the parameters, a nested dict of `Parameter`.
+
+        Returns
+        -------
+        nested dict
+            By default none.
+        """
         return {}
 
-    def states(self, rng):
+    def states(self, rng: np.random.Generator) -> States:
+        """Return a new state; ``rng`` draws what is random in it.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+            Draws it.
+
+        Returns
+        -------
+        nested dict
+            By default none.
+        """
         return {}
 
-    def check_input(self, x, ps):
+    def check_input(self, x: Array, ps: Params) -> None:
+        """Raise TypeError or ValueError if the layer cannot take x.
+
+        Parameters
+        ----------
+        x : array
+            Input.
+        ps : nested dict
+            Parameters.
+        """
         check_float(self, x, ps)
 
-    def forward(self, x, ps, st, memory):
+    def forward(self, x: Array, ps: Params, st: States, memory: Memory) -> tuple[Array, States, Any]:
+        """Return y, the new state, and what `backward` needs; see `Layer`.
+
+        Parameters
+        ----------
+        x : array
+            Input, checked.
+        ps, st : nested dicts
+            Parameters and state, checked.
+        memory : Memory
+            ``memory.take(shape, dtype)`` gives new arrays.
+
+        Returns
+        -------
+        y : array
+            Output.
+        st : nested dict
+            The new state.
+        saved : object
+            What `backward` needs.
+        """
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
 
-    def backward(self, dy, saved, ps, memory):
+    def backward(self, dy: Array, saved: Any, ps: Params, memory: Memory) -> tuple[Any, Params]:
+        """Return the gradients of x and of ps, given that of y; see `Layer`.
+
+        Parameters
+        ----------
+        dy : array
+            Gradient with respect to y.
+        saved : object
+            From `forward`.
+        ps : nested dict
+            Parameters.
+        memory : Memory
+            As in `forward`.
+
+        Returns
+        -------
+        dx : array or None
+            Gradient with respect to x.
+        dps : nested dict
+            Gradients with respect to ps.
+        """
         raise NotImplementedError(f"{type(self).__name__} defines no backward")
 
-    def with_cache(self, st, start, capacity, dtype):
+    def with_cache(self, st: States, start: Array, capacity: int, dtype: DTypeLike) -> States:
         """State with an empty cache, for :func:`primeattn.with_cache`, which checks the arguments.
 
         ``start`` (batch,) are the positions of the first tokens, ``capacity`` bounds the positions. A layer
         without positions keeps its state; a container passes this on to its children.
+
+        Parameters
+        ----------
+        st : nested dict
+            State without a cache.
+        start : int array (batch,)
+            Positions of the first tokens.
+        capacity : int
+            Most positions.
+        dtype : dtype
+            That of the parameters.
+
+        Returns
+        -------
+        nested dict
+            The state.
         """
         return st
 
@@ -121,13 +226,27 @@ class Layer(Config):
     def _state_keys(self):
         return frozenset(self.states(np.random.default_rng(0)))
 
-    def check(self, x, ps, st):
-        """Raise TypeError or ValueError unless x, ps and st fit the layer, as a call does."""
+    def check(self, x: Array, ps: Params, st: States) -> None:
+        """Raise TypeError or ValueError unless x, ps and st fit the layer, as a call does.
+
+        Parameters
+        ----------
+        x : array
+            Input.
+        ps, st : nested dicts
+            Parameters and state.
+        """
         self.check_parameters(ps)
         self._check_call(x, ps, st)
 
-    def check_parameters(self, ps):
-        """Raise TypeError or ValueError unless ps are parameters of the layer."""
+    def check_parameters(self, ps: Params) -> None:
+        """Raise TypeError or ValueError unless ps are parameters of the layer.
+
+        Parameters
+        ----------
+        ps : nested dict
+            Parameters.
+        """
         dtype = parameter_dtype(ps) if isinstance(ps, dict) else None
         tree.check(ps, self._specs.get(dtype, self._specs[DTYPES[0]]), "ps")
 
@@ -139,8 +258,23 @@ class Layer(Config):
             )
         self.check_input(x, ps)
 
-    def apply(self, x, ps, st, memory):
-        """Check st and x, then run ``forward``; ``saved`` is None if no pullback will follow."""
+    def apply(self, x: Array, ps: Params, st: States, memory: Memory) -> tuple[Array, States, Any]:
+        """Check st and x, then run ``forward``; ``saved`` is None if no pullback will follow.
+
+        Parameters
+        ----------
+        x : array
+            Input.
+        ps, st : nested dicts
+            Parameters and state.
+        memory : Memory
+            That of the container.
+
+        Returns
+        -------
+        y, st, saved
+            As from `forward`.
+        """
         self._check_call(x, ps, st)
         memory.called(self, x, ps, st)
         y, st, saved = self.forward(x, ps, st, memory)
@@ -151,7 +285,9 @@ class Layer(Config):
         y, new_st, saved = self.forward(x, ps, st, memory)
         return (memory.copy(x) if y is x else y), new_st, saved if memory.saving else None
 
-    def __call__(self, x, ps, st, workspace=None):
+    def __call__(
+        self, x: Array, ps: Params, st: States, workspace: Workspace | None = None
+    ) -> tuple[Array, States]:
         """``y, st = layer(x, ps, st)``.
 
         Parameters
@@ -163,6 +299,13 @@ class Layer(Config):
         workspace : Workspace, optional
             Memory for y until ``workspace.reset()``. Without one, y is a new array.
 
+        Returns
+        -------
+        y : array
+            Output.
+        st : nested dict
+            The new state.
+
         Raises
         ------
         TypeError, ValueError
@@ -173,13 +316,33 @@ class Layer(Config):
             y, st, _ = self._run(x, ps, st, memory)
         return y, st
 
-    def pullback(self, x, ps, st, workspace=None):
+    def pullback(
+        self, x: Array, ps: Params, st: States, workspace: Workspace | None = None
+    ) -> tuple[Array, States, Pullback]:
         """``y, st, pullback = layer.pullback(x, ps, st)``; then ``dx, dps = pullback(dy)``.
 
         For a loss L with dy = ∂L/∂y, the pullback returns dx = ∂L/∂x (None for integer inputs) and
         dps = ∂L/∂ps. Do not change x or ps before you call it. Arguments are those of a call. With a
         workspace, y, saved activations, dx and dps live in it until its reset; after that, the pullback
         raises RuntimeError.
+
+        Parameters
+        ----------
+        x : array
+            Input.
+        ps, st : nested dicts
+            Parameters and state.
+        workspace : Workspace, optional
+            Memory of the step.
+
+        Returns
+        -------
+        y : array
+            Output.
+        st : nested dict
+            The new state.
+        pullback : callable
+            dy -> dx, dps.
         """
         memory = Memory(workspace)
         with memory.hold():
@@ -197,7 +360,7 @@ class Layer(Config):
         return y, st, pullback
 
 
-def setup(rng, layer, dtype=np.float32):
+def setup(rng: np.random.Generator, layer: Layer, dtype: DTypeLike = np.float32) -> tuple[Params, States]:
     """Draw the parameters and states of a layer: ``ps, st = setup(rng, layer)``.
 
     Parameters
@@ -213,6 +376,11 @@ def setup(rng, layer, dtype=np.float32):
     -------
     ps, st : nested dicts of arrays
         Nested by the names of the child layers.
+
+    See Also
+    --------
+    primeattn.Layer : What a layer is.
+    primeattn.with_cache : A state that remembers earlier tokens.
 
     Examples
     --------

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from primeattn.compiled import loops
 from primeattn.compiled.parallel import as_rows, row_blocks, share
 from primeattn.nn._layer import Layer
+
+if TYPE_CHECKING:
+    from primeattn.typing import Array, Memory, Params, States
 
 __all__ = ["Activation", "gelu", "relu", "silu"]
 
@@ -57,6 +61,16 @@ class Activation(Layer):
     ``relu``, ``gelu`` and ``silu`` are the three instances. x has any shape with at least one axis; ps = st =
     {}.
 
+    Parameters
+    ----------
+    name : {"relu", "gelu", "silu"}
+        Which function.
+
+    See Also
+    --------
+    Gated : A product of two layers, one of them often an activation.
+    Dense : What often stands before and after.
+
     Examples
     --------
     >>> import numpy as np, primeattn as pa
@@ -72,21 +86,21 @@ class Activation(Layer):
 
     name: str
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.name not in _FORMULAS:
             raise ValueError(f"Activation: name must be one of {sorted(_FORMULAS)}, got {self.name!r}")
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return self.name
 
-    def forward(self, x, ps, st, memory):
+    def forward(self, x: Array, ps: Params, st: States, memory: Memory) -> tuple[Array, States, Any]:
         formula, _ = _FORMULAS[self.name]
         y = memory.take(x.shape, x.dtype)
         x_flat, y_flat = as_rows(x).reshape(-1), y.reshape(-1)
         share(row_blocks(x.size, 1), lambda _, b: formula(x_flat[b], y_flat[b]))
         return y, st, x_flat
 
-    def backward(self, dy, saved, ps, memory):
+    def backward(self, dy: Array, saved: Any, ps: Params, memory: Memory) -> tuple[Any, Params]:
         _, formula = _FORMULAS[self.name]
         dx = memory.take(dy.shape, dy.dtype)
         dy_flat, dx_flat = as_rows(dy).reshape(-1), dx.reshape(-1)

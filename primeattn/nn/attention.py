@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import KW_ONLY, InitVar, dataclass
 from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +23,9 @@ from primeattn.nn.embedding import segment_bounds
 from primeattn.nn.initializers import glorot_uniform, zeros
 from primeattn.nn.norm import RMSNorm
 from primeattn.patterns import Pattern
+
+if TYPE_CHECKING:
+    from primeattn.typing import Array, DTypeLike, Memory, Params, Patterns, States, Tree
 
 __all__ = ["SparseIndexAttention"]
 
@@ -74,6 +78,14 @@ class SparseIndexAttention(Layer):
     device : {None, "cpu", "auto", "cuda"}
         Where the kernel runs. With "cuda", q, k, v, out and lse stay on the GPU until the pullback, and keys
         and values of a cache (`with_cache`) as long as its state.
+    seq_len_max : None
+        Refused: a pattern has no longest length.
+
+    See Also
+    --------
+    PrimeSelfAttention : Over one sequence, with window and global tokens.
+    primeattn.sparse_index_kernel : The kernel, with the formula.
+    primeattn.with_cache : Text token by token.
 
     Notes
     -----
@@ -104,7 +116,7 @@ class SparseIndexAttention(Layer):
     """
 
     dims: int
-    pattern: Pattern | tuple[Pattern, ...]
+    pattern: Patterns
     _: KW_ONLY
     heads: int = 1
     kv_heads: int | None = None
@@ -124,7 +136,7 @@ class SparseIndexAttention(Layer):
     device: str | None = None
     seq_len_max: InitVar[None] = None
 
-    def __post_init__(self, seq_len_max):
+    def __post_init__(self, seq_len_max: None) -> None:
         name = type(self).__name__
         if seq_len_max is not None:
             raise TypeError(f"{name}: seq_len_max is not needed: any length")
@@ -143,7 +155,7 @@ class SparseIndexAttention(Layer):
         freeze_size(self, "v_dim")
         if self.scale is not None:
             freeze_real(self, "scale", 0)
-        self._check_rotary(name)
+        rotary.freeze_options(self)
         freeze_flag(self, "qk_norm")
         freeze_flag(self, "sinks")
         freeze_flag(self, "alibi")
@@ -174,40 +186,25 @@ class SparseIndexAttention(Layer):
         if len(per_head) != self.heads:
             raise ValueError(f"{name}: expected one pattern or {self.heads} of them, got {len(per_head)}")
 
-    def _check_rotary(self, name):
-        if self.rotary is None:
-            if self.rotary_dims is not None:
-                raise ValueError(f"{name}: rotary_dims needs rotary, got rotary_dims={self.rotary_dims!r}")
-            return
-        freeze_real(self, "rotary", 0)
-        if self.rotary == 0:
-            raise ValueError(f"{name}: rotary must be above 0, got 0")
-        if self.rotary_dims is None:
-            object.__setattr__(self, "rotary_dims", self.head_dim)
-        freeze_size(self, "rotary_dims")
-        if self.rotary_dims % 2 or self.rotary_dims > self.head_dim:
-            raise ValueError(
-                f"{name}: rotary_dims must be even and at most head_dim, got rotary_dims={self.rotary_dims}, "
-                f"head_dim={self.head_dim}"
-            )
-
-    def default(self, field):
+    def default(self, field: Any) -> Any:
         derived = {"kv_heads": self.heads, "v_dim": self.head_dim}
         derived["rotary_dims"] = self.head_dim if self.rotary else None
         if self.dims % self.heads == 0:
             derived["head_dim"] = self.dims // self.heads
         return derived.get(field.name, field.default)
 
-    def pattern_of(self, head) -> Pattern:
+    def pattern_of(self, head: int) -> Pattern:
         """Return the pattern of one query head."""
         return self.pattern[head] if isinstance(self.pattern, tuple) else self.pattern
 
     @cached_property
-    def Wi(self):
+    def Wi(self) -> Dense:
+        """The layer that makes q, k and v."""
         return Dense(self.dims, self._columns.width, bias=self.bias, init=self.init)
 
     @cached_property
-    def Wo(self):
+    def Wo(self) -> Dense:
+        """The layer that makes y."""
         return Dense(self.heads * self.v_dim, self.dims, bias=self.bias, init=self.init)
 
     @cached_property
@@ -215,15 +212,16 @@ class SparseIndexAttention(Layer):
         return tuple(self.pattern_of(head) for head in range(self.heads))
 
     @cached_property
-    def offset_counts(self):
+    def offset_counts(self) -> tuple[int, ...]:
         """Offsets of each head that have a bias of their own."""
         return [pattern.offsets(self.offset_bias + 1).size for pattern in self._patterns]
 
     @cached_property
-    def norm(self):
+    def norm(self) -> Any:
+        """The layer that normalises the rows of q; that for k is like it."""
         return RMSNorm(self.head_dim)
 
-    def parameters(self):
+    def parameters(self) -> Tree:
         declared = {"Wi": self.Wi.parameters(), "Wo": self.Wo.parameters()}
         if self.qk_norm:
             declared |= {"q_norm": self.norm.parameters(), "k_norm": self.norm.parameters()}
@@ -235,10 +233,10 @@ class SparseIndexAttention(Layer):
                 declared["global_bias"] = Parameter((self.heads, most), zeros)
         return declared
 
-    def states(self, rng):
+    def states(self, rng: np.random.Generator) -> States:
         return {"cu_seqlens": None} | (random_state(rng) if self.dropout else {})
 
-    def check_input(self, x, ps):
+    def check_input(self, x: Array, ps: Params) -> None:
         check_float(self, x, ps, self.dims, ranks=(2, 3))
 
     @cached_property
@@ -251,7 +249,7 @@ class SparseIndexAttention(Layer):
     def _numbers(self, lse):
         return (lse,)
 
-    def prepare(self, q, k, v, ps, positions, memory):
+    def prepare(self, q: Array, k: Array, v: Array, ps: Params, positions: Array, memory: Memory) -> Any:
         """Change q (batch, heads, seq, head_dim), k and v (batch, kv_heads, seq, head_dim or v_dim) in place.
 
         Here: normalise, then turn. ``positions`` (batch or 1, seq) are those of the rows. Returns what
@@ -269,7 +267,9 @@ class SparseIndexAttention(Layer):
                 rotary.rotate(x, positions, self.rotary, self.rotary_dims)
         return saved, positions
 
-    def prepare_backward(self, dq, dk, dv, saved, ps, memory):
+    def prepare_backward(
+        self, dq: Array, dk: Array, dv: Array, saved: Any, ps: Params, memory: Memory
+    ) -> Params:
         """Turn the gradients of what `prepare` made into those of what it was given, in place.
 
         Returns the gradients of the parameters that it used, as a dict.
@@ -286,7 +286,7 @@ class SparseIndexAttention(Layer):
                 np.copyto(dx, back.transpose(0, 2, 1, 3))
         return dps
 
-    def finish(self, out, lse, ps, memory):
+    def finish(self, out: Array, lse: Array, ps: Params, memory: Memory) -> tuple[Array, Any]:
         """Return what replaces out (batch, seq, heads, v_dim), and what ``finish_backward`` needs.
 
         out and lse (batch, heads, seq) must stay as they are. Here: a sink takes its share of the weight,
@@ -299,7 +299,9 @@ class SparseIndexAttention(Layer):
             loops.weigh(out[b], lse[b], ps["sinks"], result[b])
         return result, (out, lse)
 
-    def finish_backward(self, dresult, saved, ps, memory):
+    def finish_backward(
+        self, dresult: Array, saved: Any, ps: Params, memory: Memory
+    ) -> tuple[Array, Array | None, Params]:
         """Return the gradients of out, of lse (None if it was not used), and of parameters, as a dict."""
         if not self.sinks:
             return dresult, None, {}
@@ -312,7 +314,7 @@ class SparseIndexAttention(Layer):
         dsinks[...] = sums
         return dout, dlse, {"sinks": dsinks}
 
-    def with_cache(self, st, start, capacity, dtype):
+    def with_cache(self, st: States, start: Array, capacity: int, dtype: DTypeLike) -> States:
         rows = self._buffers.cache_rows(self._columns.of_kernel, start, capacity, dtype)
         return {**st, "cache": cache.begin(start, capacity, **rows)}
 
@@ -365,7 +367,7 @@ class SparseIndexAttention(Layer):
         options |= {"scale": scale, "device": device}
         function(*arrays, self.pattern, workspace=memory.workspace, **options)
 
-    def forward(self, x, ps, st, memory):
+    def forward(self, x: Array, ps: Params, st: States, memory: Memory) -> tuple[Array, States, Any]:
         buffers = self._buffers(memory)
         qkv, _, saved_i = self.Wi.forward(x if x.ndim == 3 else x[None], ps["Wi"], {}, memory)
         batch, seq, _ = qkv.shape
@@ -393,7 +395,7 @@ class SparseIndexAttention(Layer):
         saved = saved_i, prepared, source, result, numbers, options, saved_f, saved_o
         return y.reshape(x.shape), st, saved
 
-    def backward(self, dy, saved, ps, memory):
+    def backward(self, dy: Array, saved: Any, ps: Params, memory: Memory) -> tuple[Any, Params]:
         buffers = self._buffers(memory)
         saved_i, prepared, fitted, attended, lse, options, saved_f, saved_o = saved
         dfinished, dps_o = self.Wo.backward(dy if dy.ndim == 3 else dy[None], saved_o, ps["Wo"], memory)

@@ -7,16 +7,29 @@ state can be continued once: the arrays also know how far they are filled.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from primeattn import tree
 from primeattn.checks import as_int, integers
 from primeattn.nn._layer import DTYPES, Layer
 
+if TYPE_CHECKING:
+    from primeattn.typing import Array, DTypeLike, States
+
 __all__ = ["advance", "begin", "copy_cache", "with_cache", "without_cache"]
 
 
-def with_cache(model, st, batch, capacity, *, start=0, dtype=np.float32):
+def with_cache(
+    model: Layer,
+    st: States,
+    batch: int,
+    capacity: int,
+    *,
+    start: int | Array = 0,
+    dtype: DTypeLike = np.float32,
+) -> States:
     """State with empty caches: calls with it continue where the last one ended.
 
     With ``st = with_cache(model, st, batch, capacity)``, a call ``y, st = model(x, ps, st)`` takes the next
@@ -30,6 +43,7 @@ def with_cache(model, st, batch, capacity, *, start=0, dtype=np.float32):
     Parameters
     ----------
     model : Layer
+        Whose calls are to go on.
     st : nested dict
         Its state.
     batch, capacity : int
@@ -40,12 +54,23 @@ def with_cache(model, st, batch, capacity, *, start=0, dtype=np.float32):
     dtype : float32 or float64
         That of the parameters.
 
+    Returns
+    -------
+    nested dict
+        The state with caches of all attention layers.
+
     Raises
     ------
     TypeError, ValueError
         If an argument is not as above. A call raises ValueError if the capacity does not suffice.
     RuntimeError
         If a layer has ``device="cuda"`` and there is no GPU that can be used.
+
+    See Also
+    --------
+    without_cache : Takes them out.
+    copy_cache : A second one to go on from.
+    primeattn.language_model.generate : Writes text so.
 
     Examples
     --------
@@ -75,8 +100,22 @@ def with_cache(model, st, batch, capacity, *, start=0, dtype=np.float32):
     return model.with_cache(st, np.array(np.broadcast_to(starts, (batch,))), capacity, dtype)
 
 
-def without_cache(st):
+def without_cache(st: States) -> States:
     """State without the caches of `with_cache`.
+
+    Parameters
+    ----------
+    st : nested dict
+        A state, with or without caches.
+
+    Returns
+    -------
+    nested dict
+        A new state; its arrays are those of ``st``.
+
+    See Also
+    --------
+    with_cache : Puts them in.
 
     Examples
     --------
@@ -95,8 +134,22 @@ def without_cache(st):
     }
 
 
-def copy_cache(st):
+def copy_cache(st: States) -> States:
     """State with copies of its caches: both can be continued. What lies on the GPU is copied there.
+
+    Parameters
+    ----------
+    st : nested dict
+        A state with caches.
+
+    Returns
+    -------
+    nested dict
+        A new state.
+
+    See Also
+    --------
+    with_cache : A state with caches.
 
     Examples
     --------

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Any
 
 from primeattn._config import check_callable, freeze_flag, freeze_size
 from primeattn.compiled import loops
 from primeattn.compiled.parallel import as_rows, product, row_blocks, share, sum_products, sum_rows
 from primeattn.nn._layer import Layer, Parameter, check_float
 from primeattn.nn.initializers import glorot_uniform, zeros
+
+if TYPE_CHECKING:
+    from primeattn.typing import Array, Memory, Params, States, Tree
 
 __all__ = ["Dense"]
 
@@ -26,6 +30,11 @@ class Dense(Layer):
         Whether there is a bias; it begins at 0.
     init : callable
         Initialiser of the weight, ``f(rng, shape, dtype)``.
+
+    See Also
+    --------
+    Embedding : For tokens in place of features.
+    Gated : A product of two.
 
     Notes
     -----
@@ -50,21 +59,21 @@ class Dense(Layer):
     bias: bool = True
     init: Callable = glorot_uniform
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         freeze_size(self, "in_features")
         freeze_size(self, "out_features")
         freeze_flag(self, "bias")
         check_callable(self, "init")
 
-    def parameters(self):
+    def parameters(self) -> Tree:
         weight = Parameter((self.in_features, self.out_features), self.init)
         bias = {"bias": Parameter((self.out_features,), zeros)} if self.bias else {}
         return {"weight": weight, **bias}
 
-    def check_input(self, x, ps):
+    def check_input(self, x: Array, ps: Params) -> None:
         check_float(self, x, ps, self.in_features)
 
-    def forward(self, x, ps, st, memory):
+    def forward(self, x: Array, ps: Params, st: States, memory: Memory) -> tuple[Array, States, Any]:
         y = memory.take((*x.shape[:-1], self.out_features), x.dtype)
         x_rows, y_rows = as_rows(x), as_rows(y)
         product(x_rows, ps["weight"], y_rows)
@@ -72,7 +81,7 @@ class Dense(Layer):
             share(row_blocks(*y_rows.shape), lambda _, b: loops.add_bias(ps["bias"], y_rows[b]))
         return y, st, (x_rows, x.shape)
 
-    def backward(self, dy, saved, ps, memory):
+    def backward(self, dy: Array, saved: Any, ps: Params, memory: Memory) -> tuple[Any, Params]:
         x_rows, shape = saved
         dy_rows = as_rows(dy)
         dx = memory.take(shape, dy.dtype)

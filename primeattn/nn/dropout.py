@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,6 +11,9 @@ from primeattn._config import freeze_real
 from primeattn.checks import is_array
 from primeattn.compiled.parallel import BLOCK, row_blocks
 from primeattn.nn._layer import Layer
+
+if TYPE_CHECKING:
+    from primeattn.typing import Array, Memory, Params, States
 
 __all__ = ["Dropout", "advanced", "generator", "random_state"]
 
@@ -42,6 +46,12 @@ class Dropout(Layer):
     p : float
         Probability that an entry is dropped, in [0, 1).
 
+    See Also
+    --------
+    primeattn.train_mode : Turns it on.
+    primeattn.test_mode : Turns it off.
+    SparseIndexAttention : Drops pairs of query and key.
+
     Notes
     -----
     ps = {}; st = {"rng": uint64 array [seed, counter], "training": True}. Draws come from numpy's
@@ -62,13 +72,13 @@ class Dropout(Layer):
 
     p: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         freeze_real(self, "p", 0, 1)
 
-    def states(self, rng):
+    def states(self, rng: np.random.Generator) -> States:
         return random_state(rng)
 
-    def forward(self, x, ps, st, memory):
+    def forward(self, x: Array, ps: Params, st: States, memory: Memory) -> tuple[Array, States, Any]:
         if not st["training"]:
             return x, st, None
         draw = generator(self, st)
@@ -84,7 +94,7 @@ class Dropout(Layer):
         np.multiply(x, factor, out=y)
         return y, advanced(st), factor
 
-    def backward(self, dy, saved, ps, memory):
+    def backward(self, dy: Array, saved: Any, ps: Params, memory: Memory) -> tuple[Any, Params]:
         if saved is None:
             return dy, {}
         return np.multiply(dy, saved, out=memory.take(dy.shape, dy.dtype)), {}  # y = x * factor

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from primeattn.compiled.parallel import as_rows
 from primeattn.nn import cache
 from primeattn.nn._layer import Layer, Parameter, check_float
 from primeattn.nn.initializers import Normal
+
+if TYPE_CHECKING:
+    from primeattn.typing import Array, DTypeLike, Memory, Params, States, Tree
 
 __all__ = ["Embedding", "PositionalEmbedding"]
 
@@ -41,6 +45,11 @@ class Embedding(Layer):
     init : callable
         Initialiser, ``f(rng, shape, dtype)``.
 
+    See Also
+    --------
+    PositionalEmbedding : Adds positions.
+    Tied : Uses the table for logits, too.
+
     Notes
     -----
     x: integers of any shape, but (seq,) or (batch, seq) if ``previous > 0``; y: (*x.shape, dim). The pullback
@@ -63,13 +72,13 @@ class Embedding(Layer):
     previous: int = 0
     init: Callable = SMALL
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         freeze_size(self, "vocab")
         freeze_size(self, "dim")
         freeze_size(self, "previous", minimum=0)
         check_callable(self, "init")
 
-    def parameters(self):
+    def parameters(self) -> Tree:
         weight = Parameter((self.vocab, self.dim), self.init)
         if self.previous == 0:
             return {"weight": weight}
@@ -81,10 +90,10 @@ class Embedding(Layer):
     def _init_previous(self, rng, shape, dtype):
         return np.stack([self.init(rng, shape[1:], dtype) for _ in range(shape[0])])
 
-    def states(self, rng):
+    def states(self, rng: np.random.Generator) -> States:
         return {"cu_seqlens": None} if self.previous else {}
 
-    def check_input(self, x, ps):
+    def check_input(self, x: Array, ps: Params) -> None:
         if not is_array(x) or x.dtype.kind not in "iu":
             got = x.dtype if is_array(x) else type(x).__name__
             raise TypeError(f"{self}: x must be a numpy array of integer tokens, got {got}")
@@ -93,7 +102,7 @@ class Embedding(Layer):
         if x.size and (x.min() < 0 or x.max() >= self.vocab):
             raise ValueError(f"{self}: tokens must be in [0, {self.vocab}), got {x.min()} to {x.max()}")
 
-    def forward(self, x, ps, st, memory):
+    def forward(self, x: Array, ps: Params, st: States, memory: Memory) -> tuple[Array, States, Any]:
         y = memory.take((*x.shape, self.dim), ps["weight"].dtype)
         shape, bounds = (1, x.size), np.array([0, x.size])
         if "cache" in st:
@@ -108,7 +117,7 @@ class Embedding(Layer):
             loops.add_earlier(tokens, bounds, back, table, y_rows)
         return y, st, (tokens, bounds)
 
-    def with_cache(self, st, start, capacity, dtype):
+    def with_cache(self, st: States, start: Array, capacity: int, dtype: DTypeLike) -> States:
         if not self.previous:
             return st
         return {
@@ -129,7 +138,7 @@ class Embedding(Layer):
         kept = {**st["cache"], "tokens": known[:, known.shape[1] - self.previous :]}
         return y.reshape(*x.shape, self.dim), {**st, "cache": kept}, None
 
-    def backward(self, dy, saved, ps, memory):
+    def backward(self, dy: Array, saved: Any, ps: Params, memory: Memory) -> tuple[Any, Params]:
         tokens, bounds = saved
         dps = {name: memory.take(table.shape, dy.dtype) for name, table in ps.items()}
         ends, order = memory.take((self.vocab,), np.int64), memory.take((tokens.size,), np.int64)
@@ -151,6 +160,11 @@ class PositionalEmbedding(Layer):
     init : callable
         Initialiser, ``f(rng, shape, dtype)``.
 
+    See Also
+    --------
+    Embedding : Vectors of tokens.
+    SparseIndexAttention : Has rotary positions.
+
     Notes
     -----
     ps = {"weight": (max_len, dim)}; st holds the boundaries of packed sequences, each counted from position 0
@@ -170,21 +184,21 @@ class PositionalEmbedding(Layer):
     _: KW_ONLY
     init: Callable = SMALL
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         freeze_size(self, "max_len")
         freeze_size(self, "dim")
         check_callable(self, "init")
 
-    def parameters(self):
+    def parameters(self) -> Tree:
         return {"weight": Parameter((self.max_len, self.dim), self.init)}
 
-    def states(self, rng):
+    def states(self, rng: np.random.Generator) -> States:
         return {"cu_seqlens": None}
 
-    def check_input(self, x, ps):
+    def check_input(self, x: Array, ps: Params) -> None:
         check_float(self, x, ps, self.dim, ranks=(2, 3))
 
-    def with_cache(self, st, start, capacity, dtype):
+    def with_cache(self, st: States, start: Array, capacity: int, dtype: DTypeLike) -> States:
         return {**st, "cache": cache.begin(start, capacity)}
 
     def _continue(self, x, ps, st, memory):
@@ -198,7 +212,7 @@ class PositionalEmbedding(Layer):
         np.add(rows, ps["weight"][np.maximum(positions, 0)], out=y.reshape(rows.shape))
         return y, st, None
 
-    def forward(self, x, ps, st, memory):
+    def forward(self, x: Array, ps: Params, st: States, memory: Memory) -> tuple[Array, States, Any]:
         if "cache" in st:
             return self._continue(x, ps, st, memory)
         bounds = segment_bounds(self, st, x.shape[:-1])
@@ -210,7 +224,7 @@ class PositionalEmbedding(Layer):
             np.add(x[..., start:stop, :], ps["weight"][: stop - start], out=y[..., start:stop, :])
         return y, st, bounds
 
-    def backward(self, dy, saved, ps, memory):
+    def backward(self, dy: Array, saved: Any, ps: Params, memory: Memory) -> tuple[Any, Params]:
         dps = {"weight": memory.take((self.max_len, self.dim), dy.dtype)}
         sums = memory.take((self.max_len, self.dim), np.float64)
         sums.fill(0)

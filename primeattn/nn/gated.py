@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from primeattn.nn._layer import Layer
+
+if TYPE_CHECKING:
+    from primeattn.typing import Array, Memory, Params, States, Tree
 
 __all__ = ["Gated"]
 
@@ -21,6 +25,11 @@ class Gated(Layer):
     ----------
     gate, value : Layer
         Their outputs have one shape.
+
+    See Also
+    --------
+    Activation : What the gate often ends in.
+    Chain : One layer after another.
 
     Notes
     -----
@@ -38,7 +47,7 @@ class Gated(Layer):
     gate: Layer
     value: Layer
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, layer in self._children():
             if not isinstance(layer, Layer):
                 raise TypeError(f"Gated: {name} must be a Layer, got {layer!r}")
@@ -46,19 +55,19 @@ class Gated(Layer):
     def _children(self):
         return (("gate", self.gate), ("value", self.value))
 
-    def parameters(self):
+    def parameters(self) -> Tree:
         return {name: layer.parameters() for name, layer in self._children()}
 
-    def states(self, rng):
+    def states(self, rng: np.random.Generator) -> States:
         return {name: layer.states(rng) for name, layer in self._children()}
 
-    def with_cache(self, st, *arguments):
+    def with_cache(self, st: States, *arguments: Any) -> States:
         return {name: layer.with_cache(st[name], *arguments) for name, layer in self._children()}
 
-    def check_input(self, x, ps):
+    def check_input(self, x: Array, ps: Params) -> None:
         """Nothing to check: the children do."""
 
-    def forward(self, x, ps, st, memory):
+    def forward(self, x: Array, ps: Params, st: States, memory: Memory) -> tuple[Array, States, Any]:
         gate, gate_st, of_gate = self.gate.apply(x, ps["gate"], st["gate"], memory)
         value, value_st, of_value = self.value.apply(x, ps["value"], st["value"], memory)
         if gate.shape != value.shape:
@@ -66,7 +75,7 @@ class Gated(Layer):
         y = np.multiply(gate, value, out=memory.take(gate.shape, gate.dtype))
         return y, {"gate": gate_st, "value": value_st}, (gate, value, of_gate, of_value)
 
-    def backward(self, dy, saved, ps, memory):
+    def backward(self, dy: Array, saved: Any, ps: Params, memory: Memory) -> tuple[Any, Params]:
         gate, value, of_gate, of_value = saved
         dgate = np.multiply(dy, value, out=memory.take(dy.shape, dy.dtype))  # y = gate * value
         dvalue = np.multiply(dy, gate, out=memory.take(dy.shape, dy.dtype))

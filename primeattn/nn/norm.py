@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from primeattn.compiled import loops
 from primeattn.compiled.parallel import as_rows, row_blocks, share
 from primeattn.nn._layer import Layer, Parameter, check_float
 from primeattn.nn.initializers import ones, zeros
+
+if TYPE_CHECKING:
+    from primeattn.typing import Array, Memory, Params, States, Tree
 
 __all__ = ["LayerNorm", "RMSNorm"]
 
@@ -22,14 +26,14 @@ class _Norm(Layer):
     dim: int
     eps: float = 1e-5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         freeze_size(self, "dim")
         freeze_real(self, "eps", 0)
 
-    def check_input(self, x, ps):
+    def check_input(self, x: Array, ps: Params) -> None:
         check_float(self, x, ps, self.dim)
 
-    def forward(self, x, ps, st, memory):
+    def forward(self, x: Array, ps: Params, st: States, memory: Memory) -> tuple[Array, States, Any]:
         y = memory.take(x.shape, x.dtype)
         x_rows, y_rows = as_rows(x), as_rows(y)
         scale, bias = (ps.get(name) for name in ("scale", "bias"))
@@ -42,7 +46,7 @@ class _Norm(Layer):
         share(row_blocks(*x_rows.shape), rows)
         return y, st, (x_rows, mean, rstd)
 
-    def backward(self, dy, saved, ps, memory):
+    def backward(self, dy: Array, saved: Any, ps: Params, memory: Memory) -> tuple[Any, Params]:
         x_rows, mean, rstd = saved
         dx = memory.take(dy.shape, dy.dtype)
         dy_rows, dx_rows, blocks = as_rows(dy), as_rows(dx), row_blocks(*x_rows.shape)
@@ -72,6 +76,10 @@ class LayerNorm(_Norm):
     eps : float
         Added to the variance.
 
+    See Also
+    --------
+    RMSNorm : Without mean and bias.
+
     Notes
     -----
     ps = {"scale": (dim,), "bias": (dim,)}, ones and zeros at first; st = {}. Since each token is normalised
@@ -87,7 +95,7 @@ class LayerNorm(_Norm):
            [-1.,  1.]], dtype=float32)
     """
 
-    def parameters(self):
+    def parameters(self) -> Tree:
         return {"scale": Parameter((self.dim,), ones), "bias": Parameter((self.dim,), zeros)}
 
 
@@ -101,6 +109,10 @@ class RMSNorm(_Norm):
         Size of the last axis; x is (..., dim).
     eps : float
         Added to the mean square.
+
+    See Also
+    --------
+    LayerNorm : With mean and bias.
 
     Notes
     -----
@@ -116,5 +128,5 @@ class RMSNorm(_Norm):
     1.0
     """
 
-    def parameters(self):
+    def parameters(self) -> Tree:
         return {"scale": Parameter((self.dim,), ones)}

@@ -21,7 +21,7 @@ class _SequenceSelfAttention(SparseIndexAttention):
     window: int = 3
     global_tokens: int = 2
 
-    def __post_init__(self, seq_len_max):
+    def __post_init__(self, seq_len_max: None) -> None:
         freeze_size(self, "window", minimum=0)
         freeze_size(self, "global_tokens", minimum=0)
         pattern = Pattern(self.sequence, window=self.window, global_tokens=self.global_tokens)
@@ -38,11 +38,19 @@ class PrimeSelfAttention(_SequenceSelfAttention):
     dims : int
         Size of the last axis of x and y.
     heads, kv_heads, head_dim, v_dim, scale, rotary, rotary_dims, qk_norm, offset_bias, alibi, softcap
-        As in `SparseIndexAttention`; so are dropout, sinks, bias, init and device.
+        As in `SparseIndexAttention`.
+    dropout, sinks, bias, init, device, seq_len_max
+        As there, too.
     window : int
         Number of tokens just before a query that it sees, 3 by default.
     global_tokens : int
         Number of leading tokens that every query sees, 2 by default.
+
+    See Also
+    --------
+    SparseIndexAttention : Over any pattern, or one per head.
+    SquareSelfAttention : Over the squares.
+    MianChowlaSelfAttention : Over a Sidon set.
 
     Examples
     --------
@@ -61,6 +69,18 @@ class PrimeSelfAttention(_SequenceSelfAttention):
 class SquareSelfAttention(_SequenceSelfAttention):
     """As `PrimeSelfAttention`, with the squares 1, 4, 9, 16, ... (OEIS A000290).
 
+    Parameters
+    ----------
+    dims, heads, kv_heads, head_dim, v_dim, scale, rotary, rotary_dims, qk_norm, offset_bias
+        As in `PrimeSelfAttention`.
+    alibi, softcap, dropout, sinks, bias, init, device, seq_len_max, window, global_tokens
+        As there, too.
+
+    See Also
+    --------
+    PrimeSelfAttention : Over the primes.
+    SparseIndexAttention : Over any pattern, or one per head.
+
     Examples
     --------
     >>> import primeattn as pa
@@ -74,6 +94,18 @@ class SquareSelfAttention(_SequenceSelfAttention):
 @dataclass(frozen=True, repr=False)
 class MianChowlaSelfAttention(_SequenceSelfAttention):
     """As `PrimeSelfAttention`, with the Mian-Chowla sequence 1, 2, 4, 8, 13, ... (OEIS A005282).
+
+    Parameters
+    ----------
+    dims, heads, kv_heads, head_dim, v_dim, scale, rotary, rotary_dims, qk_norm, offset_bias
+        As in `PrimeSelfAttention`.
+    alibi, softcap, dropout, sinks, bias, init, device, seq_len_max, window, global_tokens
+        As there, too.
+
+    See Also
+    --------
+    PrimeSelfAttention : Over the primes.
+    SparseIndexAttention : Over any pattern, or one per head.
 
     Examples
     --------

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from primeattn.compiled.parallel import as_rows, product, sum_products
 from primeattn.nn._layer import Layer
 from primeattn.nn.embedding import Embedding
+
+if TYPE_CHECKING:
+    from primeattn.typing import Array, Memory, Params, States, Tree
 
 __all__ = ["Tied"]
 
@@ -25,6 +29,11 @@ class Tied(Layer):
         Tokens to vectors, and by its transpose vectors to logits.
     layer : Layer
         What is between; its output has the size of the vectors, ``embedding.dim``, in its last axis.
+
+    See Also
+    --------
+    Embedding : The table.
+    primeattn.language_model.make_model : Makes one with ``tied=True``.
 
     Notes
     -----
@@ -44,25 +53,25 @@ class Tied(Layer):
     embedding: Embedding
     layer: Layer
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.embedding, Embedding):
             raise TypeError(f"Tied: embedding must be an Embedding, got {self.embedding!r}")
         if not isinstance(self.layer, Layer):
             raise TypeError(f"Tied: layer must be a Layer, got {self.layer!r}")
 
-    def parameters(self):
+    def parameters(self) -> Tree:
         return {"embedding": self.embedding.parameters(), "layer": self.layer.parameters()}
 
-    def states(self, rng):
+    def states(self, rng: np.random.Generator) -> States:
         return {"embedding": self.embedding.states(rng), "layer": self.layer.states(rng)}
 
-    def with_cache(self, st, *arguments):
+    def with_cache(self, st: States, *arguments: Any) -> States:
         return {name: getattr(self, name).with_cache(st[name], *arguments) for name in ("embedding", "layer")}
 
-    def check_input(self, x, ps):
+    def check_input(self, x: Array, ps: Params) -> None:
         """Nothing to check: the embedding does."""
 
-    def forward(self, x, ps, st, memory):
+    def forward(self, x: Array, ps: Params, st: States, memory: Memory) -> tuple[Array, States, Any]:
         new_st, saved = {}, {}
         for name in ("embedding", "layer"):
             child = getattr(self, name)
@@ -77,7 +86,7 @@ class Tied(Layer):
         product(rows, ps["embedding"]["weight"].T, as_rows(y))
         return y, new_st, (saved, rows, x.shape)
 
-    def backward(self, dy, saved, ps, memory):
+    def backward(self, dy: Array, saved: Any, ps: Params, memory: Memory) -> tuple[Any, Params]:
         saved, rows, shape = saved
         dy_rows, dx = as_rows(dy), memory.take(shape, dy.dtype)
         product(dy_rows, ps["embedding"]["weight"], as_rows(dx))  # y = x @ weight.T

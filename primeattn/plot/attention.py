@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from primeattn.analysis.reach import as_pattern
@@ -9,13 +11,21 @@ from primeattn.analysis.rules import as_map, check_pairs
 from primeattn.plot.labels import name
 from primeattn.plot.style import COLORS, grid_of_axes, outer_labels, own_axes, query_by_key
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence as Several
+
+    from matplotlib.axes import Axes
+
+    from primeattn.patterns import Pattern
+    from primeattn.typing import Patterns
+
 __all__ = ["attention_map", "heads"]
 
 _MAX_TOKENS = 2048
 _FLOOR = 1e-3
 
 
-def attention_map(probabilities, pattern, ax=None):
+def attention_map(probabilities: Any, pattern: Pattern, ax: Axes | None = None) -> Axes:
     """Draw the attention of each query (row) over the keys (columns) of its pattern, on a log scale.
 
     Probabilities below 0.001 are drawn as 0.001; pairs outside the pattern are white.
@@ -27,10 +37,17 @@ def attention_map(probabilities, pattern, ax=None):
     pattern : Pattern
         Must hold every pair that ``probabilities`` stores, else ValueError.
     ax : matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure.
 
     Returns
     -------
     matplotlib.axes.Axes
+        What was drawn on.
+
+    See Also
+    --------
+    primeattn.analysis.attention_map : The numbers.
+    heads : Several heads.
 
     Examples
     --------
@@ -45,7 +62,7 @@ def attention_map(probabilities, pattern, ax=None):
     return ax
 
 
-def heads(maps, patterns, axes=None) -> np.ndarray:
+def heads(maps: Several[Any], patterns: Patterns, axes: Any = None) -> np.ndarray:
     """Draw the attention of several heads side by side, on one scale.
 
     Parameters
@@ -60,6 +77,12 @@ def heads(maps, patterns, axes=None) -> np.ndarray:
     Returns
     -------
     array of matplotlib.axes.Axes, shape (heads,)
+        What was drawn on.
+
+    See Also
+    --------
+    attention_map : One head.
+    primeattn.analysis.attention_summary : What each head does, as a table.
 
     Examples
     --------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from primeattn import analysis
@@ -10,6 +12,11 @@ from primeattn.plot.labels import labelled
 from primeattn.plot.strips import strips
 from primeattn.plot.style import own_axes
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from primeattn.typing import LabelledPatterns
+
 __all__ = ["hops"]
 
 _MAX_DISTANCES = 4096  # more than a page has pixels
@@ -17,19 +24,22 @@ _MAX_LAYERS = 8  # more colours are hard to tell apart
 _UNREACHED = "#D55E00"
 
 
-def hops(patterns, n, ax=None):
+def hops(patterns: LabelledPatterns, n: int, ax: Axes | None = None) -> Axes:
     """Draw how many layers connect each distance d = 1, ..., ``n``: a strip of cells for each pattern.
 
     Parameters
     ----------
     patterns : Pattern, sequence of Pattern, or dict of str to Pattern
+        Each gets a strip; a dict names them.
     n : int
         The largest distance, at most 4096.
     ax : matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure.
 
     Returns
     -------
     matplotlib.axes.Axes
+        What was drawn on.
 
     See Also
     --------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from primeattn import analysis
@@ -9,10 +11,21 @@ from primeattn.checks import as_int
 from primeattn.plot.labels import labelled, right_of_ends
 from primeattn.plot.style import COLORS, GREY, MARKERS, own_axes
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from matplotlib.axes import Axes
+
+    from primeattn.typing import LabelledPatterns
+
 __all__ = ["pairs"]
 
 
-def pairs(patterns, lengths=tuple(2**k for k in range(8, 17)), ax=None):
+def pairs(
+    patterns: LabelledPatterns,
+    lengths: Iterable[int] = tuple(2**k for k in range(8, 17)),
+    ax: Axes | None = None,
+) -> Axes:
     """Draw the attended pairs against the length, both logarithmic, with the law that they follow.
 
     The law (thin) is ``analysis.asymptotic_pairs``; the grey line is dense causal attention, n(n + 1) / 2.
@@ -20,13 +33,21 @@ def pairs(patterns, lengths=tuple(2**k for k in range(8, 17)), ax=None):
     Parameters
     ----------
     patterns : Pattern, sequence of Pattern, or dict of str to Pattern
+        Each gets a line; a dict names them.
     lengths : sequence of int
         At least two.
     ax : matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure.
 
     Returns
     -------
     matplotlib.axes.Axes
+        What was drawn on.
+
+    See Also
+    --------
+    primeattn.analysis.asymptotic_pairs : The law.
+    primeattn.Pattern.num_pairs : The numbers.
 
     Examples
     --------

@@ -7,22 +7,35 @@ import sys
 import warnings
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from primeattn.files import written_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from matplotlib.figure import Figure, SubFigure
+
+    from primeattn.typing import FilePath
 
 __all__ = ["new_figure", "save", "try_save"]
 
 DPI = 130
 
 
-def save(figure, path):
+def save(figure: Figure | SubFigure, path: FilePath) -> None:
     """Write a figure to ``path``, the whole file or nothing, in the format that its suffix names.
 
     Parameters
     ----------
     figure : matplotlib.figure.Figure
+        Such as ``ax.figure``.
     path : path
         Such as "mask.png", "mask.pdf" or "mask.svg". Its folder is created if needed.
+
+    See Also
+    --------
+    mask : A picture to save.
 
     Examples
     --------
@@ -38,7 +51,7 @@ def save(figure, path):
         figure.savefig(file, format=path.suffix[1:], dpi=DPI, bbox_inches="tight")
 
 
-def try_save(draw, path) -> bool:
+def try_save(draw: Callable[[], Figure], path: FilePath) -> bool:
     """Save the figure that ``draw()`` returns; if that fails, warn and return False.
 
     For pictures after long work: a font, a style or a backend must not cost the results.
@@ -62,7 +75,7 @@ def try_save(draw, path) -> bool:
     return True
 
 
-def new_figure(**options):
+def new_figure(**options: Any) -> Figure:
     """Return ``matplotlib.figure.Figure(**options)``, which belongs to no window and needs no backend.
 
     Examples

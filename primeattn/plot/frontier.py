@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from primeattn import analysis
@@ -10,10 +12,20 @@ from primeattn.checks import as_int
 from primeattn.plot.labels import beside_points, labelled
 from primeattn.plot.style import COLORS, GREY, own_axes
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence as Several
+
+    from matplotlib.axes import Axes
+
+    from primeattn.patterns import Pattern
+    from primeattn.typing import LabelledPatterns
+
 __all__ = ["pareto"]
 
 
-def pareto(patterns, n, controls=(), ax=None):
+def pareto(
+    patterns: LabelledPatterns, n: int, controls: Several[Pattern] = (), ax: Axes | None = None
+) -> Axes:
     """Draw the mean number of layers that connect a distance against the cost, one point for each pattern.
 
     The cost is pairs per query, the mean is over the distances 1, ..., n - 1. One colour marks the
@@ -29,10 +41,17 @@ def pareto(patterns, n, controls=(), ax=None):
     controls : sequence of Pattern
         Such as random patterns; drawn hollow and without names.
     ax : matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure.
 
     Returns
     -------
     matplotlib.axes.Axes
+        What was drawn on.
+
+    See Also
+    --------
+    primeattn.analysis.compare : The numbers.
+    primeattn.analysis.controls : Patterns to compare with.
 
     Examples
     --------

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from primeattn.nn.attention import SparseIndexAttention
 from primeattn.plot.style import COLORS, GREY, MARKERS, own_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from primeattn.typing import Params
 
 __all__ = ["offset_bias"]
 
 
-def offset_bias(layer, ps, ax=None):
+def offset_bias(layer: SparseIndexAttention, ps: Params, ax: Axes | None = None) -> Axes:
     """Draw the learned bias of each offset against its distance, a line for each head.
 
     Parameters
@@ -18,10 +25,16 @@ def offset_bias(layer, ps, ax=None):
     ps : nested dict
         Its parameters.
     ax : matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure.
 
     Returns
     -------
     matplotlib.axes.Axes
+        What was drawn on.
+
+    See Also
+    --------
+    primeattn.SparseIndexAttention : The layer that learns it.
 
     Examples
     --------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from primeattn.analysis.reach import as_pattern
@@ -11,6 +13,12 @@ from primeattn.plot.density import block_shares
 from primeattn.plot.labels import labelled, name, percent
 from primeattn.plot.style import HIDDEN, RULE_COLORS, grid_of_axes, outer_labels, own_axes, query_by_key
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from primeattn.patterns import Pattern
+    from primeattn.typing import LabelledPatterns
+
 __all__ = ["mask", "masks"]
 
 _MAX_COUNTABLE = 64  # tokens; up to here lines between the cells help to count
@@ -18,7 +26,7 @@ _MAX_CELLS = 512  # beyond, a token is less than a pixel
 _MAX_TOKENS = 2**24
 
 
-def mask(pattern, n, ax=None):
+def mask(pattern: Pattern, n: int, ax: Axes | None = None) -> Axes:
     """Draw which keys (columns) each query (row) attends, coloured by the rule that admits it.
 
     Causal pairs that the pattern leaves out are light grey. Beyond 512 tokens the colour of a pixel is the
@@ -27,13 +35,21 @@ def mask(pattern, n, ax=None):
     Parameters
     ----------
     pattern : Pattern
+        Which keys a query attends.
     n : int
         Number of tokens, at most 2**24.
     ax : matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure.
 
     Returns
     -------
     matplotlib.axes.Axes
+        What was drawn on.
+
+    See Also
+    --------
+    masks : Several patterns.
+    primeattn.Pattern.to_dense : The mask as an array.
 
     Examples
     --------
@@ -57,12 +73,13 @@ def mask(pattern, n, ax=None):
     return ax
 
 
-def masks(patterns, n, axes=None) -> np.ndarray:
+def masks(patterns: LabelledPatterns, n: int, axes: Any = None) -> np.ndarray:
     """Draw the masks of several patterns side by side, with one legend or colour scale.
 
     Parameters
     ----------
     patterns : Pattern, sequence of Pattern, or dict of str to Pattern
+        Each gets a panel; a dict names them.
     n : int
         Number of tokens, as for ``mask``.
     axes : array of matplotlib.axes.Axes, optional
@@ -71,6 +88,11 @@ def masks(patterns, n, axes=None) -> np.ndarray:
     Returns
     -------
     array of matplotlib.axes.Axes, shape (number of patterns,)
+        What was drawn on.
+
+    See Also
+    --------
+    mask : One pattern.
 
     Examples
     --------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from primeattn import analysis
@@ -9,10 +11,15 @@ from primeattn.checks import as_int
 from primeattn.plot.labels import labelled
 from primeattn.plot.style import COLORS, own_axes
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from primeattn.typing import LabelledPatterns
+
 __all__ = ["two_hop_paths"]
 
 
-def two_hop_paths(patterns, n, ax=None):
+def two_hop_paths(patterns: LabelledPatterns, n: int, ax: Axes | None = None) -> Axes:
     """Draw r(d), the number of ways in which distance d < ``n`` is a sum of two offsets, where it is not 0.
 
     For the primes it is the comet of Goldbach's conjecture, for a Sidon set such as Mian-Chowla's r(d) <= 1.
@@ -20,13 +27,16 @@ def two_hop_paths(patterns, n, ax=None):
     Parameters
     ----------
     patterns : Pattern, sequence of Pattern, or dict of str to Pattern
+        Each gets its points; a dict names them.
     n : int
         Distances 1, ..., n - 1.
     ax : matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure.
 
     Returns
     -------
     matplotlib.axes.Axes
+        What was drawn on.
 
     See Also
     --------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from primeattn import analysis
@@ -10,12 +12,17 @@ from primeattn.plot.labels import labelled
 from primeattn.plot.strips import strips
 from primeattn.plot.style import own_axes
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from primeattn.typing import LabelledPatterns
+
 __all__ = ["residues"]
 
 _MOST = 4
 
 
-def residues(patterns, n, largest=64, ax=None):
+def residues(patterns: LabelledPatterns, n: int, largest: int = 64, ax: Axes | None = None) -> Axes:
     """Draw how often multiples of each period P = 2, ..., ``largest`` are offsets, a row for each pattern.
 
     The colour is that share divided by the share of all distances: 1 means that the pattern sees a signal of
@@ -24,15 +31,18 @@ def residues(patterns, n, largest=64, ax=None):
     Parameters
     ----------
     patterns : Pattern, sequence of Pattern, or dict of str to Pattern
+        Each gets a row; a dict names them.
     n : int
         Length of the sequence, more than ``largest``.
     largest : int
         The largest period.
     ax : matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure.
 
     Returns
     -------
     matplotlib.axes.Axes
+        What was drawn on.
 
     See Also
     --------

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from primeattn import analysis
 from primeattn.checks import as_int
 from primeattn.plot.labels import labelled
 from primeattn.plot.style import COLORS, MARKERS, own_axes
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from primeattn.typing import LabelledPatterns
+
 __all__ = ["reach"]
 
 
-def reach(patterns, n, layers=6, ax=None):
+def reach(patterns: LabelledPatterns, n: int, layers: int = 6, ax: Axes | None = None) -> Axes:
     """Draw the share of the distances 1, ..., n - 1 that L layers connect, against L.
 
     Dashed: the most that as many offsets could connect, min(1, (C(k + L, L) - 1) / (n - 1)).
@@ -18,15 +25,18 @@ def reach(patterns, n, layers=6, ax=None):
     Parameters
     ----------
     patterns : Pattern, sequence of Pattern, or dict of str to Pattern
+        Each gets a line; a dict names them.
     n : int
         Length of the sequence.
     layers : int
         Draw L = 1, ..., ``layers``.
     ax : matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure.
 
     Returns
     -------
     matplotlib.axes.Axes
+        What was drawn on.
 
     See Also
     --------

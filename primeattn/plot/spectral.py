@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from primeattn import analysis
@@ -9,12 +11,17 @@ from primeattn.checks import as_int
 from primeattn.plot.labels import labelled
 from primeattn.plot.style import COLORS, DASHES, own_axes
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from primeattn.typing import LabelledPatterns
+
 __all__ = ["spectrum"]
 
 _BINS = np.linspace(0, 2, 102)  # an odd number of bins, so that 1 is in the middle of one
 
 
-def spectrum(patterns, n, ax=None):
+def spectrum(patterns: LabelledPatterns, n: int, ax: Axes | None = None) -> Axes:
     """Draw a histogram of the eigenvalues of the normalised Laplacian, with the counts on a log scale.
 
     A gap above the eigenvalue 0 means that information spreads in few layers; one near 2 means that the
@@ -23,13 +30,16 @@ def spectrum(patterns, n, ax=None):
     Parameters
     ----------
     patterns : Pattern, sequence of Pattern, or dict of str to Pattern
+        Each gets a histogram; a dict names them.
     n : int
         Number of tokens, at most 4096.
     ax : matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure.
 
     Returns
     -------
     matplotlib.axes.Axes
+        What was drawn on.
 
     See Also
     --------

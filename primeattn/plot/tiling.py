@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from primeattn import analysis
@@ -10,13 +12,16 @@ from primeattn.checks import as_int
 from primeattn.plot.labels import name, percent
 from primeattn.plot.style import HIDDEN, RULE_COLORS, grid_of_axes
 
+if TYPE_CHECKING:
+    from primeattn.patterns import Pattern
+
 __all__ = ["wheel"]
 
 _MAX_TOKENS = 2048
 _LIVE = "#BFE3D9"
 
 
-def wheel(pattern, n, wheel, block=16, axes=None) -> np.ndarray:
+def wheel(pattern: Pattern, n: int, wheel: int, block: int = 16, axes: Any = None) -> np.ndarray:
     """Draw the mask in natural order, and with tokens grouped by residue modulo ``wheel``, cut into tiles.
 
     Tiles that hold a pair are shaded; hardware that works on tiles skips the others. Only offsets beyond the
@@ -27,6 +32,7 @@ def wheel(pattern, n, wheel, block=16, axes=None) -> np.ndarray:
     Parameters
     ----------
     pattern : Pattern
+        Which keys a query attends.
     n : int
         Number of tokens, at most 2048.
     wheel : int
@@ -34,6 +40,7 @@ def wheel(pattern, n, wheel, block=16, axes=None) -> np.ndarray:
     block : int
         Side of a tile, which never crosses from one class to the next.
     axes : array of two matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure.
 
     Returns
     -------

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from primeattn.plot.style import COLORS, DASHES, own_axes
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from matplotlib.axes import Axes
+
 __all__ = ["loss_curve"]
 
 
-def loss_curve(bits, *, levels=None, ax=None):
+def loss_curve(bits: Any, *, levels: Mapping[str, float] | None = None, ax: Axes | None = None) -> Axes:
     """Draw training loss against steps, with horizontal lines to compare it with.
 
     Parameters
@@ -19,10 +26,16 @@ def loss_curve(bits, *, levels=None, ax=None):
     levels : dict of str to float, optional
         Label -> height of a line.
     ax : matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure.
 
     Returns
     -------
     matplotlib.axes.Axes
+        What was drawn on.
+
+    See Also
+    --------
+    primeattn.train.run : Draws it at the end of a training run.
 
     Examples
     --------

@@ -16,6 +16,10 @@ comparisons, controls. To add a sequence, write one function that returns the te
 ``register``.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 __all__ = [
     "Sequence",
     "families",
@@ -35,3 +39,49 @@ from primeattn.sequences.value import Sequence, from_array, from_callable
 # Each of these files adds its sequences to this namespace and to __all__.
 from primeattn.sequences import additive, beatty, combinators, controls, digits  # noqa: F401  # isort: skip
 from primeattn.sequences import exponential, golomb, polynomial, residues, sieves  # noqa: F401  # isort: skip
+
+if TYPE_CHECKING:  # what these files add, for tools that read types
+    cubes: Sequence
+    evil: Sequence
+    fibonacci: Sequence
+    lucas: Sequence
+    lucky: Sequence
+    mian_chowla: Sequence
+    moser_de_bruijn: Sequence
+    powers_of_two: Sequence
+    prime_powers: Sequence
+    primes: Sequence
+    semiprimes: Sequence
+    sophie_germain: Sequence
+    squares: Sequence
+    stanley: Sequence
+    three_smooth: Sequence
+    triangular: Sequence
+    twin_primes: Sequence
+    ulam: Sequence
+    wythoff_lower: Sequence
+    wythoff_upper: Sequence
+
+    def complement(base: Sequence) -> Sequence: ...
+
+    def dilated(rate: int, count: int) -> Sequence: ...
+
+    def golomb_ruler(order: int) -> Sequence: ...
+
+    def kth_powers(k: int) -> Sequence: ...
+
+    def matched_random(base: Sequence, seed: int) -> Sequence: ...
+
+    def powers(base: int) -> Sequence: ...
+
+    def quadratic_residues(q: int) -> Sequence: ...
+
+    def shift(base: Sequence, by: int) -> Sequence: ...
+
+    def smooth(p: int) -> Sequence: ...
+
+    def strided(stride: int) -> Sequence: ...
+
+    def thin(base: Sequence, share: float, seed: int) -> Sequence: ...
+
+    def uniform_random(density: float, seed: int) -> Sequence: ...

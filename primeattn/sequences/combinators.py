@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from primeattn.sequences.chance import as_probability, as_seed, uniform
@@ -13,7 +15,7 @@ __all__ = ["as_sequence", "complement", "shift", "thin"]
 _SALT = 1  # so that thin and the random controls draw different numbers from one seed
 
 
-def as_sequence(name, value) -> Sequence:
+def as_sequence(name: str, value: Any) -> Sequence:
     """Return ``value`` if it is a Sequence; TypeError otherwise."""
     if not isinstance(value, Sequence):
         raise TypeError(f"{name}: expected a Sequence, got {value!r}")
@@ -40,6 +42,22 @@ def _shift_params(base, by):
 def shift(known, start, stop, base, by):
     """{ s + by : s in base, s + by >= 1 }; ``by`` may be negative.
 
+    Parameters
+    ----------
+    base : Sequence
+        S.
+    by : int
+        May be negative.
+
+    Returns
+    -------
+    Sequence
+        Named by its parameters.
+
+    See Also
+    --------
+    thin : A random part.
+
     Examples
     --------
     >>> import primeattn as pa
@@ -64,6 +82,24 @@ def _thin_params(base, share, seed):
 )
 def thin(known, start, stop, base, share, seed):
     """A random part of ``base``: each term independently with probability ``share``, fixed by ``seed``.
+
+    Parameters
+    ----------
+    base : Sequence
+        S.
+    share : float
+        In (0, 1].
+    seed : int
+        In [0, 2**64).
+
+    Returns
+    -------
+    Sequence
+        Named by its parameters.
+
+    See Also
+    --------
+    primeattn.analysis.match_budget : Thins to a number of pairs.
 
     Examples
     --------
@@ -91,6 +127,20 @@ def _complement_params(base):
 )
 def complement(known, start, stop, base):
     """The positive integers that are not in ``base``.
+
+    Parameters
+    ----------
+    base : Sequence
+        S.
+
+    Returns
+    -------
+    Sequence
+        Named by its parameter.
+
+    See Also
+    --------
+    shift : Moves a sequence.
 
     Examples
     --------

@@ -35,6 +35,20 @@ def _stride(stride):
 def strided(known, start, stop, stride):
     """The multiples of ``stride`` (Child et al., Generating long sequences with sparse Transformers, 2019).
 
+    Parameters
+    ----------
+    stride : int
+        At least 1.
+
+    Returns
+    -------
+    Sequence
+        Named by its parameter.
+
+    See Also
+    --------
+    dilated : The first of them.
+
     Examples
     --------
     >>> import primeattn as pa
@@ -61,6 +75,22 @@ def _dilation(rate, count):
 def dilated(known, start, stop, rate, count):
     """The finite set { rate, 2 rate, …, count rate } (Beltagy, Peters and Cohan, Longformer, 2020).
 
+    Parameters
+    ----------
+    rate : int
+        At least 1.
+    count : int
+        At least 1.
+
+    Returns
+    -------
+    Sequence
+        A finite one.
+
+    See Also
+    --------
+    strided : Without an end.
+
     Examples
     --------
     >>> import primeattn as pa
@@ -86,6 +116,22 @@ def _uniform_params(density, seed):
 )
 def uniform_random(known, start, stop, density, seed):
     """Each positive integer independently with probability ``density``, fixed by ``seed``.
+
+    Parameters
+    ----------
+    density : float
+        In (0, 1].
+    seed : int
+        In [0, 2**64).
+
+    Returns
+    -------
+    Sequence
+        Named by its parameters.
+
+    See Also
+    --------
+    matched_random : As dense as a sequence at every scale.
 
     Examples
     --------
@@ -115,6 +161,23 @@ def matched_random(known, start, stop, base, seed):
     """As many random numbers in every dyadic block [2^k, 2^(k+1)) as ``base`` has there, fixed by ``seed``.
 
     ``base`` is generated to the end of the block that contains the limit.
+
+    Parameters
+    ----------
+    base : Sequence
+        S.
+    seed : int
+        In [0, 2**64).
+
+    Returns
+    -------
+    Sequence
+        Named by its parameters.
+
+    See Also
+    --------
+    uniform_random : Of one density.
+    primeattn.analysis.controls : The controls of a pattern.
 
     Examples
     --------

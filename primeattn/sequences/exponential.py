@@ -34,6 +34,21 @@ def powers(known, start, stop, base):
     With base 2 a distance takes as many layers as it has binary ones (Li et al., Enhancing the locality and
     breaking the memory bottleneck of Transformer on time series forecasting, NeurIPS 2019).
 
+    Parameters
+    ----------
+    base : int
+        At least 2.
+
+    Returns
+    -------
+    Sequence
+        Named by its parameter.
+
+    See Also
+    --------
+    kth_powers : The squares, cubes and so on.
+    smooth : Products of small primes.
+
     Examples
     --------
     >>> import primeattn as pa
@@ -132,6 +147,20 @@ def _smooth_count(x, p):
 )
 def smooth(known, start, stop, p):
     """The numbers without a prime factor above the prime ``p``.
+
+    Parameters
+    ----------
+    p : int
+        A prime.
+
+    Returns
+    -------
+    Sequence
+        Named by its parameter.
+
+    See Also
+    --------
+    powers : Of one number.
 
     Examples
     --------

@@ -63,6 +63,20 @@ def golomb_ruler(known, start, stop, order):
 
     A finite set: there is nothing beyond its length (A003022).
 
+    Parameters
+    ----------
+    order : int
+        Number of marks, with the one at 0.
+
+    Returns
+    -------
+    Sequence
+        A finite one.
+
+    See Also
+    --------
+    from_array : Other finite sets.
+
     Examples
     --------
     >>> import primeattn as pa

@@ -10,7 +10,7 @@ from primeattn.sequences.value import Sequence, from_array
 __all__ = ["parse"]
 
 
-def parse(text) -> Sequence:
+def parse(text: str) -> Sequence:
     """Return the sequence that ``text`` describes: a name, a member of a family, or algebra of them.
 
     The inverse of ``repr``, except for ``from_callable``. Only registered names and ``from_array`` are known;
@@ -19,6 +19,16 @@ def parse(text) -> Sequence:
     Parameters
     ----------
     text : str
+        Such as "2 * primes | powers(3)", as ``repr`` writes it.
+
+    Returns
+    -------
+    Sequence
+        Equal to the one that has this ``repr``.
+
+    See Also
+    --------
+    get : By name alone.
 
     Examples
     --------

@@ -12,7 +12,7 @@ from primeattn.sequences.registry import register
 __all__ = ["cubes", "int_root", "kth_powers", "squares", "triangular"]
 
 
-def int_root(x, k) -> int:
+def int_root(x: int, k: int) -> int:
     """Return the largest integer whose ``k``-th power is at most the integer 0 <= ``x`` < 2**63."""
     root = round(x ** (1 / k))  # never too small
     while root**k > x:
@@ -104,6 +104,20 @@ def _exponent(k):
 )
 def kth_powers(known, start, stop, k):
     """The ``k``-th powers 1, 2^k, 3^k, … (not the powers of the number k: these are ``powers(k)``).
+
+    Parameters
+    ----------
+    k : int
+        At least 2.
+
+    Returns
+    -------
+    Sequence
+        Named by its parameter; ``squares`` and ``cubes`` for 2 and 3.
+
+    See Also
+    --------
+    powers : The powers of a number.
 
     Examples
     --------

@@ -6,8 +6,14 @@ import inspect
 import sys
 from collections.abc import Callable
 from functools import lru_cache, update_wrapper
+from typing import TYPE_CHECKING, Any
 
 from primeattn.sequences.value import Sequence, from_array
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from primeattn.typing import Array
 
 __all__ = ["alias", "families", "from_json", "get", "names", "register"]
 
@@ -45,7 +51,17 @@ class _Registered(Sequence):
         return {"name": self._name, **({"params": params} if params else {})}
 
 
-def register(name, *, title, oeis, count, asymptotic, why, params=None, needs=None):
+def register(
+    name: str,
+    *,
+    title: str,
+    oeis: str | Callable[..., str] | None,
+    count: Callable[..., float | None],
+    asymptotic: str,
+    why: str,
+    params: Callable[..., Any] | None = None,
+    needs: Callable[[int], int] | None = None,
+) -> Callable[[Callable[..., Array]], Any]:
     """Return a decorator that turns ``extend(known, start, stop)`` into the sequence called ``name``.
 
     ``extend`` returns the terms in (start, stop], given the sorted array of all ``known`` terms <= start; it
@@ -70,6 +86,15 @@ def register(name, *, title, oeis, count, asymptotic, why, params=None, needs=No
     needs : callable, optional
         stop -> the bound up to which ``extend`` reads the ``known`` terms, if it does not need all. It is
         then also called for single ranges far out, with those terms only.
+
+    Returns
+    -------
+    callable
+        The decorator.
+
+    See Also
+    --------
+    from_callable : Without a name.
 
     Examples
     --------
@@ -136,6 +161,16 @@ def _publish(name, public):
 def names() -> tuple[str, ...]:
     """Return the names that ``get`` takes without parameters, sorted.
 
+    Returns
+    -------
+    tuple of str
+        Such as "primes".
+
+    See Also
+    --------
+    families : Those with parameters.
+    primeattn.analysis.catalogue : A table of them.
+
     Examples
     --------
     >>> import primeattn as pa
@@ -148,6 +183,15 @@ def names() -> tuple[str, ...]:
 def families() -> tuple[str, ...]:
     """Return the families with their parameters, such as 'powers(base)', sorted.
 
+    Returns
+    -------
+    tuple of str
+        Names with parameters.
+
+    See Also
+    --------
+    names : Those without parameters.
+
     Examples
     --------
     >>> import primeattn as pa
@@ -158,8 +202,24 @@ def families() -> tuple[str, ...]:
     return tuple(sorted(f"{name}{inspect.signature(f)}" for name, f in makers.items()))
 
 
-def get(name, *params) -> Sequence:
+def get(name: str, *params: Any) -> Sequence:
     """Return the registered sequence called ``name``, or the member of a family with these ``params``.
+
+    Parameters
+    ----------
+    name : str
+        One of ``names()``, or the name of a family.
+    *params : int, float or Sequence
+        Those of the family.
+
+    Returns
+    -------
+    Sequence
+        The same object at every call.
+
+    See Also
+    --------
+    parse : The same from text, with algebra.
 
     Examples
     --------
@@ -186,8 +246,22 @@ def get(name, *params) -> Sequence:
     return public(*params)
 
 
-def from_json(obj) -> Sequence:
+def from_json(obj: Mapping[str, Any]) -> Sequence:
     """Return the sequence whose ``to_json()`` is ``obj``; ValueError for any other structure.
+
+    Parameters
+    ----------
+    obj : dict
+        From ``Sequence.to_json``.
+
+    Returns
+    -------
+    Sequence
+        An equal one.
+
+    See Also
+    --------
+    parse : The same from text.
 
     Examples
     --------

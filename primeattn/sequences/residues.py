@@ -35,6 +35,20 @@ def _modulus(q):
 def quadratic_residues(known, start, stop, q):
     """The numbers s with s ≡ x² for some x ≢ 0 (mod q), ``q`` an odd prime.
 
+    Parameters
+    ----------
+    q : int
+        An odd prime.
+
+    Returns
+    -------
+    Sequence
+        Named by its parameter.
+
+    See Also
+    --------
+    complement : The other numbers.
+
     Examples
     --------
     >>> import primeattn as pa

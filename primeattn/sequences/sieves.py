@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import isqrt, log
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ __all__ = ["as_prime", "lucky", "prime_powers", "primes", "semiprimes", "sophie_
 _LUCKY = 2**21  # limit, since each step copies all that is left
 
 
-def as_prime(name, value) -> int:
+def as_prime(name: str, value: Any) -> int:
     """Return ``value`` as a Python int; ValueError unless it is a prime."""
     value = as_parameter(name, value, minimum=None)
     if not _is_prime(value):

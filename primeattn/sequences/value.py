@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from primeattn.checks import as_int, is_array
 from primeattn.forks import PerProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import NoReturn
 
 __all__ = ["EMPTY", "Sequence", "from_array", "from_callable"]
 
@@ -69,6 +74,16 @@ class Sequence:
     which is flattened and order-free (``s | t == t | s``). Terms are cached and extended on demand, from any
     thread.
 
+    Parameters
+    ----------
+    *args : object
+        For the package's own use: sequences are made as above.
+
+    See Also
+    --------
+    primeattn.Pattern : Takes one as its offsets.
+    register : Adds one with a name.
+
     Examples
     --------
     >>> from primeattn.sequences import *
@@ -92,11 +107,11 @@ class Sequence:
 
     __array_ufunc__ = None  # array * primes asks primes.__rmul__, which refuses it
 
-    def __init__(self, *args):
+    def __init__(self, *args: Any) -> None:
         # _known = (terms, bound): all terms <= bound. Replaced as a whole, so that readers need no lock.
         vars(self).update(_args=args, _known=(EMPTY, 0), _lock=PerProcess(threading.RLock))
 
-    def __call__(self, limit) -> np.ndarray:
+    def __call__(self, limit: int) -> np.ndarray:
         """Return the terms 1 <= s <= ``limit``: sorted unique int64, a read-only view of the cache.
 
         Raises TypeError for a float or bool limit, ValueError beyond the end of a finite table.
@@ -107,7 +122,7 @@ class Sequence:
         terms, _ = self._reach(limit)
         return terms[: np.searchsorted(terms, limit, side="right")]
 
-    def between(self, low, high) -> np.ndarray:
+    def between(self, low: int, high: int) -> np.ndarray:
         """Return the terms ``low`` <= s <= ``high``: sorted unique int64, read-only.
 
         If the rule of the sequence needs few earlier terms, like that of the primes, it generates this range
@@ -131,16 +146,37 @@ class Sequence:
         """Return the terms in (start, stop] alone, or None if that needs all terms before them."""
         return None
 
-    def count(self, n) -> int:
-        """Return the exact number of terms <= ``n``."""
+    def count(self, n: int) -> int:
+        """Return the exact number of terms <= ``n``.
+
+        Examples
+        --------
+        >>> import primeattn as pa
+        >>> pa.sequences.primes.count(10**6)
+        78498
+        """
         return len(self(n))
 
-    def estimate(self, n) -> float | None:
-        """Return the registered counting function at ``n``; None if there is none."""
+    def estimate(self, n: int) -> float | None:
+        """Return the registered counting function at ``n``; None if there is none.
+
+        Examples
+        --------
+        >>> import primeattn as pa
+        >>> round(pa.sequences.squares.estimate(10**6))
+        1000
+        """
         return None
 
     def to_json(self) -> dict:
-        """Return a structure of JSON types from which ``from_json`` makes an equal sequence."""
+        """Return a structure of JSON types from which ``from_json`` makes an equal sequence.
+
+        Examples
+        --------
+        >>> import primeattn as pa
+        >>> (2 * pa.sequences.primes).to_json()
+        {'scale': 2, 'of': {'name': 'primes'}}
+        """
         raise NotImplementedError
 
     def _extend(self, known, start, stop):
@@ -178,30 +214,30 @@ class Sequence:
     def _key(self):
         return self._args
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence):
             return NotImplemented
         return self is other or (type(self) is type(other) and self._key() == other._key())
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash((type(self), self._key()))
 
-    def __setattr__(self, name, value):
+    def __setattr__(self, name: str, value: Any) -> NoReturn:
         raise AttributeError(f"{name}: a Sequence is immutable")
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self._args
 
-    def __bool__(self):
+    def __bool__(self) -> NoReturn:
         raise TypeError("a Sequence has no truth value; the union is written a | b")
 
-    def __or__(self, other):
+    def __or__(self, other: Sequence) -> Sequence:
         if not isinstance(other, Sequence):
             return NotImplemented
         parts = dict.fromkeys(p for s in (self, other) for p in (s._args if isinstance(s, _Union) else [s]))
         return _Union(*sorted(parts, key=repr)) if len(parts) > 1 else self
 
-    def __mul__(self, factor):
+    def __mul__(self, factor: int) -> Sequence:
         factor = as_int("factor", factor, minimum=1)
         inner, base = self._args if isinstance(self, _Scaled) else (1, self)
         return self if factor == 1 else _Scaled(factor * inner, base)
@@ -313,15 +349,25 @@ class _Callable(Sequence):
         raise TypeError(f"{self!r}: a callable cannot be written as JSON; use register or from_array")
 
 
-def from_array(offsets, known_to=None) -> Sequence:
+def from_array(offsets: Iterable[int], known_to: int | None = None) -> Sequence:
     """Return the sequence with exactly these ``offsets``: sorted, made unique, copied, compared by content.
 
     Parameters
     ----------
     offsets : 1-D array or iterable of integers >= 1
+        In any order.
     known_to : int, optional
         The offsets are the beginning of a longer sequence, complete up to here: a limit beyond it raises
         ValueError. By default there is nothing beyond the largest offset.
+
+    Returns
+    -------
+    Sequence
+        A finite one, or with ``known_to`` the beginning of one.
+
+    See Also
+    --------
+    from_callable : From a rule.
 
     Examples
     --------
@@ -337,12 +383,27 @@ def from_array(offsets, known_to=None) -> Sequence:
     return _Table(offsets.tobytes(), known_to)
 
 
-def from_callable(f) -> Sequence:
+def from_callable(f: Callable[[int], Any]) -> Sequence:
     """Return the sequence of ``f(limit)`` = integers 1 <= s <= limit, compared by the identity of ``f``.
 
     f(m) must be f(n) cut at m for m < n: this is checked at every growth, and at first use against half the
     limit; ValueError otherwise. ``f`` may be called with up to twice the limit at hand; if that fails, it is
     called with the limit itself.
+
+    Parameters
+    ----------
+    f : callable
+        Takes the limit, an int.
+
+    Returns
+    -------
+    Sequence
+        Without a name; ``register`` gives one.
+
+    See Also
+    --------
+    from_array : From the numbers themselves.
+    register : With a name, and terms that extend those before.
 
     Examples
     --------

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from primeattn.study.runs import Run, check
 from primeattn.study.statistics import interval, verdict
 from primeattn.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 __all__ = ["Group", "chosen", "differences", "summary"]
 
@@ -33,7 +36,7 @@ class Group(NamedTuple):
         return {run.seed: result["test"] for run, result in pairs if result["error"] is None}
 
 
-def chosen(records) -> list[Group]:
+def chosen(records: Iterable[Mapping[str, Any]]) -> list[Group]:
     """Return the runs at the learning rate that validation prefers, for each task, name and number of layers.
 
     Patterns of one name may differ from seed to seed, as those do that are drawn at random. If they differ at
@@ -73,7 +76,7 @@ def _best(by_run):
     return Group([check(record["run"]) for record in by_rate[lr]], results[lr], lr)
 
 
-def summary(records) -> Table:
+def summary(records: Iterable[Mapping[str, Any]]) -> Table:
     """Return a table of the records of ``run``, with a row for each task, pattern and number of layers:
 
     - pairs: (query, key) pairs of all layers together,
@@ -85,6 +88,20 @@ def summary(records) -> Table:
 
     Runs that differ in sizes have rows of their own. Where a name has other offsets for each seed, pairs and
     predicted are means.
+
+    Parameters
+    ----------
+    records : iterable of dict
+        From ``run``.
+
+    Returns
+    -------
+    Table
+        Of the columns above.
+
+    See Also
+    --------
+    run : Makes the records.
 
     Examples
     --------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from primeattn.checks import as_int
 from primeattn.files import check_writable, written_whole
@@ -14,10 +15,17 @@ from primeattn.study.results import summary
 from primeattn.study.runs import check, code_version, key
 from primeattn.study.workers import on_processes, one_by_one
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from primeattn.typing import FilePath
+
 __all__ = ["run"]
 
 
-def run(runs, *, out, jobs=1, scheduler=None) -> list[dict]:
+def run(
+    runs: Iterable[Mapping[str, Any]], *, out: FilePath, jobs: int = 1, scheduler: Any = None
+) -> list[dict]:
     """Train the runs that ``out/runs.jsonl`` does not have yet; return the records of all, in their order.
 
     A record is {"key", "code", "run", "result"}: see ``key``, ``grid`` and ``train``. Each is added to the
@@ -40,12 +48,22 @@ def run(runs, *, out, jobs=1, scheduler=None) -> list[dict]:
     scheduler : distributed.Client, optional
         Train on this Dask cluster instead, a run for each of its threads; then leave ``jobs`` at 1.
 
+    Returns
+    -------
+    list of dict
+        The records.
+
     Raises
     ------
     TypeError, ValueError
         For a run that cannot be trained, before any is; for lines of the file that are no records.
     RuntimeError
         If another study writes to the file, or a process of this one died.
+
+    See Also
+    --------
+    grid : Makes the runs.
+    summary : A table of the records.
 
     Examples
     --------

@@ -9,13 +9,16 @@ import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from primeattn.checks import as_int, is_real
 from primeattn.language_model import make_model
 from primeattn.nn import Layer
 from primeattn.patterns import Pattern
 from primeattn.tasks import Task, from_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = ["Run", "check", "code_version", "grid", "key"]
 
@@ -53,12 +56,21 @@ class Run(NamedTuple):
     model: Layer
 
 
-def grid(tasks, patterns, *, layers=(1,), lrs=(3e-3,), seeds=3, **sizes) -> list[dict]:
+def grid(
+    tasks: Iterable[Task],
+    patterns: Mapping[str, Any],
+    *,
+    layers: Iterable[int] = (1,),
+    lrs: Iterable[float] = (3e-3,),
+    seeds: int = 3,
+    **sizes: int,
+) -> list[dict]:
     """Return all runs of tasks × patterns × layers × learning rates × seeds, as dicts of JSON types.
 
     Parameters
     ----------
     tasks : list of Task
+        What is to be learned.
     patterns : dict
         By a name for tables: a Pattern for every layer, or a list with an entry for each, a Pattern or a list
         of one for each head. A list sets its own number of layers.
@@ -71,6 +83,16 @@ def grid(tasks, patterns, *, layers=(1,), lrs=(3e-3,), seeds=3, **sizes) -> list
     **sizes
         ``width`` (64) and ``heads`` (1) of the model, ``steps`` (600) and sequences in a ``batch`` (32) of
         the training, and ``examples`` (1024), sequences for validation and again for the test.
+
+    Returns
+    -------
+    list of dict
+        One for each run.
+
+    See Also
+    --------
+    run : Trains them.
+    check : Whether a run can be trained.
 
     Examples
     --------
@@ -115,8 +137,22 @@ def _from_json(layer):
     return [_from_json(head) for head in layer] if isinstance(layer, list) else Pattern.from_json(layer)
 
 
-def check(run) -> Run:
+def check(run: Mapping[str, Any]) -> Run:
     """Return a run with its values made; TypeError or ValueError if it cannot be trained.
+
+    Parameters
+    ----------
+    run : dict
+        See ``grid``.
+
+    Returns
+    -------
+    Run
+        The task, the patterns of each layer, the sizes and the model.
+
+    See Also
+    --------
+    grid : Makes runs.
 
     Examples
     --------
@@ -142,11 +178,25 @@ def check(run) -> Run:
     return Run(run["pattern"], task, stack, float(lr), seed, **sizes, model=model)
 
 
-def key(run) -> str:
+def key(run: Mapping[str, Any]) -> str:
     """Return 16 hexadecimal digits that name a run: equal for equal runs, whatever tables call the pattern.
 
     They cover the offsets of the patterns, the data of the task (its ``digest``), and its source code if it
     is not one of the library's.
+
+    Parameters
+    ----------
+    run : dict
+        See ``grid``.
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits.
+
+    See Also
+    --------
+    run : Finds by it what is trained already.
 
     Examples
     --------

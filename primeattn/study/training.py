@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from primeattn.compiled.blas import one_blas_thread
@@ -11,13 +13,16 @@ from primeattn.tasks import IGNORED
 from primeattn.tree import test_mode
 from primeattn.workspace import Workspace
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 __all__ = ["train"]
 
 _VALIDATION, _TEST, _TRAIN = 1, 2, 3  # streams of random numbers; the first two are the same for all runs
 _POINTS = 50  # of the learning curve
 
 
-def train(run) -> dict:
+def train(run: Mapping[str, Any]) -> dict:
     """Train a run, and return its result as a dict of JSON types:
 
     - "validation", "test": the metric of the task on ``examples`` sequences of each; None if training failed,
@@ -28,6 +33,20 @@ def train(run) -> dict:
 
     Equal runs give equal results, bit for bit, with any number of threads (if NumPy has OpenBLAS, as its own
     wheels do; for another library, set its threads to one).
+
+    Parameters
+    ----------
+    run : dict
+        See ``grid``.
+
+    Returns
+    -------
+    dict
+        As above.
+
+    See Also
+    --------
+    run : Trains many, and keeps their records.
 
     Examples
     --------

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from primeattn._config import freeze_real, freeze_size
 from primeattn.tasks.task import IGNORED, Task, check_draw, in_one_layer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence as Several
+
+    from primeattn.typing import Array
 
 __all__ = ["mqar"]
 
@@ -38,6 +44,10 @@ class mqar(Task):
         Above 0. Key by key, place g = 1, 2, ... is drawn with probability proportional to g^(power - 1) among
         those not yet taken: for small values, near the pairs.
 
+    See Also
+    --------
+    induction : Asks once, at the end.
+
     Notes
     -----
     Chance is a guess among all values. A model that sees some of the values at hand, but not which key they
@@ -61,7 +71,7 @@ class mqar(Task):
     power: float = 0.01
     previous = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         freeze_size(self, "pairs")
         freeze_size(self, "length", minimum=4 * self.pairs)
         freeze_size(self, "vocab", minimum=2 * (self.pairs + 1))
@@ -74,10 +84,11 @@ class mqar(Task):
             raise ValueError(f"mqar: layout must be 'free' or 'zoology', got {self.layout!r}")
 
     @property
-    def chance(self):
+    def chance(self) -> float:
+        """The metric of a model that guesses."""
         return 2 / self.vocab
 
-    def draw(self, rng, batch):
+    def draw(self, rng: np.random.Generator, batch: int) -> tuple[Array, Array]:
         batch = check_draw(rng, batch)
         rows, pairs, half = np.arange(batch)[:, None], self.pairs, self.vocab // 2
         keys = 1 + rng.random((batch, half - 1)).argsort(axis=1)[:, :pairs]
@@ -96,12 +107,12 @@ class mqar(Task):
         targets[rows, queries] = values
         return tokens, targets
 
-    def answers(self, tokens, targets):
+    def answers(self, tokens: Array, targets: Array) -> Array | None:
         found = np.full_like(targets, -1)
         rows, queries = np.nonzero(targets != IGNORED)
         keys = tokens[:, 0 : 2 * self.pairs : 2]
         found[rows, queries] = 2 * (keys[rows] == tokens[rows, queries][:, None]).argmax(axis=1) + 1
         return found
 
-    def reach(self, patterns):
+    def reach(self, patterns: Several[Any]) -> Array | None:
         return in_one_layer(patterns, self.length)

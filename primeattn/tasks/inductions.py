@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from primeattn._config import freeze_size
 from primeattn.tasks.task import IGNORED, Task, check_draw, freeze_distance, in_one_layer, share
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence as Several
+
+    from primeattn.typing import Array
 
 __all__ = ["induction"]
 
@@ -29,6 +35,10 @@ class induction(Task):
     symbols : int
         Number of different tokens; b and all others are random ones but a.
 
+    See Also
+    --------
+    mqar : Asks many times.
+
     Examples
     --------
     >>> import numpy as np, primeattn as pa
@@ -41,20 +51,22 @@ class induction(Task):
     symbols: int = 16
     previous = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         freeze_size(self, "length", minimum=3)
         freeze_size(self, "symbols", minimum=3)
         freeze_distance(self, self.length - 2)
 
     @property
-    def vocab(self):
+    def vocab(self) -> int:
+        """Number of different tokens."""
         return self.symbols
 
     @property
-    def chance(self):
+    def chance(self) -> float:
+        """The metric of a model that guesses."""
         return 1 / (self.symbols - 1)
 
-    def draw(self, rng, batch):
+    def draw(self, rng: np.random.Generator, batch: int) -> tuple[Array, Array]:
         batch = check_draw(rng, batch)
         asked = rng.integers(self.symbols, size=batch)
         tokens = rng.integers(self.symbols - 1, size=(batch, self.length))
@@ -66,14 +78,14 @@ class induction(Task):
         targets[:, -1] = tokens[rows, at]
         return tokens, targets
 
-    def answers(self, tokens, targets):
+    def answers(self, tokens: Array, targets: Array) -> Array | None:
         found = np.full_like(targets, -1)
         found[:, -1] = (tokens == tokens[:, -1:]).argmax(axis=1) + 1
         return found
 
-    def reach(self, patterns):
+    def reach(self, patterns: Several[Any]) -> Array | None:
         return in_one_layer(patterns, self.length)
 
-    def predict(self, patterns):
+    def predict(self, patterns: Several[Any]) -> float | None:
         distances = np.arange(1, self.length - 1) if self.distance is None else np.array([self.distance])
         return share(self.reach(patterns), patterns, distances, self.length - 1 - distances)

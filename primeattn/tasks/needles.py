@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from primeattn._config import freeze_size
 from primeattn.tasks.task import IGNORED, Task, check_draw, freeze_distance, share, within_hops
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence as Several
+
+    from primeattn.typing import Array
 
 __all__ = ["needle"]
 
@@ -29,6 +35,10 @@ class needle(Task):
     values, noise : int
         Numbers of different values, of which all are equally likely, and of different noise tokens.
 
+    See Also
+    --------
+    copy : Asks at every position.
+
     Notes
     -----
     Token 0 is the question; noise is 1, ..., noise; values follow.
@@ -46,21 +56,23 @@ class needle(Task):
     values: int = 8
     noise: int = 8
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         freeze_size(self, "length", minimum=2)
         freeze_size(self, "values", minimum=2)
         freeze_size(self, "noise")
         freeze_distance(self, self.length - 1)
 
     @property
-    def vocab(self):
+    def vocab(self) -> int:
+        """Number of different tokens."""
         return 1 + self.noise + self.values
 
     @property
-    def chance(self):
+    def chance(self) -> float:
+        """The metric of a model that guesses."""
         return 1 / self.values
 
-    def draw(self, rng, batch):
+    def draw(self, rng: np.random.Generator, batch: int) -> tuple[Array, Array]:
         batch = check_draw(rng, batch)
         tokens = rng.integers(1, 1 + self.noise, size=(batch, self.length))
         values = rng.integers(1 + self.noise, self.vocab, size=batch)
@@ -71,14 +83,14 @@ class needle(Task):
         targets[:, -1] = values
         return tokens, targets
 
-    def answers(self, tokens, targets):
+    def answers(self, tokens: Array, targets: Array) -> Array | None:
         found = np.full_like(targets, -1)
         found[:, -1] = (tokens > self.noise).argmax(axis=1)
         return found
 
-    def reach(self, patterns):
+    def reach(self, patterns: Several[Any]) -> Array | None:
         return within_hops(patterns, self.length)
 
-    def predict(self, patterns):
+    def predict(self, patterns: Several[Any]) -> float | None:
         distances = np.arange(1, self.length) if self.distance is None else np.array([self.distance])
         return share(self.reach(patterns), patterns, distances, self.length - 1 - distances)

@@ -6,11 +6,15 @@ import hashlib
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from primeattn._config import freeze_size
 from primeattn.tasks.task import Task, as_part, check_draw
+
+if TYPE_CHECKING:
+    from primeattn.typing import Array
 
 __all__ = ["pixels"]
 
@@ -56,6 +60,10 @@ class pixels(Task):
     data : {"train", "validation", "test"}
         What to draw from. Of eight bands of rows one is for validation, one for tests; no patch spans two.
 
+    See Also
+    --------
+    text : Bytes of a text.
+
     Notes
     -----
     Token ``levels`` is the start.
@@ -77,7 +85,7 @@ class pixels(Task):
     data: str = "train"
     metric, previous = "bits", 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("width", "height"):
             freeze_size(self, name)
         freeze_size(self, "levels", minimum=2)
@@ -88,25 +96,28 @@ class pixels(Task):
             raise TypeError(f"pixels: path must be a str or None, got {self.path!r}")
 
     @property
-    def length(self):
+    def length(self) -> int:
+        """Tokens in a sequence."""
         return self.width * self.height
 
     @property
-    def vocab(self):
+    def vocab(self) -> int:
+        """Number of different tokens."""
         return self.levels + 1
 
     @property
-    def chance(self):
+    def chance(self) -> float:
+        """The metric of a model that guesses."""
         return math.log2(self.levels)
 
     @property
-    def digest(self):
+    def digest(self) -> str:
         return hashlib.sha256(_bands(self.path)).hexdigest()
 
-    def part(self, name):
+    def part(self, name: str) -> pixels:
         return replace(self, data=as_part(name))
 
-    def draw(self, rng, batch):
+    def draw(self, rng: np.random.Generator, batch: int) -> tuple[Array, Array]:
         batch, bands = check_draw(rng, batch), _bands(self.path)
         _, rows, columns = bands.shape
         if self.height > rows or self.width > columns:

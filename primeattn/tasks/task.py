@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from functools import reduce
 from operator import or_
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +13,11 @@ from primeattn._config import Config
 from primeattn.analysis import receptive_field
 from primeattn.checks import as_int
 from primeattn.patterns import Pattern
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence as Several
+
+    from primeattn.typing import Array
 
 __all__ = ["IGNORED", "Task", "from_json"]
 
@@ -42,6 +48,11 @@ class Task(Config):
     - ``part(name)``: the same task on other data,
     - ``digest``: what identifies data from outside.
 
+    See Also
+    --------
+    copy : The simplest one.
+    from_json : Reads one.
+
     Examples
     --------
     >>> from dataclasses import dataclass
@@ -64,35 +75,78 @@ class Task(Config):
     previous = 0
     digest = ""
 
-    def __init_subclass__(cls, **options):
+    def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         before = _classes.setdefault(cls.__name__, cls)
         if before.__module__ != cls.__module__:
             raise ValueError(f"{cls.__name__}: a task of {before.__module__} has this name; take another")
         _classes[cls.__name__] = cls
 
-    def draw(self, rng, batch):
-        """Return tokens and targets of ``batch`` sequences, int64 (batch, length)."""
+    def draw(self, rng: np.random.Generator, batch: int) -> tuple[Array, Array]:
+        """Return tokens and targets of ``batch`` sequences, int64 (batch, length).
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+            Draws them.
+        batch : int
+            Number of sequences.
+
+        Returns
+        -------
+        tokens, targets : int64 arrays (batch, length)
+            A target is IGNORED where nothing is asked.
+        """
         raise NotImplementedError(f"{type(self).__name__} defines no draw")
 
-    def answers(self, tokens, targets):
+    def answers(self, tokens: Array, targets: Array) -> Array | None:
         """Return for each question the position of the token that answers it, int64 (batch, length).
 
         -1 where nothing is asked; None if answers are at no one place.
+
+        Parameters
+        ----------
+        tokens, targets : int64 arrays (batch, length)
+            From ``draw``.
+
+        Returns
+        -------
+        int64 array (batch, length), or None
+            The positions.
         """
         return None
 
-    def reach(self, patterns):
+    def reach(self, patterns: Several[Any]) -> Array | None:
         """Return the distances between question and answer that theory expects to be bridged, bool (length,).
 
         None without a theory. ``patterns`` has an entry for each layer: a Pattern, or one for each head.
+
+        Parameters
+        ----------
+        patterns : list
+            The patterns of each layer.
+
+        Returns
+        -------
+        bool array (length,), or None
+            By distance.
         """
         return None
 
-    def predict(self, patterns):
+    def predict(self, patterns: Several[Any]) -> float | None:
         """Return the share of the questions that theory expects to be answered; None without a theory.
 
         The others are left to chance. An answer among a layer's global tokens is at hand for every question.
+
+        Parameters
+        ----------
+        patterns : list
+            The patterns of each layer, as for ``reach``.
+
+        Returns
+        -------
+        float or None
+            A share, 0 to 1.
 
         Examples
         --------
@@ -109,21 +163,51 @@ class Task(Config):
         asked = answers >= 0
         return share(reach, patterns, (np.arange(self.length) - answers)[asked], answers[asked])
 
-    def part(self, name):
+    def part(self, name: str) -> Task:
         """Return the task on the "train", "validation" or "test" part of its data.
 
         What is generated has no parts: other draws are other sequences.
+
+        Parameters
+        ----------
+        name : {"train", "validation", "test"}
+            Which part.
+
+        Returns
+        -------
+        Task
+            For the same questions.
         """
         as_part(name)
         return self
 
     def to_json(self) -> dict:
-        """Return a dict of JSON types from which ``from_json`` makes an equal task."""
+        """Return a dict of JSON types from which ``from_json`` makes an equal task.
+
+        Returns
+        -------
+        dict
+            The name of the task and its fields.
+        """
         return {"name": type(self).__name__} | {f.name: getattr(self, f.name) for f in fields(self)}
 
 
-def from_json(obj) -> Task:
+def from_json(obj: Any) -> Task:
     """Return the task whose ``to_json()`` is ``obj``.
+
+    Parameters
+    ----------
+    obj : dict
+        From ``Task.to_json``.
+
+    Returns
+    -------
+    Task
+        An equal one.
+
+    See Also
+    --------
+    Task : Has ``to_json``.
 
     Examples
     --------

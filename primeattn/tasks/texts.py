@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from primeattn._config import freeze_size
 from primeattn.data import load_corpus
 from primeattn.tasks.task import Task, as_part, check_draw
+
+if TYPE_CHECKING:
+    from primeattn.typing import Array
 
 __all__ = ["text"]
 
@@ -30,6 +34,11 @@ class text(Task):
     data : {"train", "validation", "test"}
         What to draw from: the training bytes of the corpus, or the first or second half of those held out.
 
+    See Also
+    --------
+    pixels : Pixels of an image.
+    primeattn.language_model.make_model : A model for it.
+
     Examples
     --------
     >>> import numpy as np, primeattn as pa
@@ -44,20 +53,20 @@ class text(Task):
     data: str = "train"
     metric, previous, vocab, chance = "bits", 1, 256, math.log2(256)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         freeze_size(self, "length")
         as_part(self.data)
         if self.path is not None and not isinstance(self.path, str):
             raise TypeError(f"text: path must be a str or None, got {self.path!r}")
 
     @property
-    def digest(self):
+    def digest(self) -> str:
         return _corpus(self.path).sha256
 
-    def part(self, name):
+    def part(self, name: str) -> text:
         return replace(self, data=as_part(name))
 
-    def draw(self, rng, batch):
+    def draw(self, rng: np.random.Generator, batch: int) -> tuple[Array, Array]:
         batch, content = check_draw(rng, batch), self._content()
         if content.size <= self.length:
             raise ValueError(

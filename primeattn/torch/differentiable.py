@@ -6,11 +6,18 @@ as ``torch.func.grad`` and ``vmap`` need; that form has no forward mode, which t
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch.autograd import Function
 
 from primeattn.checks import as_int, is_real
 from primeattn.torch.operators import attend, attend_backward, pattern_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from primeattn.typing import AnyArray, Patterns
 
 __all__ = ["attention"]
 
@@ -74,23 +81,23 @@ class _AttendBackward(Function):
 
 
 def attention(
-    q,
-    k,
-    v,
-    pattern,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pattern: Patterns,
     *,
-    scale=None,
-    q_start=0,
-    k_start=0,
-    cu_seqlens=None,
-    offset_bias=None,
-    global_bias=None,
-    slopes=None,
-    softcap=None,
-    dropout=0.0,
-    dropout_seed=0,
-    return_lse=False,
-):
+    scale: float | None = None,
+    q_start: int | AnyArray = 0,
+    k_start: int | AnyArray = 0,
+    cu_seqlens: AnyArray | None = None,
+    offset_bias: AnyArray | None = None,
+    global_bias: AnyArray | None = None,
+    slopes: AnyArray | None = None,
+    softcap: float | None = None,
+    dropout: float = 0.0,
+    dropout_seed: int | Tensor = 0,
+    return_lse: bool = False,
+) -> Any:
     """Sparse causal attention with gradients of q, k, v, offset_bias, global_bias, also through lse.
 
     out and lse are those of :func:`primeattn.sparse_index_kernel`, where the formula is.
@@ -105,21 +112,30 @@ def attention(
         ``torch.autocast``, tensors of floats other than float64 are cast to its dtype first, as in torch's
         own attention. Any strides.
     k, v : (batch, kv_heads, n_k, head_dim) tensors
+        Like q in dtype and device.
     pattern : Pattern or sequence of Pattern
         One, or one per query head. It must be one that JSON can hold: not of a plain callable.
     scale : float, optional
+        By default 1 / sqrt(head_dim).
     q_start, k_start : int, or (batch,) tensor or array of integers
+        Positions of the first query and the first key.
     cu_seqlens : (sequences + 1,) tensor or array of integers, optional
+        Boundaries of packed sequences in a batch of 1.
     offset_bias, global_bias, slopes : tensors, optional
         Of the dtype of q; slopes has no gradient.
     softcap : float, optional
+        Bound of the scores before biases.
     dropout : float
+        Probability that a pair is dropped.
     dropout_seed : int, or () tensor of int64
+        Says which.
     return_lse : bool
+        Whether to return lse, too.
 
     Returns
     -------
     out : tensor like q
+        The attention of each query.
     lse : (batch, heads, n_q) tensor
         Only with ``return_lse``; float64 if q is, else float32.
 
@@ -129,6 +145,11 @@ def attention(
         As in the kernel; also where slopes requires a gradient.
     RuntimeError
         For second derivatives.
+
+    See Also
+    --------
+    SparseAttention : A module with projections.
+    primeattn.sparse_index_kernel : The formula, and all that options mean.
 
     Examples
     --------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from primeattn.nn import (
     Chain,
     Dense,
@@ -18,10 +20,13 @@ from primeattn.nn import (
 )
 from primeattn.torch.weights import Source, below, conv1d, layer_norm, linear, projections, rms_norm, within
 
+if TYPE_CHECKING:
+    from primeattn.typing import Patterns
+
 __all__ = ["gpt2", "llama"]
 
 
-def llama(config, pattern):
+def llama(config: Any, pattern: Patterns) -> tuple[Chain | Tied, dict[str, Source]]:
     """Return the model of a Llama and the map of its weights: ``model, names``.
 
     Parameters
@@ -42,6 +47,11 @@ def llama(config, pattern):
     ------
     ValueError
         For settings that the layers do not have.
+
+    See Also
+    --------
+    gpt2 : The same for a GPT-2.
+    from_state_dict : Takes the map.
 
     Examples
     --------
@@ -102,7 +112,7 @@ def llama(config, pattern):
     return model, below({"layer_0/": table, "": body[1], head: linear("lm_head")})
 
 
-def gpt2(config, pattern):
+def gpt2(config: Any, pattern: Patterns) -> tuple[Chain | Tied, dict[str, Source]]:
     """Return the model of a GPT-2 and the map of its weights: ``model, names``, as in `llama`.
 
     Parameters
@@ -110,6 +120,18 @@ def gpt2(config, pattern):
     config : transformers.GPT2Config
         Or any object with these attributes. Its dropout is left out.
     pattern : Pattern, or sequence of Pattern
+        Of every layer, as in `llama`.
+
+    Returns
+    -------
+    model : Chain or Tied
+        Tokens (batch, seq) -> logits (batch, seq, vocabulary).
+    names : dict
+        For `from_state_dict` and `to_state_dict`.
+
+    See Also
+    --------
+    llama : The same for a Llama.
 
     Examples
     --------

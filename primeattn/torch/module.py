@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import nn
 
 from primeattn.nn import SparseIndexAttention
 from primeattn.nn.biases import alibi_slopes
 from primeattn.torch.differentiable import attention
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from primeattn.typing import Patterns
 
 __all__ = ["SparseAttention"]
 
@@ -24,12 +31,18 @@ class SparseAttention(nn.Module):
     dims : int
         Size of the last axis of x and y.
     heads : int
+        Number of query heads.
     kv_heads, head_dim, scale, rotary, rotary_dims, qk_norm, offset_bias, alibi, softcap, sinks, bias
         As in the layer.
     dropout : float
         As in the layer, in training mode, with seeds from torch's generator.
     device, dtype : optional
         Of the parameters, as in torch's own modules.
+
+    See Also
+    --------
+    attention : The function behind it.
+    primeattn.SparseIndexAttention : The layer of the same parameters.
 
     Notes
     -----
@@ -47,25 +60,25 @@ class SparseAttention(nn.Module):
 
     def __init__(
         self,
-        pattern,
-        dims,
-        heads=1,
+        pattern: Patterns,
+        dims: int,
+        heads: int = 1,
         *,
-        kv_heads=None,
-        head_dim=None,
-        scale=None,
-        rotary=None,
-        rotary_dims=None,
-        qk_norm=False,
-        offset_bias=None,
-        alibi=False,
-        softcap=None,
-        dropout=0.0,
-        sinks=False,
-        bias=False,
-        device=None,
-        dtype=None,
-    ):
+        kv_heads: int | None = None,
+        head_dim: int | None = None,
+        scale: float | None = None,
+        rotary: float | None = None,
+        rotary_dims: int | None = None,
+        qk_norm: bool = False,
+        offset_bias: int | None = None,
+        alibi: bool = False,
+        softcap: float | None = None,
+        dropout: float = 0.0,
+        sinks: bool = False,
+        bias: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
         super().__init__()
         self.layer = layer = SparseIndexAttention(
             dims,
@@ -108,10 +121,10 @@ class SparseAttention(nn.Module):
             counts = torch.tensor(layer.offset_counts, device=device)[:, None]
         self.register_buffer("offset_counts", counts, persistent=False)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return repr(self.layer)
 
-    def forward(self, x, cu_seqlens=None):
+    def forward(self, x: Tensor, cu_seqlens: Any = None) -> Tensor:
         """Return y, of the shape of x.
 
         Parameters

@@ -7,7 +7,7 @@ last axis, as [q|k|v] do.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -16,11 +16,30 @@ from torch import nn
 from primeattn import tree
 from primeattn.torch.module import SparseAttention
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from primeattn.nn import Layer
+    from primeattn.typing import Params
+
 __all__ = ["Source", "from_state_dict", "from_torch", "map_of", "to_state_dict", "to_torch"]
 
 
 class Source(NamedTuple):
     """Where the array of one path is in a state dict.
+
+    Parameters
+    ----------
+    names : tuple of str
+        In the state dict; several are side by side in the array.
+    transposed : bool
+        Whether the tensor of torch is (out, in).
+
+    See Also
+    --------
+    map_of : Sources of a module.
 
     Examples
     --------
@@ -33,7 +52,7 @@ class Source(NamedTuple):
     transposed: bool = False
 
 
-def from_torch(module) -> dict:
+def from_torch(module: nn.Module) -> dict:
     """Return the weights of a module as parameters of the layer that computes the same.
 
     ==================================================  ==================================================
@@ -65,6 +84,11 @@ def from_torch(module) -> dict:
     TypeError, ValueError
         For a module, or a setting of it, that no layer has.
 
+    See Also
+    --------
+    to_torch : The inverse.
+    from_state_dict : For whole models.
+
     Examples
     --------
     >>> import numpy as np, torch, primeattn as pa
@@ -87,14 +111,24 @@ def from_torch(module) -> dict:
     return ps
 
 
-def to_torch(ps, module):
+def to_torch(ps: Params, module: nn.Module) -> nn.Module:
     """Copy parameters into a module of torch, and return it: the inverse of `from_torch`.
 
     Parameters
     ----------
     ps : nested dict of arrays
+        Parameters of the layer.
     module : nn.Module
         As in `from_torch`. Its weights are overwritten, after all shapes are checked.
+
+    Returns
+    -------
+    nn.Module
+        The one passed in.
+
+    See Also
+    --------
+    from_torch : The inverse.
 
     Examples
     --------
@@ -108,20 +142,32 @@ def to_torch(ps, module):
     return module
 
 
-def from_state_dict(state, names, layer) -> dict:
+def from_state_dict(state: Mapping[str, Tensor], names: Mapping[str, Source], layer: Layer) -> dict:
     """Return the parameters of a layer from a state dict and a map, as that of `llama` or `gpt2`.
 
     Parameters
     ----------
     state : dict of tensors
+        Such as ``model.state_dict()``.
     names : dict
         From paths, as in :func:`primeattn.tree.flatten`, to `Source`.
     layer : Layer
+        Says which parameters there are.
+
+    Returns
+    -------
+    nested dict of arrays
+        New ones.
 
     Raises
     ------
     ValueError
         If the map lacks a path, the state dict a name, or a shape is not that of the layer.
+
+    See Also
+    --------
+    to_state_dict : The inverse.
+    llama : Makes a map.
 
     Examples
     --------
@@ -136,16 +182,26 @@ def from_state_dict(state, names, layer) -> dict:
     return ps
 
 
-def to_state_dict(ps, names, like) -> dict:
+def to_state_dict(ps: Params, names: Mapping[str, Source], like: Mapping[str, Tensor]) -> dict:
     """Return the tensors of a state dict from parameters and a map: the inverse of `from_state_dict`.
 
     Parameters
     ----------
     ps : nested dict of arrays
+        Parameters of the layer.
     names : dict
         As in `from_state_dict`.
     like : dict of tensors
         Has the shapes, dtypes and devices of the tensors that are wanted.
+
+    Returns
+    -------
+    dict of tensors
+        New ones.
+
+    See Also
+    --------
+    from_state_dict : The inverse.
 
     Examples
     --------
@@ -172,8 +228,22 @@ def to_state_dict(ps, names, like) -> dict:
     return state
 
 
-def map_of(module) -> dict:
+def map_of(module: nn.Module) -> dict:
     """Return the map of one of the modules of `from_torch`.
+
+    Parameters
+    ----------
+    module : nn.Module
+        As in `from_torch`.
+
+    Returns
+    -------
+    dict of str to Source
+        By paths in the parameters.
+
+    See Also
+    --------
+    from_state_dict : Takes it.
 
     Examples
     --------

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from math import isnan
 from operator import add, getitem
+from typing import Any
 
 from primeattn._extras import require
 
@@ -25,18 +25,21 @@ import numpy as np
 
 from primeattn import kernels
 from primeattn.checks import as_int
+from primeattn.dask.tasks import BIASES, Part, backward, forward, merge_two
 from primeattn.kernels.call import DTYPES, lse_dtype
 from primeattn.patterns import Pattern
+from primeattn.typing import Patterns
 
 __all__ = ["attention", "attention_backward", "chunks_of_equal_pairs"]
 
-BIASES = ("offset_bias", "global_bias")  # which have gradients
 BY_HEAD = (*BIASES, "slopes")
 OF_ALL = ("scale", "softcap", "dropout", "dropout_seed", "kernel")
 OPTIONS = ("q_start", "k_start", *BY_HEAD, *OF_ALL)
 
 
-def attention(q, k, v, pattern, *, merge=False, **options):
+def attention(
+    q: da.Array, k: da.Array, v: da.Array, pattern: Patterns, *, merge: bool = False, **options: Any
+) -> tuple[da.Array, da.Array]:
     """Sparse causal attention on Dask arrays, computed when the results are: ``out, lse``.
 
     The formula is that of :func:`primeattn.sparse_index_kernel`. Each chunk of q is a task, or with ``merge``
@@ -50,6 +53,7 @@ def attention(q, k, v, pattern, *, merge=False, **options):
     q : (batch, heads, n_q, head_dim) Dask array
         Of NumPy arrays, float32 or float64, which may have any strides and addresses.
     k, v : (batch, kv_heads, n_k, head_dim) Dask array
+        Like q in dtype.
     pattern : Pattern or sequence of Pattern
         One for all query heads, or one per query head.
     merge : bool
@@ -72,6 +76,11 @@ def attention(q, k, v, pattern, *, merge=False, **options):
     TypeError, ValueError
         Before anything is computed; names the argument, what was expected and what came.
 
+    See Also
+    --------
+    attention_backward : The gradients.
+    chunks_of_equal_pairs : How to cut the queries.
+
     Examples
     --------
     >>> import dask.array as da, numpy as np, primeattn as pa, primeattn.dask
@@ -88,16 +97,28 @@ def attention(q, k, v, pattern, *, merge=False, **options):
     outs, lses = {}, {}
     for (h, i, parts), b in product(blocks.parts(), range(blocks.q.numblocks[0])):
         results = [
-            layer.add(("part", b, h, i, p), partial(_forward, part), *layer.reads(b, h, i, part))
+            layer.add(("part", b, h, i, p), partial(forward, part), *layer.reads(b, h, i, part))
             for p, part in enumerate(parts)
         ]
-        result = layer.fold("merge", _merge_two, results)
+        result = layer.fold("merge", merge_two, results)
         outs[b, h, i, 0], lses[b, h, i] = (getitem, result, 0), (getitem, result, 1)
     chunks, dtype = blocks.q.chunks, blocks.q.dtype
     return layer.array("out", outs, chunks, dtype), layer.array("lse", lses, chunks[:3], lse_dtype(dtype))
 
 
-def attention_backward(dout, q, k, v, out, lse, pattern, *, dlse=None, merge=False, **options):
+def attention_backward(
+    dout: da.Array,
+    q: da.Array,
+    k: da.Array,
+    v: da.Array,
+    out: da.Array,
+    lse: da.Array,
+    pattern: Patterns,
+    *,
+    dlse: da.Array | None = None,
+    merge: bool = False,
+    **options: Any,
+) -> tuple[da.Array, ...]:
     """Gradients of :func:`attention` on Dask arrays, computed when they are: ``dq, dk, dv``.
 
     A task gives dq of its queries, and of dk and dv what its queries add to the keys that they attend; these
@@ -129,6 +150,10 @@ def attention_backward(dout, q, k, v, out, lse, pattern, *, dlse=None, merge=Fal
     TypeError, ValueError
         Before anything is computed; names the argument, what was expected and what came.
 
+    See Also
+    --------
+    attention : The forward.
+
     Examples
     --------
     >>> import dask.array as da, primeattn as pa, primeattn.dask
@@ -153,7 +178,7 @@ def attention_backward(dout, q, k, v, out, lse, pattern, *, dlse=None, merge=Fal
         rows = [(array.name, b, h, i, 0)[: 1 + array.ndim] for array in given.values()]
         for p, part in enumerate(parts):
             reads = layer.reads(b, h, i, part)
-            task = layer.add(("part", b, h, i, p), partial(_backward, part, tuple(given)), rows, *reads)
+            task = layer.add(("part", b, h, i, p), partial(backward, part, tuple(given)), rows, *reads)
             results = [("dq", (b, h, i, 0))]
             results += [(name, (b, h, c, 0)) for name in ("dk", "dv") for c in part.chunks]
             results += [(name, (h, 0)) for name in biases]
@@ -171,7 +196,7 @@ def attention_backward(dout, q, k, v, out, lse, pattern, *, dlse=None, merge=Fal
     )
 
 
-def chunks_of_equal_pairs(pattern, n, blocks) -> tuple[int, ...]:
+def chunks_of_equal_pairs(pattern: Patterns, n: int, blocks: int) -> tuple[int, ...]:
     """Sizes of at most ``blocks`` chunks of queries, of about equally many pairs of query and key.
 
     Late queries have more keys, so that later chunks are shorter.
@@ -183,6 +208,16 @@ def chunks_of_equal_pairs(pattern, n, blocks) -> tuple[int, ...]:
     n : int
         Length of the sequence, which begins at position 0.
     blocks : int
+        Most chunks.
+
+    Returns
+    -------
+    tuple of int
+        Their sizes, which add up to n.
+
+    See Also
+    --------
+    attention : Takes arrays in these chunks.
 
     Examples
     --------
@@ -202,67 +237,6 @@ def chunks_of_equal_pairs(pattern, n, blocks) -> tuple[int, ...]:
     total = pairs(n)
     ends = {bisect_left(range(n), total * part / blocks, key=pairs) for part in range(1, blocks)} | {n}
     return tuple(np.diff([0, *sorted(ends)]).tolist())
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A call of the kernels: a block of queries, and chunks of keys."""
-
-    patterns: tuple[Pattern, ...]
-    q_start: int
-    k_start: int
-    chunks: tuple[int, ...]  # numbers of the chunks of keys
-    rows: tuple[tuple[int, int], ...]  # where these begin and end, counted from the first one's beginning
-    options: dict  # those that are the same for all heads
-
-    def keys(self, chunks):
-        """One array of all chunks, and zeros where one in between is not there: no query attends these."""
-        if len(chunks) == 1:
-            return _packed(chunks[0])
-        batch, heads, _, head_dim = chunks[0].shape
-        whole = np.zeros((batch, heads, self.rows[-1][1], head_dim), chunks[0].dtype)
-        for (begin, end), chunk in zip(self.rows, chunks, strict=True):
-            whole[:, :, begin:end] = chunk
-        return whole
-
-    def call(self, by_head):
-        """Options of the kernels; global_bias is as long as the global tokens of these heads are many."""
-        if "global_bias" in by_head:
-            by_head = {**by_head, "global_bias": by_head["global_bias"][:, : self.global_tokens]}
-        options = {"pattern": self.patterns, "q_start": self.q_start, "k_start": self.k_start}
-        return options | self.options | {name: _packed(array) for name, array in by_head.items()}
-
-    @property
-    def global_tokens(self):
-        return max(pattern.global_tokens for pattern in self.patterns)
-
-
-def _forward(part, q, k, v, by_head):
-    return kernels.attention(_packed(q), part.keys(k), part.keys(v), **part.call(by_head))
-
-
-def _merge_two(one, other):
-    return kernels.merge(*([*map(_packed, pair)] for pair in zip(one, other, strict=True)))
-
-
-def _backward(part, names, rows, q, k, v, by_head):
-    """[dq, dk of each chunk, dv of each chunk, gradients of biases]."""
-    options = part.call(by_head)
-    inputs = {"q": _packed(q), "k": part.keys(k), "v": part.keys(v)}
-    dq, dk, dv = (np.empty_like(array) for array in inputs.values())
-    dbiases = {f"d{name}": np.empty_like(options[name]) for name in BIASES if name in by_head}
-    inputs |= dict(zip(names, map(_packed, rows), strict=True))
-    kernels.sparse_index_kernel_backward(dq, dk, dv, **inputs, **options, **dbiases)
-    if "dglobal_bias" in dbiases:
-        beyond = by_head["global_bias"].shape[1] - part.global_tokens
-        dbiases["dglobal_bias"] = np.pad(dbiases["dglobal_bias"], ((0, 0), (0, beyond)))
-    chunks = [array[:, :, begin:end] for array in (dk, dv) for begin, end in part.rows]
-    return [dq, *chunks, *dbiases.values()]
-
-
-def _packed(array):
-    """The array as kernels take it; copied if it is not: arrays that Dask receives have any address."""
-    return np.require(array, requirements="CA")
 
 
 class _Blocks:
@@ -350,7 +324,7 @@ class _Blocks:
         first = keys[0][0]
         rows = tuple((begin - first, end - first) for begin, end in keys)
         starts = self.q_start + row, self.k_start + first
-        return _Part(patterns, *starts, tuple(chunks), rows, self.options)
+        return Part(patterns, *starts, tuple(chunks), rows, self.options)
 
     def _attends(self, patterns, rows, columns):
         """Whether a query of these rows attends a key of these columns."""
