@@ -1,7 +1,16 @@
-"""What layers a budget of pairs buys: every sequence, and random offsets as many at every scale.
-
-python examples/pareto.py [OUTPUT]
 """
+Cost against layers
+===================
+
+What layers a budget of pairs buys: every sequence, and random offsets as many at every scale.
+
+``python examples/pareto.py [OUTPUT]``
+
+.. image:: ../../figures/pareto.png
+   :alt: Mean layers against pairs per query
+"""
+
+# sphinx_gallery_thumbnail_path = "../figures/pareto.png"
 
 from _save import save
 
@@ -16,4 +25,4 @@ random = [
     for seed in range(5)
 ]
 ax = pa.plot.pareto(patterns, N, controls=random)
-save(ax.figure, __file__)
+save(ax.figure, "pareto")
