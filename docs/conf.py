@@ -22,6 +22,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
 ]
 exclude_patterns = ["_build", "gallery/*.ipynb", "gallery/*.json", "gallery/*.py", "gallery/*.md5"]
+smartquotes = False  # quotes in formulas and code stay as they are
 templates_path = ["_templates"]
 suppress_warnings = ["config.cache"]  # the gallery's scraper is a function
 
