@@ -68,7 +68,7 @@ html_theme_options = {
     "navigation_depth": 2,
     "secondary_sidebar_items": ["page-toc"],
 }
-copyright = "MIT License"  # what the footer says
+copyright = "the authors of primeattn, under the MIT License"
 
 
 def setup(app):
