@@ -9,7 +9,7 @@ ORDER = (
     *("attention_map", "heads", "offset_bias"),
 )
 # The others train for a minute, or measure much: the page shows the figure of the repository.
-QUICK = r"/(masks|mask_gallery|pairs|wheel|hops|two_hop_paths|residues|reach)\.py$"
+QUICK = r"/(masks|mask_gallery|large_masks|pairs|wheel|hops|reach|pareto|two_hop_paths|residues)\.py$"
 
 _figures = []
 

@@ -5,12 +5,7 @@
 Masks of 100,000 tokens as densities, from the offsets alone: as arrays they would take 10 GB each.
 
 ``python examples/large_masks.py [OUTPUT]``
-
-.. image:: ../../figures/large_masks.png
-   :alt: Densities of three masks of 100,000 tokens
 """
-
-# sphinx_gallery_thumbnail_path = "../figures/large_masks.png"
 
 from _save import save
 

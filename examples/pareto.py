@@ -5,12 +5,7 @@ Cost against layers
 What layers a budget of pairs buys: every sequence, and random offsets as many at every scale.
 
 ``python examples/pareto.py [OUTPUT]``
-
-.. image:: ../../figures/pareto.png
-   :alt: Mean layers against pairs per query
 """
-
-# sphinx_gallery_thumbnail_path = "../figures/pareto.png"
 
 from _save import save
 
