@@ -44,9 +44,9 @@ class Embedding(Layer):
     Notes
     -----
     x: integers of any shape, but (seq,) or (batch, seq) if ``previous > 0``; y: ``(*x.shape, dim)``. The
-    pullback returns None for dx. ps = {"weight": (vocab, dim)} and, if ``previous > 0``, "previous": (previous,
-    vocab, dim); then st holds the boundaries of packed sequences, which earlier tokens do not cross
-    (`with_segments`).
+    pullback returns None for dx. ps = {"weight": (vocab, dim)} and, if ``previous > 0``, "previous":
+    (previous, vocab, dim); then st holds the boundaries of packed sequences, which earlier tokens do not
+    cross (`with_segments`).
 
     Examples
     --------
