@@ -2,7 +2,7 @@
 
 import pkgutil
 from importlib import import_module
-from types import ModuleType
+from types import FunctionType, ModuleType
 
 from sphinx.ext.autodoc.mock import mock
 
@@ -111,5 +111,7 @@ def _title(text, line):
 
 
 def skipped(app, what, name, obj, skip, options):
-    """Fields of named tuples, which their class describes, have no text of their own."""
-    return True if str(getattr(obj, "__doc__", "")).startswith("Alias for field number") else None
+    """Leave out what has no text of its own: fields of named tuples, and functions as defaults."""
+    field = str(getattr(obj, "__doc__", "")).startswith("Alias for field number")
+    default = what == "class" and isinstance(obj, FunctionType) and "." not in obj.__qualname__
+    return True if field or default else None

@@ -21,7 +21,7 @@ extensions = [
     "myst_nb",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "gallery/*.ipynb", "gallery/*.json", "gallery/*.py", "gallery/*.md5"]
+exclude_patterns = ["_build", "jupyter_execute"]
 smartquotes = False  # quotes in formulas and code stay as they are
 templates_path = ["_templates"]
 suppress_warnings = ["config.cache"]  # the gallery's scraper is a function
@@ -47,9 +47,10 @@ sphinx_gallery_conf = {
     "image_scrapers": ("_gallery.scrape",),
     "reset_modules": (),
     "download_all_examples": False,
-    "min_reported_time": 1e9,
+    "write_computation_times": False,
     "show_memory": False,
     "show_signature": False,
+    "notebook_extensions": set(),  # the examples import their neighbours
     "remove_config_comments": True,
 }
 
@@ -58,6 +59,8 @@ html_title = f"primeattn {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
+html_sidebars = {page: [] for page in ("start", "coming_from", "built", "benchmarks", "changelog")}
+toc_object_entries_show_parents = "hide"
 html_theme_options = {
     "logo": {"text": "primeattn"},
     "header_links_before_dropdown": 7,
