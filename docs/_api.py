@@ -1,6 +1,7 @@
 """The pages of the API reference: one for each public module, with a page for each of its names."""
 
 import pkgutil
+import re
 from importlib import import_module
 from types import FunctionType, ModuleType
 
@@ -115,3 +116,9 @@ def skipped(app, what, name, obj, skip, options):
     field = str(getattr(obj, "__doc__", "")).startswith("Alias for field number")
     default = what == "class" and isinstance(obj, FunctionType) and "." not in obj.__qualname__
     return True if field or default else None
+
+
+def without_back_links(app, page, template, context, doctree):
+    """Pages of source lead back to one name of an object, but its page may be of another: no link back."""
+    if page.startswith("_modules/"):
+        context["body"] = re.sub(r'<a class="viewcode-back".*?</a>', "", context["body"])

@@ -77,3 +77,4 @@ copyright = "the authors of primeattn, under the MIT License"
 def setup(app):
     _api.write(HERE / "api")  # now, so that Sphinx finds the pages
     app.connect("autodoc-skip-member", _api.skipped)
+    app.connect("html-page-context", _api.without_back_links)
