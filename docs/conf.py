@@ -41,7 +41,7 @@ _save.save = _gallery.keep  # a build leaves figures/ alone
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
-    "filename_pattern": _gallery.QUICK,
+    "filename_pattern": rf"/(?!({'|'.join(_gallery.SLOW)})\.py$)[^/]*$",
     "ignore_pattern": r"^(_|make_figures|cluster|data_parallel)",
     "within_subsection_order": "_gallery.place",
     "image_scrapers": ("_gallery.scrape",),

@@ -13,7 +13,7 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), *sorted(DOCS.glob("guide/*.md"))]
 MADE = ("gallery/", "api/")  # pages that the build writes
 BLOCK = re.compile(r"(<!-- not run: .+ -->\n)?^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-EXTRAS = ("torch", "jax", "dask")
+EXTRAS = ("torch", "transformers", "jax", "dask")
 
 
 def blocks(page):

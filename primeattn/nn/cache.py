@@ -13,7 +13,7 @@ from primeattn import tree
 from primeattn.checks import as_int, integers
 from primeattn.nn._layer import DTYPES, Layer
 
-__all__ = ["advance", "append", "begin", "copy_cache", "with_cache", "without_cache"]
+__all__ = ["advance", "begin", "copy_cache", "with_cache", "without_cache"]
 
 
 def with_cache(model, st, batch, capacity, *, start=0, dtype=np.float32):
@@ -23,6 +23,9 @@ def with_cache(model, st, batch, capacity, *, start=0, dtype=np.float32):
     tokens, x (batch, t, ...) for any t, appends them, and gives what a call with all tokens so far would give
     for these: for a prompt in pieces, and token by token. A state is continued once; a second call with it
     raises ValueError, `copy_cache` makes one to go on from as well. There is no pullback.
+
+    Attention layers with ``device="cuda"`` keep their keys and values in the memory of the GPU: a call takes
+    its new tokens there, and none of those before.
 
     Parameters
     ----------
@@ -41,6 +44,8 @@ def with_cache(model, st, batch, capacity, *, start=0, dtype=np.float32):
     ------
     TypeError, ValueError
         If an argument is not as above. A call raises ValueError if the capacity does not suffice.
+    RuntimeError
+        If a layer has ``device="cuda"`` and there is no GPU that can be used.
 
     Examples
     --------
@@ -91,7 +96,7 @@ def without_cache(st):
 
 
 def copy_cache(st):
-    """State with copies of its caches: both can be continued.
+    """State with copies of its caches: both can be continued. What lies on the GPU is copied there.
 
     Examples
     --------
@@ -134,12 +139,3 @@ def advance(layer, st, shape, memory):
     cache["filled"][...] = end
     positions = cache["start"][:, None] + np.arange(used, end)
     return positions, {**st, "cache": {**cache, "used": np.array(end)}}
-
-
-def append(rows, positions, kept):
-    """Write rows (batch, heads, t, dim) to ``kept`` at their positions, but none before position 0."""
-    if not rows.size:
-        return
-    for b, (first, last) in enumerate(positions[:, [0, -1]].tolist()):
-        if last >= 0:
-            kept[b, :, max(first, 0) : last + 1] = rows[b, :, max(-first, 0) :]
