@@ -1,6 +1,10 @@
-"""Training losses in the study of recall.
+"""
+Learning curves
+===============
 
-python examples/study_curves.py [OUTPUT]
+Training losses in the study of recall.
+
+``python examples/study_curves.py [OUTPUT]``
 """
 
 from _save import save
@@ -9,4 +13,4 @@ from _study import report
 import primeattn as pa
 
 axes = pa.plot.learning_curves(report("mqar")["curves"])
-save(axes[0].figure, __file__)
+save(axes[0].figure, "study_curves")

@@ -1,6 +1,10 @@
-"""Recall of many pairs against the one-hop ceiling.
+"""
+Recall of many pairs
+====================
 
-python examples/study_mqar.py [OUTPUT]
+Recall of many pairs against the one-hop ceiling.
+
+``python examples/study_mqar.py [OUTPUT]``
 """
 
 from _save import save
@@ -10,4 +14,4 @@ import primeattn as pa
 
 found = report("mqar")
 axes = pa.plot.ceiling(found["summary"], guess=found["protocol"]["guess"])
-save(axes[0].figure, __file__)
+save(axes[0].figure, "study_mqar")

@@ -1,6 +1,10 @@
-"""Recall of one value by distance, over the distances that hops allow.
+"""
+A needle in a haystack
+======================
 
-python examples/study_needle.py [OUTPUT]
+Recall of one value by distance, over the distances that hops allow.
+
+``python examples/study_needle.py [OUTPUT]``
 """
 
 from _save import save
@@ -9,4 +13,4 @@ from _study import report
 import primeattn as pa
 
 axes = pa.plot.recall(report("needle")["places"])
-save(axes[0].figure, __file__)
+save(axes[0].figure, "study_needle")

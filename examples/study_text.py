@@ -1,6 +1,10 @@
-"""Bits per byte of patterns with as many pairs.
+"""
+Text
+====
 
-python examples/study_text.py [OUTPUT]
+Bits per byte of patterns with as many pairs.
+
+``python examples/study_text.py [OUTPUT]``
 """
 
 from _save import save
@@ -9,4 +13,4 @@ from _study import report
 import primeattn as pa
 
 axes = pa.plot.scores(report("text")["summary"])
-save(axes[0].figure, __file__)
+save(axes[0].figure, "study_text")
