@@ -111,9 +111,9 @@ def test_many_random_schedules_equal_one_call(first, monkeypatch):
 def test_a_step_copies_its_own_tokens_and_allocates_nothing(options, rng, monkeypatch):
     layer = pa.SparseIndexAttention(8, PATTERNS[0], heads=2, kv_heads=1, device="cuda", **options)
     ps, st = pa.setup(rng, layer)
-    x, steps = rng.standard_normal((2, 60, 8), dtype=np.float32), 50
+    x, steps = rng.standard_normal((3, 60, 8), dtype=np.float32), 50
     with emulated(monkeypatch, kind=Counting) as machine:
-        cached, workspace = pa.with_cache(layer, st, 2, 60, start=[0, -4]), pa.Workspace()
+        cached, workspace = pa.with_cache(layer, st, 3, 60, start=[0, -4, 0]), pa.Workspace()
         _, cached = layer(x[:, :10], ps, cached, workspace=workspace)
         counted = machine.copied, machine.fetched, machine.allocated, machine.launches, machine.uploads
         for seen in counted:
@@ -121,12 +121,12 @@ def test_a_step_copies_its_own_tokens_and_allocates_nothing(options, rng, monkey
         for step in range(10, 10 + steps):
             workspace.reset()
             _, cached = layer(x[:, step : step + 1], ps, cached, workspace=workspace)
-    of_token = 2 * 4 * (8 + 2 * 4)  # two sequences, float32: q of two heads, and k and v of one
+    of_token = 3 * 4 * (8 + 2 * 4)  # three sequences, float32: q of two heads, and k and v of one
     others = 4 if options else 1  # offset_bias, global_bias and slopes
     assert len(machine.uploads) == 1  # the plan of single tokens
     assert machine.copied.count(of_token) == steps and len(machine.copied) == others * steps + 1
     assert len(machine.fetched) == 2 * steps  # out and lse
-    assert [launch[:3] for launch in machine.launches] == [("append_rows", 2, 1), ("forward", 2, 2)] * steps
+    assert [launch[:3] for launch in machine.launches] == [("append_rows", 3, 1), ("forward", 3, 2)] * steps
     # The plan, arrays of a token at the first step, and biases when the offsets are twice as many.
     assert len(machine.allocated) == 4 + (2 if options else 0)
 
