@@ -47,7 +47,7 @@ def is_array(value: Any) -> bool:
 
 
 def as_int(name: Any, value: Any, minimum: int | None = None, maximum: int | None = None) -> int:
-    """Return ``value`` as a Python int; TypeError for floats and booleans, ValueError beyond the bounds.
+    """Return ``value`` as a Python int; raise unless it is an integer within the bounds.
 
     Parameters
     ----------
@@ -62,6 +62,13 @@ def as_int(name: Any, value: Any, minimum: int | None = None, maximum: int | Non
     -------
     int
         The same number.
+
+    Raises
+    ------
+    TypeError
+        For floats, booleans, and what is no number.
+    ValueError
+        Beyond the bounds.
 
     See Also
     --------
@@ -101,6 +108,13 @@ def integers(name: Any, values: Any) -> np.ndarray:
     -------
     int64 array
         A copy.
+
+    Raises
+    ------
+    TypeError
+        For other dtypes and kinds of arrays.
+    ValueError
+        For numbers that int64 cannot hold.
 
     See Also
     --------

@@ -160,6 +160,11 @@ def stdlib_corpus(root: FilePath | None = None) -> Corpus:
     Corpus
         Training and held-out bytes.
 
+    Raises
+    ------
+    ValueError
+        If there are fewer than two different files.
+
     See Also
     --------
     load_corpus : A file or the standard library.
@@ -302,6 +307,11 @@ def evaluation_windows(text: Array, context: int) -> tuple[Array, Array, Array]:
         Bytes, and those one ahead.
     scored : ndarray of bool, same shape
         Which targets to score; ``targets[scored]`` is the text.
+
+    Raises
+    ------
+    ValueError
+        If ``text`` is empty.
 
     See Also
     --------

@@ -79,6 +79,11 @@ def make_model(
     Chain or Tied
         Without parameters: ``pa.setup`` draws them.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as above.
+
     See Also
     --------
     evaluate : Bits per byte of a text.
@@ -311,6 +316,11 @@ def stream(
     -------
     iterator of int arrays (batch,)
         The next token of each text.
+
+    Raises
+    ------
+    ValueError
+        If there is no prompt, or the text does not fit ``context``.
 
     See Also
     --------

@@ -288,6 +288,11 @@ def clip_by_global_norm(grads: Params, max_norm: float, out: Params | None = Non
         Norm before clipping, summed in float64. If it is not finite, the gradients are left unchanged:
         check the norm before taking the step.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If a leaf is no array of floats, or ``max_norm`` is not above 0.
+
     See Also
     --------
     warmup_cosine : A learning rate for each step.
@@ -360,6 +365,11 @@ def warmup_cosine(step: int, *, base_lr: float, warmup: int, total: int, final: 
     -------
     float
         The rate.
+
+    Raises
+    ------
+    ValueError
+        If a number of steps is out of its range.
 
     See Also
     --------

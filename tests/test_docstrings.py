@@ -1,10 +1,12 @@
 """Every public name says what it is, with an example; the examples run as doctests."""
 
+import ast
 import doctest
 import importlib
 import inspect
 import pkgutil
 import sys
+import textwrap
 import types
 from functools import cached_property
 
@@ -46,6 +48,18 @@ def test_the_walk_finds_what_users_see():
         "primeattn.Pattern primeattn.attention primeattn.analysis.hops primeattn.plot.mask primeattn.nn.Dense"
     )
     assert names >= set(expected.split()) and len(names) > 150
+
+
+def raises(function):
+    """Whether a function raises of its own accord."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(function))))
+    return any(isinstance(node, ast.Raise) and node.exc is not None for node in ast.walk(tree))
+
+
+def test_errors_are_described():
+    functions = {name: value for name, value in public_names() if isinstance(value, types.FunctionType)}
+    silent = [name for name, f in functions.items() if raises(f) and "Raises\n    ------" not in f.__doc__]
+    assert silent == []
 
 
 # numpydoc's checks that do not hold here: periods and verbs of summaries, as formulae may follow them; order,

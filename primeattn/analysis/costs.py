@@ -193,6 +193,11 @@ def cost(
     Table
         Of the columns above.
 
+    Raises
+    ------
+    TypeError
+        If ``lengths`` is one number.
+
     See Also
     --------
     compare : What patterns cost and achieve at one length.

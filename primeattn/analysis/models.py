@@ -62,7 +62,7 @@ def attention_calls(model: Layer, x: Array, ps: Params, st: States) -> dict[str,
     Parameters
     ----------
     model : Layer
-        ValueError if it holds no SparseIndexAttention.
+        With at least one SparseIndexAttention.
     x : array
         Input of the model.
     ps, st : nested dicts
@@ -72,6 +72,13 @@ def attention_calls(model: Layer, x: Array, ps: Params, st: States) -> dict[str,
     -------
     dict of str to LayerCall
         By the path of the layer in ``ps``, in the order of the calls.
+
+    Raises
+    ------
+    TypeError
+        If ``model`` is no Layer.
+    ValueError
+        If no attention was run in this way.
 
     See Also
     --------

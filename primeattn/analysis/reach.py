@@ -89,6 +89,11 @@ def receptive_field(pattern: Patterns, layers: int, n: int) -> np.ndarray:
     bool array, shape (n,)
         True where the distance is connected.
 
+    Raises
+    ------
+    ValueError
+        If a stack has fewer patterns than ``layers``.
+
     See Also
     --------
     hops : The number of layers for each distance.

@@ -92,7 +92,7 @@ def laplacian(pattern: Pattern, n: int) -> csr_matrix:
 
 
 def spectrum(pattern: Pattern, n: int) -> np.ndarray:
-    """Return all eigenvalues of ``laplacian(pattern, n)``, ascending. ValueError for n > 4096.
+    """Return all eigenvalues of ``laplacian(pattern, n)``, ascending.
 
     Parameters
     ----------
@@ -105,6 +105,11 @@ def spectrum(pattern: Pattern, n: int) -> np.ndarray:
     -------
     float64 array, shape (n,)
         The eigenvalues, from 0 to at most 2.
+
+    Raises
+    ------
+    ValueError
+        If ``n`` is above 4096.
 
     See Also
     --------

@@ -215,6 +215,11 @@ def chunks_of_equal_pairs(pattern: Patterns, n: int, blocks: int) -> tuple[int, 
     tuple of int
         Their sizes, which add up to n.
 
+    Raises
+    ------
+    TypeError
+        If ``pattern`` holds something else.
+
     See Also
     --------
     attention : Takes arrays in these chunks.

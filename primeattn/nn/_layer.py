@@ -377,6 +377,11 @@ def setup(rng: np.random.Generator, layer: Layer, dtype: DTypeLike = np.float32)
     ps, st : nested dicts of arrays
         Nested by the names of the child layers.
 
+    Raises
+    ------
+    TypeError
+        If ``rng`` is no generator, ``layer`` no Layer, or ``dtype`` another one.
+
     See Also
     --------
     primeattn.Layer : What a layer is.

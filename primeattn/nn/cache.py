@@ -113,6 +113,11 @@ def without_cache(st: States) -> States:
     nested dict
         A new state; its arrays are those of ``st``.
 
+    Raises
+    ------
+    TypeError
+        If ``st`` is no nested dict.
+
     See Also
     --------
     with_cache : Puts them in.

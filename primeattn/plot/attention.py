@@ -79,6 +79,11 @@ def heads(maps: Several[Any], patterns: Patterns, axes: Any = None) -> np.ndarra
     array of matplotlib.axes.Axes, shape (heads,)
         What was drawn on.
 
+    Raises
+    ------
+    ValueError
+        If there is no map, or another number of patterns.
+
     See Also
     --------
     attention_map : One head.

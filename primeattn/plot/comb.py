@@ -41,6 +41,11 @@ def hops(patterns: LabelledPatterns, n: int, ax: Axes | None = None) -> Axes:
     matplotlib.axes.Axes
         What was drawn on.
 
+    Raises
+    ------
+    ValueError
+        If ``n`` is above 4096.
+
     See Also
     --------
     primeattn.analysis.hops : The numbers.

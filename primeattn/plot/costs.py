@@ -44,6 +44,11 @@ def pairs(
     matplotlib.axes.Axes
         What was drawn on.
 
+    Raises
+    ------
+    ValueError
+        For fewer than two lengths.
+
     See Also
     --------
     primeattn.analysis.asymptotic_pairs : The law.

@@ -32,6 +32,11 @@ def offset_bias(layer: SparseIndexAttention, ps: Params, ax: Axes | None = None)
     matplotlib.axes.Axes
         What was drawn on.
 
+    Raises
+    ------
+    TypeError
+        If the layer has no ``offset_bias``.
+
     See Also
     --------
     primeattn.SparseIndexAttention : The layer that learns it.

@@ -47,6 +47,11 @@ def wheel(pattern: Pattern, n: int, wheel: int, block: int = 16, axes: Any = Non
     array of two matplotlib.axes.Axes
         Natural order, regrouped.
 
+    Raises
+    ------
+    ValueError
+        If ``n`` is above 2048.
+
     See Also
     --------
     primeattn.analysis.wheel_fraction : The area of the shaded tiles as a share of dense, shown in titles.

@@ -26,6 +26,13 @@ def parse(text: str) -> Sequence:
     Sequence
         Equal to the one that has this ``repr``.
 
+    Raises
+    ------
+    TypeError
+        If ``text`` is no text.
+    ValueError
+        For what does not describe a sequence.
+
     See Also
     --------
     get : By name alone.

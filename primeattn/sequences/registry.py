@@ -217,6 +217,13 @@ def get(name: str, *params: Any) -> Sequence:
     Sequence
         The same object at every call.
 
+    Raises
+    ------
+    TypeError
+        If ``name`` is no text.
+    ValueError
+        For an unknown name, and parameters that the family does not take.
+
     See Also
     --------
     parse : The same from text, with algebra.
@@ -247,7 +254,7 @@ def get(name: str, *params: Any) -> Sequence:
 
 
 def from_json(obj: Mapping[str, Any]) -> Sequence:
-    """Return the sequence whose ``to_json()`` is ``obj``; ValueError for any other structure.
+    """Return the sequence whose ``to_json()`` is ``obj``.
 
     Parameters
     ----------
@@ -258,6 +265,11 @@ def from_json(obj: Mapping[str, Any]) -> Sequence:
     -------
     Sequence
         An equal one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For another structure.
 
     See Also
     --------

@@ -365,6 +365,11 @@ def from_array(offsets: Iterable[int], known_to: int | None = None) -> Sequence:
     Sequence
         A finite one, or with ``known_to`` the beginning of one.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If offsets are not integers from 1 on, or are above ``known_to``.
+
     See Also
     --------
     from_callable : From a rule.
@@ -399,6 +404,11 @@ def from_callable(f: Callable[[int], Any]) -> Sequence:
     -------
     Sequence
         Without a name; ``register`` gives one.
+
+    Raises
+    ------
+    TypeError
+        If ``f`` is not callable, or a Sequence already.
 
     See Also
     --------

@@ -89,6 +89,11 @@ def grid(
     list of dict
         One for each run.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as above.
+
     See Also
     --------
     run : Trains them.
@@ -138,7 +143,7 @@ def _from_json(layer):
 
 
 def check(run: Mapping[str, Any]) -> Run:
-    """Return a run with its values made; TypeError or ValueError if it cannot be trained.
+    """Return a run with its values made; raise if it cannot be trained.
 
     Parameters
     ----------
@@ -149,6 +154,11 @@ def check(run: Mapping[str, Any]) -> Run:
     -------
     Run
         The task, the patterns of each layer, the sizes and the model.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the run cannot be trained; names what is wrong.
 
     See Also
     --------

@@ -205,6 +205,11 @@ def from_json(obj: Any) -> Task:
     Task
         An equal one.
 
+    Raises
+    ------
+    TypeError, ValueError
+        For another structure, and for a task that is not known.
+
     See Also
     --------
     Task : Has ``to_json``.

@@ -199,6 +199,11 @@ def to_state_dict(ps: Params, names: Mapping[str, Source], like: Mapping[str, Te
     dict of tensors
         New ones.
 
+    Raises
+    ------
+    ValueError
+        If paths or shapes do not fit.
+
     See Also
     --------
     from_state_dict : The inverse.
@@ -240,6 +245,11 @@ def map_of(module: nn.Module) -> dict:
     -------
     dict of str to Source
         By paths in the parameters.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a module, or a setting of it, that no layer has.
 
     See Also
     --------
