@@ -6,7 +6,7 @@ import pytest
 
 from primeattn import sequences
 
-BRIDGES = ("dask", "jax", "torch")
+BRIDGES = ("dask", "jax", "torch", "transformers")
 MISSING = [name for name in BRIDGES if find_spec(name) is None]
 collect_ignore = [f"primeattn/{name}{ending}" for name in MISSING for ending in ("", ".py")]
 

@@ -1,7 +1,16 @@
-"""Where each head of a trained model looks: one each over primes, squares, Mian-Chowla and a window.
-
-python examples/heads.py [OUTPUT]
 """
+Heads of one layer
+==================
+
+Where each head of a trained model looks: one each over primes, squares, Mian-Chowla and a window.
+
+``python examples/heads.py [OUTPUT]``
+
+.. image:: ../../figures/heads.png
+   :alt: Attention probabilities of four heads
+"""
+
+# sphinx_gallery_thumbnail_path = "../figures/heads.png"
 
 from _save import save
 from _trained import PATTERNS, attention_maps
@@ -9,4 +18,4 @@ from _trained import PATTERNS, attention_maps
 import primeattn as pa
 
 axes = pa.plot.heads(attention_maps(), PATTERNS)
-save(axes[0].figure, __file__)
+save(axes[0].figure, "heads")

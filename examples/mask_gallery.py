@@ -1,6 +1,10 @@
-"""Twelve sequences as masks of 128 tokens.
+"""
+Twelve sequences
+================
 
-python examples/mask_gallery.py [OUTPUT]
+Twelve sequences as masks of 128 tokens.
+
+``python examples/mask_gallery.py [OUTPUT]``
 """
 
 from _save import save
@@ -19,4 +23,4 @@ names = (
 )
 names += ("mian_chowla", "stanley", "moser_de_bruijn", "ulam")
 axes = pa.plot.masks([pa.Pattern(name, window=3, global_tokens=2) for name in names], 128)
-save(axes[0].figure, __file__)
+save(axes[0].figure, "mask_gallery")

@@ -1,6 +1,10 @@
-"""Who sees whom under the three sequences that have a layer of their own.
+"""
+Three sequences
+===============
 
-python examples/masks.py [OUTPUT]
+Who sees whom under the three sequences that have a layer of their own.
+
+``python examples/masks.py [OUTPUT]``
 """
 
 from _save import save
@@ -9,4 +13,4 @@ import primeattn as pa
 
 names = ("primes", "squares", "mian_chowla")
 axes = pa.plot.masks([pa.Pattern(name, window=3, global_tokens=2) for name in names], 64)
-save(axes[0].figure, __file__)
+save(axes[0].figure, "masks")

@@ -1,6 +1,10 @@
-"""What patterns cost as sequences grow, with the laws that their counting functions predict.
+"""
+Pairs against length
+====================
 
-python examples/pairs.py [OUTPUT]
+What patterns cost as sequences grow, with the laws that their counting functions predict.
+
+``python examples/pairs.py [OUTPUT]``
 """
 
 from _save import save
@@ -9,4 +13,4 @@ import primeattn as pa
 
 names = ("primes", "triangular", "squares", "mian_chowla", "fibonacci")
 ax = pa.plot.pairs([pa.Pattern(name, window=3) for name in names])
-save(ax.figure, __file__)
+save(ax.figure, "pairs")

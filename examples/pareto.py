@@ -1,6 +1,10 @@
-"""What layers a budget of pairs buys: every sequence, and random offsets as many at every scale.
+"""
+Cost against layers
+===================
 
-python examples/pareto.py [OUTPUT]
+What layers a budget of pairs buys: every sequence, and random offsets as many at every scale.
+
+``python examples/pareto.py [OUTPUT]``
 """
 
 from _save import save
@@ -16,4 +20,4 @@ random = [
     for seed in range(5)
 ]
 ax = pa.plot.pareto(patterns, N, controls=random)
-save(ax.figure, __file__)
+save(ax.figure, "pareto")

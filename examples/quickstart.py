@@ -1,7 +1,16 @@
-"""Train a small language model with prime attention on Python's own source code, in about a minute.
-
-python examples/quickstart.py [OUTPUT]
 """
+A model, trained
+================
+
+Train a small language model with prime attention on Python's own source code, in about a minute.
+
+``python examples/quickstart.py [OUTPUT]``
+
+.. image:: ../../figures/quickstart.png
+   :alt: Mask and training loss
+"""
+
+# sphinx_gallery_thumbnail_path = "../figures/quickstart.png"
 
 import math
 
@@ -64,4 +73,4 @@ print(written.decode("utf-8", "replace"))
 left, right = Figure(figsize=(11, 4.4), layout="constrained").subplots(1, 2)
 pa.plot.mask(attention.pattern, 64, ax=left)
 pa.plot.loss_curve(losses, levels={"order-2 counts": counts, "held-out": bits}, ax=right)
-save(left.figure, __file__)
+save(left.figure, "quickstart")

@@ -1,6 +1,10 @@
-"""How far layers see at equal cost: windows widened until each pattern costs what the squares cost.
+"""
+Reach at equal cost
+===================
 
-python examples/reach.py [OUTPUT]
+How far layers see at equal cost: windows widened until each pattern costs what the squares cost.
+
+``python examples/reach.py [OUTPUT]``
 """
 
 from _save import save
@@ -19,4 +23,4 @@ others = (
 )
 patterns = [pa.analysis.match_budget(pa.Pattern(sequence), budget, N, within=0.05) for sequence in others]
 ax = pa.plot.reach([squares, *patterns], N)
-save(ax.figure, __file__)
+save(ax.figure, "reach")

@@ -26,6 +26,7 @@ The package, from the ground up. A file imports from the lines above its own, an
     train info                                      a whole training run; this machine
     study                                           many runs, compared
     dask jax torch                                  bridges to libraries that are extras
+    transformers                                    a bridge on that to torch
     bench                                           speed against peers
     cli                                             the command line
 """
@@ -112,7 +113,7 @@ __all__ = [
     "without_cache",
 ]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Modules that not every user needs are imported at first use.
 _LAZY = (
@@ -130,7 +131,7 @@ _LAZY = (
     "typing",
 )
 # So are these, which need a package of their own: ``dir``, and with it ``help``, leaves them out.
-_BRIDGES = ("dask", "jax", "torch")
+_BRIDGES = ("dask", "jax", "torch", "transformers")
 
 
 if _typing.TYPE_CHECKING:  # tools that read types see them all

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -59,6 +60,22 @@ class Table(list):
             writer.writeheader()
         writer.writerows(self)
         return text.getvalue()
+
+    def markdown(self, names: Iterable[str] | None = None) -> str:
+        """Return the table in Markdown, with the columns ``names``, by default all.
+
+        Examples
+        --------
+        >>> import primeattn as pa
+        >>> print(pa.analysis.Table([{"pattern": "a | b", "share": 0.12345}]).markdown())
+        | pattern | share |
+        |---|---|
+        | a \\| b | 0.1235 |
+        """
+        names = list(self[0] if self else []) if names is None else list(names)
+        cells = [names, *([_text(row[name]).replace("|", "\\|") for name in names] for row in self)]
+        header, *lines = (f"| {' | '.join(line)} |" for line in cells)
+        return "\n".join([header, f"|{'---|' * len(names)}", *lines])
 
     def __str__(self) -> str:
         if not self:

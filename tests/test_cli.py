@@ -12,7 +12,7 @@ import pytest
 from primeattn import Pattern, analysis, cli, info, kernels, sequences
 from primeattn import _command as command
 
-COMMANDS = ("mask", "reach", "compare", "sequences", "info", "train", "bench")
+COMMANDS = ("mask", "reach", "compare", "sequences", "info", "train", "study", "bench")
 CONFIG = {"layers": 1, "width": 16, "heads": 2, "context": 24, "batch": 2, "window": 2, "lr": 0.01, "seed": 3}
 TINY = [f"--{name}={value}" for name, value in CONFIG.items()]
 

@@ -33,7 +33,7 @@ from primeattn import cli, files
 from primeattn.bench import gpu_processes
 
 for module in pkgutil.walk_packages(pa.__path__, "primeattn."):
-    if not module.name.endswith("__main__"):
+    if not module.name.endswith("__main__") and module.name.split(".")[1] not in pa._BRIDGES:
         import_module(module.name)
 
 pa.set_num_threads(2)

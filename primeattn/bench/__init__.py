@@ -1,4 +1,4 @@
-"""Speed: ``python -m primeattn.bench cpu``, ``bound``, ``step``, ``startup``, ``gpu``, ``gpu-check``.
+"""Speed: ``primeattn bench cpu``, ``bound``, ``step``, ``llama``, ``startup``, ``gpu``, ``gpu-check``.
 
 Each benchmark prints a table, writes JSON with the machine and the versions, and prints its path; nothing is
 imported before it is needed.
@@ -84,12 +84,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     cpu = add("cpu", _cpu, "attention on the CPU, forward and backward, over a grid of shapes")
     step = add("step", _step, "a whole training step, against the same model in torch with dense attention")
+    llama = add("llama", _llama, "a training step of a Llama of transformers, against sdpa")
     bound = add("bound", _bound, "attention on the CPU, over the time of its own inner loops")
     add("startup", _startup, "import, first call of a process, and cold compilation")
     gpu = add("gpu", _gpu, "attention on a GPU, forward and backward, over a grid of shapes")
     check = add("gpu-check", _gpu_check, "whether the kernels are right and quick to launch on this GPU")
     several = {"nargs": "+", "metavar": "X"}
-    for command in (cpu, step):
+    for command in (cpu, step, llama):
         command.add_argument("--quick", action="store_true", help="small sizes: under a minute")
         command.add_argument("--threads", type=int, help="numbers of threads", **several)
         command.add_argument("--n", type=int, help="sequence lengths", **several)
@@ -147,6 +148,14 @@ def _step(options, out, command):
     results = report.write_json(out / "data" / "step.json", step.run(**options), command)
     print(step.text(results), "", sep="\n")
     return 0, (out / "data" / "step.json",)
+
+
+def _llama(options, out, command):
+    from primeattn.bench import llama, report
+
+    results = report.write_json(out / "data" / "llama.json", llama.run(**options), command)
+    print(llama.text(results), "", sep="\n")
+    return 0, (out / "data" / "llama.json",)
 
 
 def _bound(options, out, command):

@@ -24,12 +24,14 @@ from primeattn.bench.gpu_cases import (
 )
 from primeattn.bench.gpu_device import Array, numbers, stored, torch_on_gpu
 from primeattn.kernels import sparse_index_kernel, sparse_index_kernel_backward
+from primeattn.nn import SparseIndexAttention, copy_cache, setup, with_cache
 from primeattn.patterns import Pattern
 
 __all__ = ["accuracy", "long", "repeats", "small"]
 
 BACKWARDS = 30  # memory freed too early would be reused after about ten
 LONG, LONG_SEQUENCES = 65536, ("primes", "squares")
+CACHED = 64, 400  # head_dim, tokens
 
 
 def accuracy(kernel, storage):
@@ -38,21 +40,23 @@ def accuracy(kernel, storage):
         yield from guarded(name, _accuracy(kernel, storage, name, case))
     yield from guarded("strided", _strided(kernel, storage))
     yield from guarded("NaN", _nan(kernel, storage))
+    if kernel == SERVES_ALL and storage in ("float32", "float64"):  # what layers compute with
+        yield from _cache(storage)
 
 
 def _accuracy(kernel, storage, name, case):
     arrays = case.draw(storage)
     got, expected = compute(kernel, case, *arrays), case.expected(*arrays)
-    limits = dict.fromkeys(RESULTS, LIMITS[storage]) | {"lse": LIMITS[number_of(storage)]}
+    limits = dict.fromkeys(case.results, LIMITS[storage]) | {"lse": LIMITS[number_of(storage)]}
     against = {"against": "bound"}
     torch = torch_on_gpu()
     empty_rows = not np.isfinite(expected[1]).all() or expected[0].size == 0
-    if storage in ("float16", "bfloat16") and torch is not None and not empty_rows and not case.dlse:
+    if storage in ("float16", "bfloat16") and torch is not None and not empty_rows and case.of_torch:
         of_torch = _errors_of_torch(torch, case, arrays, expected)
         least = LIMITS[storage] / 16  # a quarter of a rounding, for when torch happens to be exact
         limits |= {result: max(2 * error, least) for result, error in of_torch.items()}
         against = {"against": "twice torch's error"}
-    for result, error in errors(got, expected).items():
+    for result, error in errors(got, expected, case.results).items():
         yield finding(f"{name}: {result}", error, limits[result], **against)
 
 
@@ -117,6 +121,31 @@ def _nan(kernel, storage):
     yield finding("NaN", ok=all(ok(np.isnan(numbers(a)), np.isnan(b)).all() for a, b in pairs))
 
 
+def _cache(storage):
+    """A layer that goes on from a cache on the GPU: a prompt, padded on the left, and then single tokens."""
+    (head_dim, n), rng = CACHED, np.random.default_rng(3)
+    layer = SparseIndexAttention(
+        4 * head_dim, PATTERN, heads=4, kv_heads=2, v_dim=head_dim - 1, rotary=1e4, device="cuda"
+    )
+    ps, st = setup(rng, layer, np.dtype(storage))
+    x, missing = rng.standard_normal((3, n, layer.dims)).astype(storage), np.array([0, n // 3, n - 2])
+    cached = with_cache(layer, st, 3, n, start=-missing, dtype=np.dtype(storage))
+    ends = [n // 2, *range(n // 2 + 1, n + 1)]
+    got, copied = [], None
+    for begin, end in itertools.pairwise([0, *ends]):
+        if end == n:
+            copied = copy_cache(cached)
+        y, cached = layer(x[:, begin:end], ps, cached)
+        got.append(y)
+    got, error = np.concatenate(got, axis=1), 0.0
+    for b, first in enumerate(missing.tolist()):
+        whole, _ = layer(x[b : b + 1, first:], ps, st)
+        error = max(error, *errors([got[b, first:]], [whole[0]], ("y",)).values())
+    yield finding("cache: y", error, LIMITS[storage])
+    again, _ = layer(x[:, -1:], ps, copied)
+    yield finding("cache: a copy goes on alike", ok=again.tobytes() == got[:, -1:].tobytes())
+
+
 def repeats(kernel, storage):
     """Two runs give the same bits; so do many backwards in a row, without a workspace."""
     yield from guarded(storage, _repeats(kernel, storage))
@@ -125,14 +154,23 @@ def repeats(kernel, storage):
 def _repeats(kernel, storage):
     case = Case(4, 2, 2000, 2000, 64)
     arrays = case.draw(storage)
-    one, two = (compute(kernel, case, *arrays) for _ in range(2))
-    yield finding(storage, ok=all(a.tobytes() == b.tobytes() for a, b in zip(one, two, strict=True)))
+    one = yield from _twice(storage, kernel, case, arrays)
     q, k, v, dout, _ = (a if a is None else Array.of(a) for a in arrays)
     out, lse, *grads = (Array.of(a) for a in one)
     for _ in range(BACKWARDS):
         sparse_index_kernel_backward(*grads, dout, q, k, v, out, lse, case.pattern, kernel=kernel)
     same = [a.download().tobytes() == b.tobytes() for a, b in zip(grads, one[2:], strict=True)]
     yield finding(f"{storage}, {BACKWARDS} backwards without a workspace", ok=all(same))
+    if kernel == SERVES_ALL:
+        case = CASES["all terms"]
+        yield from _twice(f"{storage}, all terms", kernel, case, case.draw(storage))
+
+
+def _twice(check, kernel, case, arrays):
+    """A finding, whether two runs are the same; return the results of one."""
+    one, two = (compute(kernel, case, *arrays) for _ in range(2))
+    yield finding(check, ok=all(a.tobytes() == b.tobytes() for a, b in zip(one, two, strict=True)))
+    return one
 
 
 def small(kernel, storage, *names):

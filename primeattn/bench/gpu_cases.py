@@ -35,13 +35,40 @@ class Case:
     pattern : Pattern or list of Pattern
     dlse : bool
         Whether to pass a gradient with respect to lse.
+    terms : sequence of str
+        Which of offset_bias, global_bias and slopes to pass, and gradients of biases to ask for.
     options
         Options of the kernels.
     """
 
-    def __init__(self, heads, kv_heads, n_q, n_k, head_dim, batch=1, pattern=PATTERN, dlse=False, **options):
+    def __init__(
+        self, heads, kv_heads, n_q, n_k, head_dim, batch=1, pattern=PATTERN, dlse=False, terms=(), **options
+    ):  # fmt: skip
         self.shapes = (batch, heads, n_q, head_dim), (batch, kv_heads, n_k, head_dim)
-        self.pattern, self.dlse, self.options = pattern, dlse, options
+        self.pattern, self.dlse, self.terms, self.options = pattern, dlse, terms, options
+        self.sums = [f"d{name}" for name in ("offset_bias", "global_bias") if name in terms]
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """Names of what is computed."""
+        return *RESULTS, *self.sums
+
+    @property
+    def of_torch(self) -> bool:
+        """Whether SDPA computes it, from a mask and a scale."""
+        return not (self.dlse or self.terms or {"softcap", "dropout"} & self.options.keys())
+
+    def given(self, storage) -> dict:
+        """Options of the kernels, with the biases and slopes, in ``storage``."""
+        rng, heads, n = np.random.default_rng(1), self.shapes[0][1], max(self.shapes[0][2], self.shapes[1][2])
+        reach = n + int(np.max(self.options.get("q_start", 0)))
+        patterns = self.pattern if isinstance(self.pattern, list) else [self.pattern]
+        made = {
+            "offset_bias": rng.standard_normal((heads, max(p.offsets(reach).size for p in patterns))),
+            "global_bias": rng.standard_normal((heads, max(p.global_tokens for p in patterns))),
+            "slopes": rng.uniform(0, 5 / n, heads),
+        }
+        return self.options | {name: stored(made[name], storage) for name in self.terms}
 
     def draw(self, storage):
         """q, k, v, dout and dlse, which may be None."""
@@ -51,10 +78,12 @@ class Case:
         return q, k, v, dout, dlse if dlse is None else stored(dlse, number_of(storage))
 
     def expected(self, q, k, v, dout, dlse):
-        """RESULTS in float64."""
+        """Results in float64."""
+        options = self.given(STORAGE[q.dtype])
+        options |= {name: numbers(options[name]) for name in self.terms}
         q, k, v, dout = map(numbers, (q, k, v, dout))
-        out, lse = reference.forward(q, k, v, self.pattern, **self.options)
-        gradients = reference.backward(dout, q, k, v, out, lse, self.pattern, dlse=dlse, **self.options)
+        out, lse = reference.forward(q, k, v, self.pattern, **options)
+        gradients = reference.backward(dout, q, k, v, out, lse, self.pattern, dlse=dlse, **options)
         return out, lse, *gradients
 
 
@@ -62,6 +91,7 @@ def _per_head(*windows):
     return [Pattern("squares", window=w, global_tokens=w % 3) for w in windows]
 
 
+BIASES = ("offset_bias", "global_bias")
 # Lengths that span several blocks, but few widths, as each takes seconds to compile.
 CASES = {
     "plain": Case(2, 2, 700, 700, 64, 2),
@@ -79,6 +109,16 @@ CASES = {
     "one token": Case(1, 1, 1, 1, 64),
     "no keys": Case(1, 1, 9, 0, 64, q_start=5),
     "no queries": Case(1, 1, 0, 9, 64, q_start=5),
+    "slopes": Case(2, 1, 333, 333, 64, terms=("slopes",)),
+    "biases": Case(4, 2, 700, 700, 64, 2, pattern=_per_head(0, 5, 9, 1), terms=BIASES),
+    "soft cap": Case(2, 1, 200, 200, 64, softcap=2.5),
+    "dropout": Case(2, 1, 300, 300, 64, 2, dropout=0.3, dropout_seed=2**64 - 3),
+    "all terms": Case(
+        4, 2, 600, 600, 64, 2, terms=("slopes", *BIASES), softcap=2.5, dropout=0.3, dlse=True
+    ),
+    "all terms, odd width": Case(
+        2, 1, 211, 211, 37, terms=("slopes", *BIASES), softcap=2.5, dropout=0.3, q_start=5, k_start=3
+    ),
 }  # fmt: skip
 STRIDED = Case(2, 2, 130, 130, 37, 2)
 
@@ -88,10 +128,10 @@ def number_of(storage) -> str:
     return "float64" if storage == "float64" else "float32"
 
 
-def errors(got, expected):
+def errors(got, expected, results=RESULTS):
     """Largest error of each result, relative to its largest number, or to 0.1 if all are smaller."""
     found = {}
-    for name, a, b in zip(RESULTS, got, expected, strict=True):
+    for name, a, b in zip(results, got, expected, strict=True):
         a, b = (np.nan_to_num(numbers(x), nan=1e9, neginf=-99) for x in (a, b))
         found[name] = float(np.abs(a - b).max(initial=0) / max(np.abs(b).max(initial=0), 0.1))
     return found
@@ -144,10 +184,13 @@ def guarded(check, findings):
 
 
 def compute(kernel, case, q, k, v, dout, dlse, **options):
-    """RESULTS of NumPy arrays, computed on the GPU."""
-    options = {"device": "cuda", "kernel": kernel, **case.options, **options}
+    """Results of NumPy arrays, computed on the GPU."""
+    storage = STORAGE[q.dtype]
+    options = {"device": "cuda", "kernel": kernel, **case.given(storage), **options}
     with refusals(kernel):
         out, lse = attention(q, k, v, case.pattern, **options)
-        grads = [stored(np.full(a.shape, np.nan), STORAGE[a.dtype]) for a in (q, k, v)]
-        sparse_index_kernel_backward(*grads, dout, q, k, v, out, lse, case.pattern, dlse=dlse, **options)
-    return out, lse, *grads
+        grads = [stored(np.full(a.shape, np.nan), storage) for a in (q, k, v)]
+        sums = {name: stored(np.full(options[name[1:]].shape, np.nan), storage) for name in case.sums}
+        given = dout, q, k, v, out, lse, case.pattern
+        sparse_index_kernel_backward(*grads, *given, dlse=dlse, **options, **sums)
+    return out, lse, *grads, *sums.values()

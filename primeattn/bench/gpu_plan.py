@@ -35,7 +35,7 @@ MOST = 16  # processes side by side: each takes about 0.6 GB of the GPU's memory
 WRITING = 20  # seconds of the benchmark beside its shapes: imports before, a table and a figure after
 # Dtypes that each kernel takes; a test shows that the wheel kernel refuses others.
 DTYPES = {"gather": ("float32", "bfloat16", "float16", "float64"), "wheel": ("bfloat16", "float16")}
-SMALL = {64: ("gradient of lse", "packed", "decoding"), 128: ("wide",)}  # cases for compute-sanitizer
+SMALL = {64: ("gradient of lse", "packed", "decoding", "all terms"), 128: ("wide",)}  # for compute-sanitizer
 SANITIZER = "compute-sanitizer"
 NO_PROBES = "--report-api-errors", "no"  # libraries probe the driver for features it may lack
 PYTHON = [sys.executable, "-u"]  # what is printed is not lost when a process is killed

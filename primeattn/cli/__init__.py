@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from primeattn import __version__, bench
 from primeattn._command import Parser, add, run
-from primeattn.cli import generation, machine, patterns, training
+from primeattn.cli import generation, machine, patterns, studies, training
 
 __all__ = ["main"]
 
@@ -43,5 +43,6 @@ def main(argv: list[str] | None = None) -> int:
     machine.add_command(commands)
     training.add_command(commands)
     generation.add_command(commands)
+    studies.add_command(commands)
     bench.add_arguments(add(commands, "bench", "measure speed against torch and others", ["cpu --quick"]))
     return run(parser, argv)

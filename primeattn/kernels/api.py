@@ -85,20 +85,20 @@ def sparse_index_kernel(
         Boundaries, from 0 to n_q, of packed sequences in a batch of 1. Each sequence attends only itself and
         has its own globals. Not together with q_start or k_start.
     offset_bias : (heads, offsets) array, optional
-        Here and for the next two, contiguous, of the dtype of q; on the CPU only, for now. Added to the
-        score of a key j >= G by the distance: offset_bias[h, u], where i - j is number u of
-        ``pattern.offsets(n)``. It is as long as these are for the farthest distance n - 1 of the call, or
-        longer. With one pattern per head, rows are padded to the longest.
+        Here and for the next two, contiguous, of the dtype of q. Added to the score of a key j >= G by the
+        distance: offset_bias[h, u], where i - j is number u of ``pattern.offsets(n)``. It is as long as these
+        are for the farthest distance n - 1 of the call, or longer. With one pattern per head, rows are padded
+        to the longest.
     global_bias : (heads, G) array, optional
         Added to the score of a key j < G: global_bias[h, j].
     slopes : (heads,) array, optional
         slope = slopes[h] for all keys, as in ALiBi (Press et al. 2022).
     softcap : float, optional
-        Scores before biases stay between -softcap and softcap, as in Gemma 2; on the CPU only, for now.
+        Scores before biases stay between -softcap and softcap, as in Gemma 2.
     dropout : float
-        Probability in [0, 1) that a pair of query and key is dropped; on the CPU only, for now. lse is that
-        without dropout. A hash decides, of the seed, the entry of the batch (or the number of the packed
-        sequence), the query head, and both positions modulo 2**32: not shapes, kernel or threads.
+        Probability in [0, 1) that a pair of query and key is dropped. lse is that without dropout. A hash
+        decides, of the seed, the entry of the batch (or the number of the packed sequence), the query head,
+        and both positions modulo 2**32: not shapes, kernel, device or threads.
     dropout_seed : int
         In [0, 2**64). The backward needs that of the forward.
     workspace : Workspace, optional
@@ -116,8 +116,8 @@ def sparse_index_kernel(
         Implementation; None chooses. On the CPU that is "tiles"; "scalar" takes the same calls, in plain
         loops to read and, with NUMBA_DISABLE_JIT=1, to step through. On the GPU, "gather" takes everything,
         and "wheel" uses tensor cores (see :mod:`primeattn.wheel`): it needs float16 or bfloat16, head_dim
-        64 or 128, rows at multiples of 16 bytes, scale above 0, and a key at the position of every query,
-        none of them padding.
+        64 or 128, rows at multiples of 16 bytes, scale above 0, a key at the position of every query, none of
+        them padding, and none of the terms from offset_bias to dropout: with these, None means "gather".
         With "wheel", a NaN or infinity may spread from one row to others of the same tile.
 
     Returns

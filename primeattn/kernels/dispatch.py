@@ -46,13 +46,9 @@ def run(call):
     """Run a checked call; on the GPU, return a launch that can be repeated."""
     gpu = call.target.gpu
     if gpu is None:
-        gpu = not call.terms and is_large(call)
+        gpu = is_large(call)
     if not gpu:
         return cpu_launch.run(call)
-    if call.terms:
-        name = call.terms[0]
-        nothing = 0 if name == "dropout" else None
-        raise ValueError(f"{name}: expected {nothing} on the GPU, whose kernels do not take it yet")
     _device().require()
     from primeattn.kernels.gpu import launch as gpu_launch
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from primeattn.checks import as_int
@@ -12,6 +13,7 @@ from primeattn.wheel.cost import HEAD_DIMS, STORAGE, WHEELS, choose_wheel, divid
 __all__ = ["KernelChoice", "explain_kernel"]
 
 DTYPES = (*STORAGE, "float32", "float64")
+TERMS = ("offset_bias", "global_bias", "slopes", "softcap", "dropout")
 _MOST = 2**24  # tokens: the cost model builds tables as long as the sequence
 
 
@@ -28,7 +30,12 @@ class KernelChoice(NamedTuple):
 
 
 def explain_kernel(
-    pattern: Pattern, n: int, head_dim: int = 64, dtype: str = "bfloat16", backward: bool = False
+    pattern: Pattern,
+    n: int,
+    head_dim: int = 64,
+    dtype: str = "bfloat16",
+    backward: bool = False,
+    terms: Sequence[str] = (),
 ) -> KernelChoice:
     """Compare the cost of the GPU kernels in one pass: one head, one sequence of length ``n``.
 
@@ -48,6 +55,8 @@ def explain_kernel(
         The storage dtype.
     backward : bool
         Whether to compare the backward pass, rather than the forward.
+    terms : sequence of {"offset_bias", "global_bias", "slopes", "softcap", "dropout"}
+        What the call has of these.
 
     Returns
     -------
@@ -70,6 +79,8 @@ def explain_kernel(
     >>> choice = pa.kernels.explain_kernel(pa.Pattern("primes", window=5), 16384)
     >>> choice.kernel, choice.wheel
     ('wheel', 6)
+    >>> print(pa.kernels.explain_kernel(pa.Pattern("primes", window=5), 16384, terms=["slopes"]).reason)
+    gather: the wheel kernel serves scores of q·k alone and no dropout, not slopes
     """
     if not isinstance(pattern, Pattern):
         raise TypeError(f"pattern: expected a Pattern, got {pattern!r}")
@@ -79,6 +90,12 @@ def explain_kernel(
     shape, name = (n, head_dim, backward), "backward" if backward else "forward"
     gather = gather_cost(pattern, *shape)
     table = Table([_row("gather", None, 0, pattern.num_pairs(n), gather)])
+    if not isinstance(terms, (tuple, list)) or not all(term in TERMS for term in terms):
+        known = ", ".join(map(repr, TERMS))
+        raise ValueError(f"terms: expected a sequence of some of {known}, got {terms!r}")
+    if terms:
+        reason = f"gather: the wheel kernel serves scores of q·k alone and no dropout, not {terms[0]}"
+        return KernelChoice("gather", None, reason, table)
     if dtype not in STORAGE or head_dim not in HEAD_DIMS:
         served = f"{' and '.join(STORAGE)} with head_dim {' and '.join(map(str, HEAD_DIMS))}"
         reason = f"gather: the wheel kernel serves {served}, not {dtype} with {head_dim}"

@@ -20,13 +20,22 @@ class _Columns(NamedTuple):
 
     @property
     def width(self):
-        return (self.heads + self.kv_heads) * self.head_dim + self.kv_heads * self.v_dim
+        return self.heads * self.head_dim + self.kept_width
+
+    @property
+    def kept_width(self):
+        """Columns of k and v."""
+        return self.kv_heads * (self.head_dim + self.v_dim)
+
+    def split_kept(self, rows):
+        """Views of k and v by head, of rows without q."""
+        keys = self.kv_heads * self.head_dim
+        return by_head(rows[..., :keys], self.head_dim), by_head(rows[..., keys:], self.v_dim)
 
     def split(self, rows):
         """Views of q, k and v, each by head."""
-        values = (self.heads + self.kv_heads) * self.head_dim
-        q_and_k, v = by_head(rows[..., :values], self.head_dim), by_head(rows[..., values:], self.v_dim)
-        return q_and_k[:, : self.heads], q_and_k[:, self.heads :], v
+        queries = self.heads * self.head_dim
+        return by_head(rows[..., :queries], self.head_dim), *self.split_kept(rows[..., queries:])
 
 
 class Columns(_Columns):

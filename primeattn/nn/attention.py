@@ -13,7 +13,6 @@ import numpy as np
 from primeattn import kernels
 from primeattn._config import check_callable, freeze_flag, freeze_real, freeze_size
 from primeattn.compiled import heads as loops
-from primeattn.compiled.addresses import zeros_on_lines
 from primeattn.nn import biases, cache, rotary
 from primeattn.nn._buffers import DeviceBuffers, HostBuffers
 from primeattn.nn._heads import Columns, by_head
@@ -69,7 +68,7 @@ class SparseIndexAttention(Layer):
         Scores before biases stay between -softcap and softcap: ``softcap tanh(s / softcap)``, as in Gemma 2.
     dropout : float
         Probability, in [0, 1), that a weight of a pair is dropped in training mode; the others are divided by
-        1 - dropout. On the CPU only, for now.
+        1 - dropout.
     sinks : bool
         One learned logit per query head joins the denominator of its softmax: attention may go nowhere.
     bias : bool
@@ -77,7 +76,8 @@ class SparseIndexAttention(Layer):
     init : callable
         Initialiser of both weights, ``f(rng, shape, dtype)``.
     device : {None, "cpu", "auto", "cuda"}
-        Where the kernel runs. With "cuda", q, k, v, out and lse stay on the GPU until the pullback.
+        Where the kernel runs. With "cuda", q, k, v, out and lse stay on the GPU until the pullback, and keys
+        and values of a cache (`with_cache`) as long as its state.
     seq_len_max : None
         Refused: a pattern has no longest length.
 
@@ -155,7 +155,7 @@ class SparseIndexAttention(Layer):
         freeze_size(self, "v_dim")
         if self.scale is not None:
             freeze_real(self, "scale", 0)
-        self._check_rotary(name)
+        rotary.freeze_options(self)
         freeze_flag(self, "qk_norm")
         freeze_flag(self, "sinks")
         freeze_flag(self, "alibi")
@@ -185,23 +185,6 @@ class SparseIndexAttention(Layer):
                 raise TypeError(f"{name}: pattern must be a Pattern or one per head, got {pattern!r}")
         if len(per_head) != self.heads:
             raise ValueError(f"{name}: expected one pattern or {self.heads} of them, got {len(per_head)}")
-
-    def _check_rotary(self, name):
-        if self.rotary is None:
-            if self.rotary_dims is not None:
-                raise ValueError(f"{name}: rotary_dims needs rotary, got rotary_dims={self.rotary_dims!r}")
-            return
-        freeze_real(self, "rotary", 0)
-        if self.rotary == 0:
-            raise ValueError(f"{name}: rotary must be above 0, got 0")
-        if self.rotary_dims is None:
-            object.__setattr__(self, "rotary_dims", self.head_dim)
-        freeze_size(self, "rotary_dims")
-        if self.rotary_dims % 2 or self.rotary_dims > self.head_dim:
-            raise ValueError(
-                f"{name}: rotary_dims must be even and at most head_dim, got rotary_dims={self.rotary_dims}, "
-                f"head_dim={self.head_dim}"
-            )
 
     def default(self, field: Any) -> Any:
         derived = {"kv_heads": self.heads, "v_dim": self.head_dim}
@@ -332,10 +315,7 @@ class SparseIndexAttention(Layer):
         return dout, dlse, {"sinks": dsinks}
 
     def with_cache(self, st: States, start: Array, capacity: int, dtype: DTypeLike) -> States:
-        if self.device == "cuda":
-            raise ValueError(f"{type(self).__name__}: a cache needs device None, 'auto' or 'cpu', got 'cuda'")
-        shape = len(start), self.kv_heads, capacity, self._columns.of_kernel.head_dim
-        rows = {name: zeros_on_lines(shape, dtype) for name in ("keys", "values")}
+        rows = self._buffers.cache_rows(self._columns.of_kernel, start, capacity, dtype)
         return {**st, "cache": cache.begin(start, capacity, **rows)}
 
     def _dropout(self, st):
@@ -345,28 +325,41 @@ class SparseIndexAttention(Layer):
         seed = int(generator(self, st).integers(0, 2**64, dtype=np.uint64))
         return {"dropout": self.dropout, "dropout_seed": seed}, advanced(st)
 
-    def _place(self, st, shape, memory):
+    def _check_cache(self, kept, dtype):
+        rows = kept.get(self._buffers.in_cache)
+        if rows is None:
+            raise ValueError(
+                f"{type(self).__name__}: the cache was made for another device, not for {self.device!r}; "
+                "see with_cache"
+            )
+        if rows.dtype != dtype:
+            raise TypeError(
+                f"{type(self).__name__}: the cache is {rows.dtype} but x is {dtype}; see dtype of with_cache"
+            )
+
+    def _place(self, st, shape, dtype, memory):
         """Positions of the tokens, (batch or 1, seq), and the state after them."""
         if "cache" in st:
+            self._check_cache(st["cache"], dtype)
             return cache.advance(self, st, shape, memory)
         if st["cu_seqlens"] is None:
             return _count(shape[1]), st
         bounds = segment_bounds(self, st, shape)
         return _count(shape[1]) - np.repeat(bounds[:-1], np.diff(bounds)), st
 
-    def _seen(self, k, v, positions, st):
-        """Keys and values that the queries may see, and options that say where they are."""
+    @property
+    def _buffers(self):
+        return DeviceBuffers if self.device == "cuda" else HostBuffers
+
+    def _seen(self, buffers, source, positions, st):
+        """q, the keys and values that it may see, and options that say where they are."""
+        columns = self._columns.of_kernel
+        q, k, v = buffers.views(source, columns.split)
         if "cache" not in st:
-            return k, v, {"cu_seqlens": st["cu_seqlens"]}
+            return q, k, v, {"cu_seqlens": st["cu_seqlens"]}
         kept, end = st["cache"], max(int(positions.max(initial=-1)) + 1, 0)
-        for rows, name in ((k, "keys"), (v, "values")):
-            if rows.dtype != kept[name].dtype:
-                raise TypeError(
-                    f"{type(self).__name__}: the cache is {kept[name].dtype} but x is {rows.dtype}; "
-                    f"see dtype of with_cache"
-                )
-            cache.append(rows, positions, kept[name])
-        return kept["keys"][:, :, :end], kept["values"][:, :, :end], {"q_start": positions[:, 0]}
+        buffers.append(kept, source, columns, positions)
+        return q, *buffers.kept(kept, columns, end), {"q_start": positions[:, 0]}
 
     def _kernel(self, function, *arrays, memory, **options):
         device = None if self.device == "cuda" else self.device  # "cuda": they are there already
@@ -375,10 +368,10 @@ class SparseIndexAttention(Layer):
         function(*arrays, self.pattern, workspace=memory.workspace, **options)
 
     def forward(self, x: Array, ps: Params, st: States, memory: Memory) -> tuple[Array, States, Any]:
-        buffers = DeviceBuffers(memory) if self.device == "cuda" else HostBuffers(memory)
+        buffers = self._buffers(memory)
         qkv, _, saved_i = self.Wi.forward(x if x.ndim == 3 else x[None], ps["Wi"], {}, memory)
         batch, seq, _ = qkv.shape
-        positions, st = self._place(st, (batch, seq), memory)
+        positions, st = self._place(st, (batch, seq), x.dtype, memory)
         columns, of_kernel = self._columns, self._columns.of_kernel
         prepared = self.prepare(*columns.split(qkv), ps, positions, memory)
         attended = memory.take((batch, seq, self.heads * of_kernel.v_dim), x.dtype)
@@ -386,12 +379,13 @@ class SparseIndexAttention(Layer):
         source = buffers.copy_of(columns.fit(qkv, memory))
         result, numbers = buffers.place_for(attended), buffers.place_for(lse)
         outputs = *buffers.views(result, self._rows), *buffers.views(numbers, self._numbers)
-        q, k, v = buffers.views(source, of_kernel.split)
-        k, v, options = self._seen(k, v, positions, st)
+        q, k, v, options = self._seen(buffers, source, positions, st)
         dropout, st = self._dropout(st)
-        options |= dropout | biases.terms(self, ps, k.shape[2] if "cache" in st else seq, x.dtype, memory)
+        cached = "cache" in st
+        terms = biases.terms(self, ps, k.shape[2] if cached else seq, x.dtype, memory, growing=cached)
+        options |= dropout | buffers.options(terms)
         self._kernel(kernels.sparse_index_kernel, *outputs, q, k, v, memory=memory, **options)
-        if "cache" not in st:
+        if not cached:
             memory.attended(q, k, outputs[1], st["cu_seqlens"])
         buffers.fetch(attended, result)
         buffers.fetch(lse, numbers)
@@ -402,7 +396,7 @@ class SparseIndexAttention(Layer):
         return y.reshape(x.shape), st, saved
 
     def backward(self, dy: Array, saved: Any, ps: Params, memory: Memory) -> tuple[Any, Params]:
-        buffers = DeviceBuffers(memory) if self.device == "cuda" else HostBuffers(memory)
+        buffers = self._buffers(memory)
         saved_i, prepared, fitted, attended, lse, options, saved_f, saved_o = saved
         dfinished, dps_o = self.Wo.backward(dy if dy.ndim == 3 else dy[None], saved_o, ps["Wo"], memory)
         batch, seq, width = dfinished.shape
@@ -411,7 +405,8 @@ class SparseIndexAttention(Layer):
         dout, dlse, dps_f = self.finish_backward(dfinished, saved_f, ps, memory)
         dattended = columns.fit_out(dout.reshape(batch, seq, width), memory)
         gradients = biases.term_gradients(options, memory)
-        options = options | gradients
+        places = {name: buffers.place_for(array) for name, array in gradients.items()}
+        options = options | {name: buffers.whole(place) for name, place in places.items()}
         if dlse is not None:
             [options["dlse"]] = buffers.views(buffers.copy_of(dlse), self._numbers)
         dfitted = memory.take((batch, seq, of_kernel.width), dfinished.dtype)
@@ -423,6 +418,8 @@ class SparseIndexAttention(Layer):
             memory=memory, **options,
         )  # fmt: skip
         buffers.fetch(dfitted, result)
+        for name, place in places.items():
+            buffers.fetch(gradients[name], place)
         dqkv = columns.unfit(dfitted, memory)
         dps_p = self.prepare_backward(*columns.split(dqkv), prepared, ps, memory)
         dx, dps_i = self.Wi.backward(dqkv, saved_i, ps["Wi"], memory)

@@ -60,13 +60,18 @@ def narrow(dwide, counts, out):
     return out
 
 
-def terms(layer, ps, length, dtype, memory):
-    """Options of the kernel that add to the scores of a layer, where distances are below ``length``."""
+def terms(layer, ps, length, dtype, memory, growing=False):
+    """Options of the kernel that add to the scores of a layer, where distances are below ``length``.
+
+    With ``growing``, few lengths need arrays of a new size: there is room for up to twice the offsets.
+    """
     options = {} if layer.softcap is None else {"softcap": layer.softcap}
     if layer.alibi:
         options["slopes"] = alibi_slopes(layer.heads).astype(dtype)
     if layer.offset_bias is not None:
         size = max(layer.pattern_of(head).offsets(length).size for head in range(layer.heads))
+        if growing:
+            size = 1 << (size - 1).bit_length()
         wide = memory.take((layer.heads, size), dtype)
         options["offset_bias"] = widen(ps["offset_bias"], layer.offset_counts, size, wide)
         if "global_bias" in ps:

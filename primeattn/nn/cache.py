@@ -18,7 +18,7 @@ from primeattn.nn._layer import DTYPES, Layer
 if TYPE_CHECKING:
     from primeattn.typing import Array, DTypeLike, States
 
-__all__ = ["advance", "append", "begin", "copy_cache", "with_cache", "without_cache"]
+__all__ = ["advance", "begin", "copy_cache", "with_cache", "without_cache"]
 
 
 def with_cache(
@@ -36,6 +36,9 @@ def with_cache(
     tokens, x (batch, t, ...) for any t, appends them, and gives what a call with all tokens so far would give
     for these: for a prompt in pieces, and token by token. A state is continued once; a second call with it
     raises ValueError, `copy_cache` makes one to go on from as well. There is no pullback.
+
+    Attention layers with ``device="cuda"`` keep their keys and values in the memory of the GPU: a call takes
+    its new tokens there, and none of those before.
 
     Parameters
     ----------
@@ -60,6 +63,8 @@ def with_cache(
     ------
     TypeError, ValueError
         If an argument is not as above. A call raises ValueError if the capacity does not suffice.
+    RuntimeError
+        If a layer has ``device="cuda"`` and there is no GPU that can be used.
 
     See Also
     --------
@@ -135,7 +140,7 @@ def without_cache(st: States) -> States:
 
 
 def copy_cache(st: States) -> States:
-    """State with copies of its caches: both can be continued.
+    """State with copies of its caches: both can be continued. What lies on the GPU is copied there.
 
     Parameters
     ----------
@@ -192,12 +197,3 @@ def advance(layer, st, shape, memory):
     cache["filled"][...] = end
     positions = cache["start"][:, None] + np.arange(used, end)
     return positions, {**st, "cache": {**cache, "used": np.array(end)}}
-
-
-def append(rows, positions, kept):
-    """Write rows (batch, heads, t, dim) to ``kept`` at their positions, but none before position 0."""
-    if not rows.size:
-        return
-    for b, (first, last) in enumerate(positions[:, [0, -1]].tolist()):
-        if last >= 0:
-            kept[b, :, max(first, 0) : last + 1] = rows[b, :, max(-first, 0) :]

@@ -21,7 +21,7 @@ __all__ = ["Chain", "SkipConnection"]
 
 @dataclass(frozen=True, init=False, repr=False)
 class Chain(Layer, Mapping):
-    """``y = f_n(... f_1(x))``; a read-only mapping from names to layers.
+    """``y = f_n(… f_1(x))``; a read-only mapping from names to layers.
 
     Parameters
     ----------

@@ -28,7 +28,7 @@ SMALL = Normal(std=0.02)
 
 @dataclass(frozen=True, repr=False)
 class Embedding(Layer):
-    """``y_t = weight[x_t] + previous[0][x_{t-1}] + ... + previous[P-1][x_{t-P}]`` with P = ``previous``.
+    """``y_t = weight[x_t] + previous[0][x_{t-1}] + … + previous[P-1][x_{t-P}]`` with P = ``previous``.
 
     With ``previous=0``, the default, this is a plain table with one vector per token. Each of the
     ``previous`` earlier tokens has its own table; positions before the sequence add nothing. So a layer over
@@ -52,10 +52,10 @@ class Embedding(Layer):
 
     Notes
     -----
-    x: integers of any shape, but (seq,) or (batch, seq) if ``previous > 0``; y: (*x.shape, dim). The pullback
-    returns None for dx. ps = {"weight": (vocab, dim)} and, if ``previous > 0``, "previous": (previous,
-    vocab, dim); then st holds the boundaries of packed sequences, which earlier tokens do not cross
-    (`with_segments`).
+    x: integers of any shape, but (seq,) or (batch, seq) if ``previous > 0``; y: ``(*x.shape, dim)``. The
+    pullback returns None for dx. ps = {"weight": (vocab, dim)} and, if ``previous > 0``, "previous":
+    (previous, vocab, dim); then st holds the boundaries of packed sequences, which earlier tokens do not
+    cross (`with_segments`).
 
     Examples
     --------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from primeattn._config import freeze_real, freeze_size
 from primeattn.compiled import heads, threads
 
 __all__ = ["angles", "rotate", "tables"]
@@ -11,6 +12,26 @@ __all__ = ["angles", "rotate", "tables"]
 SERIAL = 1 << 16  # numbers that are turned before a second thread pays
 KEPT = 4  # tables
 _kept: dict = {}  # (base, dims, dtype) -> tables as long as was ever needed
+
+
+def freeze_options(layer):
+    """Check and complete ``rotary`` and ``rotary_dims`` of a layer; errors name them."""
+    name = type(layer).__name__
+    if layer.rotary is None:
+        if layer.rotary_dims is not None:
+            raise ValueError(f"{name}: rotary_dims needs rotary, got rotary_dims={layer.rotary_dims!r}")
+        return
+    freeze_real(layer, "rotary", 0)
+    if layer.rotary == 0:
+        raise ValueError(f"{name}: rotary must be above 0, got 0")
+    if layer.rotary_dims is None:
+        object.__setattr__(layer, "rotary_dims", layer.head_dim)
+    freeze_size(layer, "rotary_dims")
+    if layer.rotary_dims % 2 or layer.rotary_dims > layer.head_dim:
+        raise ValueError(
+            f"{name}: rotary_dims must be even and at most head_dim, got rotary_dims={layer.rotary_dims}, "
+            f"head_dim={layer.head_dim}"
+        )
 
 
 def angles(positions, base, dims, dtype):

@@ -2,17 +2,78 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from primeattn.study.runs import check
+from primeattn.study.runs import Run, check
+from primeattn.study.statistics import interval, verdict
 from primeattn.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["summary"]
+__all__ = ["Group", "chosen", "differences", "summary"]
+
+
+class Group(NamedTuple):
+    """Runs that differ in the seed alone: what ``chosen`` returns.
+
+    Examples
+    --------
+    >>> from primeattn.study.results import Group
+    >>> Group._fields
+    ('runs', 'results', 'lr')
+    """
+
+    runs: list[Run]
+    results: list[dict]  # of these
+    lr: float
+
+    def tests(self) -> dict:
+        """Metric in the test by seed, of the runs that did not fail."""
+        pairs = zip(self.runs, self.results, strict=True)
+        return {run.seed: result["test"] for run, result in pairs if result["error"] is None}
+
+
+def chosen(records: Iterable[Mapping[str, Any]]) -> list[Group]:
+    """Return the runs at the learning rate that validation prefers, for each task, name and number of layers.
+
+    Patterns of one name may differ from seed to seed, as those do that are drawn at random. If they differ at
+    equal seeds, they are groups of their own.
+
+    Examples
+    --------
+    >>> from primeattn.study.results import chosen
+    >>> chosen([])
+    []
+    """
+    groups = {}
+    for record in records:
+        run = record["run"]
+        same = {name: value for name, value in run.items() if name not in ("lr", "seed", "stack")}
+        by_stack = groups.setdefault(repr([sorted(same.items()), len(run["stack"])]), {})
+        by_stack.setdefault(repr(run["stack"]), {})[run["lr"], run["seed"]] = record
+    found = []
+    for by_stack in groups.values():
+        together = {}
+        for by_run in by_stack.values():
+            together |= by_run
+        apart = len(together) < sum(map(len, by_stack.values()))
+        found += map(_best, by_stack.values() if apart else [together])
+    return found
+
+
+def _best(by_run):
+    """The group of the best learning rate, of records by learning rate and seed."""
+    by_rate = {}
+    for (lr, _), record in by_run.items():
+        by_rate.setdefault(lr, []).append(record)
+    results = {lr: [record["result"] for record in records] for lr, records in by_rate.items()}
+    metric = check(next(iter(by_run.values()))["run"]).task.metric
+    better = 1 if metric == "accuracy" else -1
+    lr = max(results, key=lambda rate: _preference(results[rate], better))
+    return Group([check(record["run"]) for record in by_rate[lr]], results[lr], lr)
 
 
 def summary(records: Iterable[Mapping[str, Any]]) -> Table:
@@ -21,11 +82,12 @@ def summary(records: Iterable[Mapping[str, Any]]) -> Table:
     - pairs: (query, key) pairs of all layers together,
     - lr: the learning rate with the best mean metric in validation, over all seeds; rates at which a run
       failed come last,
-    - n, mean, std: number of seeds at that rate, mean and standard deviation of the metric in the test; None
-      if there is nothing to take it of,
+    - n, mean, std, low, high: number of seeds at that rate, mean and standard deviation of the metric in the
+      test, and the 95 % interval of the mean (Student's t); None if there is nothing to take it of,
     - predicted: share of the questions that theory expects to be answered; chance: the metric of guesses.
 
-    Runs that differ in sizes have rows of their own.
+    Runs that differ in sizes have rows of their own. Where a name has other offsets for each seed, pairs and
+    predicted are means.
 
     Parameters
     ----------
@@ -52,34 +114,67 @@ def summary(records: Iterable[Mapping[str, Any]]) -> Table:
     >>> [(row["task"], row["pattern"], row["pairs"], row["n"], row["predicted"]) for row in table]
     [('copy(16, 4)', 'squares', 50, 2, 1.0)]
     """
-    groups = {}
-    for record in records:
-        run = record["run"]
-        same = {name: value for name, value in run.items() if name not in ("lr", "seed")}
-        by_rate = groups.setdefault(repr(sorted(same.items())), (run, {}))[1]
-        by_rate.setdefault(run["lr"], []).append(record["result"])
-    return Table(_row(check(run), by_rate) for run, by_rate in groups.values())
+    return Table(_row(group) for group in chosen(records))
 
 
-def _row(run, by_rate):
-    better = 1 if run.task.metric == "accuracy" else -1
-    lr = max(by_rate, key=lambda rate: _preference(by_rate[rate], better))
-    test = [result["test"] for result in by_rate[lr] if result["error"] is None]
-    heads = [layer if isinstance(layer, list) else [layer] * run.heads for layer in run.stack]
-    pairs = sum(np.mean([head.num_pairs(run.task.length) for head in layer]) for layer in heads)
+def _row(group):
+    run = group.runs[0]
+    predicted = [one.task.predict(one.stack) for one in group.runs]
     return {
         "task": repr(run.task),
         "pattern": run.pattern,
         "layers": len(run.stack),
-        "pairs": round(float(pairs)),
-        "lr": lr,
-        "n": len(test),
-        "mean": float(np.mean(test)) if test else None,
-        "std": float(np.std(test, ddof=1)) if len(test) > 1 else None,
-        "predicted": run.task.predict(run.stack),
+        "length": run.task.length,
+        "pairs": round(float(np.mean([_pairs(one) for one in group.runs]))),
+        "lr": group.lr,
+        **interval(list(group.tests().values())),
+        "predicted": None if None in predicted else float(np.mean(predicted)),
         "chance": float(run.task.chance),
         "metric": run.task.metric,
     }
+
+
+def _pairs(run):
+    heads = [layer if isinstance(layer, list) else [layer] * run.heads for layer in run.stack]
+    return sum(np.mean([head.num_pairs(run.task.length) for head in layer]) for layer in heads)
+
+
+def differences(records, claims) -> Table:
+    """Return a table with a row for each claim that a pattern is better than another, by the names of both.
+
+    A claim is judged for each task and number of layers with runs of both: ``mean`` is the difference in the
+    test, by seed, positive where the first does better (more right answers, or fewer bits); ``low`` and
+    ``high`` are the 95 % interval. The verdict is "supported" if the interval is above 0, "not supported" if
+    it is below 0, and "undecided" if it holds 0 or there are fewer than three seeds.
+
+    Examples
+    --------
+    >>> import tempfile, primeattn as pa
+    >>> patterns = {"squares": pa.Pattern("squares"), "none": pa.Pattern(None)}
+    >>> task, sizes = pa.tasks.copy(16, distance=4), {"width": 16, "steps": 20, "examples": 32}
+    >>> runs = pa.study.grid([task], patterns, seeds=2, lrs=(1e-2,), **sizes)
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     table = pa.study.differences(pa.study.run(runs, out=out), [("squares", "none")])
+    >>> [(row["better"], row["than"], row["n"]) for row in table]
+    [('squares', 'none', 2)]
+    """
+    groups = {}
+    for group in chosen(records):
+        run = group.runs[0]
+        setting = (repr(run.task), len(run.stack), run.width, run.heads, run.steps, run.batch, run.examples)
+        if groups.setdefault(setting, {}).setdefault(run.pattern, group) is not group:
+            raise ValueError(f"records: {run.pattern!r} is the name of different patterns with equal seeds")
+    rows = []
+    for better, than in claims:
+        for (task, layers, *_), by_name in groups.items():
+            if better in by_name and than in by_name:
+                sign = 1 if by_name[better].runs[0].task.metric == "accuracy" else -1
+                ours, theirs = by_name[better].tests(), by_name[than].tests()
+                found = interval([sign * (ours[seed] - theirs[seed]) for seed in ours if seed in theirs])
+                row = {"task": task, "layers": layers, "length": by_name[better].runs[0].task.length}
+                row |= {"better": better, "than": than, **found}
+                rows.append(row | {"verdict": verdict(found)})
+    return Table(rows)
 
 
 def _preference(results, better):

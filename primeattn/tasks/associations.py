@@ -20,7 +20,7 @@ __all__ = ["mqar"]
 
 @dataclass(frozen=True, repr=False)
 class mqar(Task):
-    """``k1 v1 k2 v2 ... kK vK``, then the keys again at random places, each asking for its value.
+    """``k1 v1 k2 v2 … kK vK``, then the keys again at random places, each asking for its value.
 
     Arora et al., Zoology: measuring and improving recall in efficient language models (2023). A relay cannot
     know which keys will be asked for, so theory expects answers where a layer connects a query to its value

@@ -20,7 +20,7 @@ __all__ = ["induction"]
 
 @dataclass(frozen=True, repr=False)
 class induction(Task):
-    """``... a b ... a``: the last token was there once before, and asks for what followed it, b.
+    """``… a b … a``: the last token was there once before, and asks for what followed it, b.
 
     (Olsson et al., In-context learning and induction heads, 2022.) Which pair will be asked for is known only
     at the end, so theory expects an answer where a layer connects the last token to b directly. The embedding

@@ -20,7 +20,7 @@ __all__ = ["needle"]
 
 @dataclass(frozen=True, repr=False)
 class needle(Task):
-    """``noise ... noise value noise ... noise question``: the last token asks for the value.
+    """``noise … noise value noise … noise question``: the last token asks for the value.
 
     Values are no noise, so a token that sees the value can tell it, and pass it on: theory expects an answer
     at distance d exactly where the layers connect d, ``hops(d) <= layers``, and chance elsewhere. For this to

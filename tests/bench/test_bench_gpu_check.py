@@ -310,7 +310,8 @@ def test_host_seconds_count_no_waiting(monkeypatch):
 
 
 def test_masks_of_cases_are_those_of_the_reference():
-    for case in gpu_cases.CASES.values():
+    cases = gpu_cases.CASES.values()
+    for case in (case for case in cases if not case.terms and "softcap" not in case.options):
         heads, kv_heads = (shape[1] for shape in case.shapes)
         mask = gpu_cases.dense_mask(case)
         q, k, v, dout, dlse = case.draw("float64")

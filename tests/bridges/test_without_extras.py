@@ -24,7 +24,10 @@ says(lambda: getattr(pa, EXTRA))
 MASKS = "says(lambda: pa.Pattern('primes').to_flex(5)); says(lambda: pa.Pattern('primes').to_torch_csr(5))"
 
 
-@pytest.mark.parametrize("extra, times, more", [("torch", 3, MASKS), ("jax", 1, ""), ("dask", 1, "")])
+@pytest.mark.parametrize(
+    ("extra", "times", "more"),
+    [("torch", 3, MASKS), ("transformers", 1, ""), ("jax", 1, ""), ("dask", 1, "")],
+)
 def test_the_sentence(extra, times, more):
     code = f"EXTRA = {extra!r}\n{HIDE}\n{more}"
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

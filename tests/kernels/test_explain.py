@@ -45,6 +45,12 @@ def test_what_the_wheel_does_not_serve_is_said():
         )
 
 
+def test_terms_are_for_gather():
+    explained = pa.kernels.explain_kernel(PRIMES, 16384, terms=("softcap", "dropout"))
+    assert explained.kernel == "gather" and len(explained.table) == 1
+    assert explained.reason.endswith("q·k alone and no dropout, not softcap")
+
+
 @pytest.mark.parametrize(
     ("error", "match", "arguments"),
     [
@@ -52,6 +58,16 @@ def test_what_the_wheel_does_not_serve_is_said():
         (ValueError, "n: expected an integer >= 1, got 0", (PRIMES, 0)),
         (TypeError, "head_dim: expected an integer", (PRIMES, 10, 64.0)),
         (ValueError, "dtype: expected one of 'float16', .*, got 'int8'", (PRIMES, 10, 64, "int8")),
+        (
+            ValueError,
+            "terms: expected a sequence of .*, got 'slopes'",
+            (PRIMES, 10, 64, "float32", False, "slopes"),
+        ),
+        (
+            ValueError,
+            "terms: expected a sequence of .*, got .'bias'.",
+            (PRIMES, 10, 64, "float32", False, ["bias"]),
+        ),
     ],
 )
 def test_bad_arguments(error, match, arguments):

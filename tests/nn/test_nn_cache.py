@@ -5,6 +5,9 @@ import pytest
 
 import primeattn as pa
 from primeattn import tree
+from primeattn.kernels.gpu import device
+from primeattn.nn import biases
+from primeattn.nn._memory import Memory
 
 PATTERNS = [
     pa.Pattern("primes", window=3, global_tokens=2),
@@ -147,7 +150,19 @@ def test_with_cache_refuses(change, error, match, one):
         pa.with_cache(**options)
 
 
-def test_a_cache_on_the_gpu_is_refused(rng):
+def test_a_cache_on_the_gpu_needs_one(rng, monkeypatch):
+    """What such a cache does is shown on the emulator of the GPU."""
+    monkeypatch.setattr(device, "problem", lambda: "none is found")
     layer = pa.PrimeSelfAttention(8, device="cuda")
-    with pytest.raises(ValueError, match="a cache needs device None, 'auto' or 'cpu', got 'cuda'"):
+    with pytest.raises(RuntimeError, match="device: no GPU can be used here: none is found"):
         pa.with_cache(layer, layer.states(rng), 1, 4)
+
+
+def test_biases_of_a_cache_have_few_sizes(rng):
+    layer = pa.PrimeSelfAttention(8, offset_bias=3)
+    ps, _ = pa.setup(rng, layer)
+    memory = Memory()
+    wide = [biases.terms(layer, ps, n, np.float32, memory, growing=True)["offset_bias"] for n in range(1, 99)]
+    assert {a.shape[1] for a in wide} == {1, 2, 4, 8, 16, 32}
+    for n, a in zip(range(1, 99), wide, strict=True):
+        assert layer.pattern.offsets(n).size <= a.shape[1]

@@ -27,10 +27,20 @@ ONE = {
     "two_hop_paths": (PRIMES, 16),
 }
 SEVERAL = {"heads": ([UNIFORM] * 2, PRIMES), "masks": ([PRIMES] * 2, 16), "wheel": (PRIMES, 16, 2)}
+ROW = {"task": "needle()", "pattern": "primes", "length": 3, "chance": 0.1, "metric": "accuracy", "pairs": 6}
+ROW |= {"mean": 0.5, "low": 0.4, "high": 0.6, "predicted": 0.5, "steps": [1, 2], "losses": [2.0, 1.0]}
+PLACES = {"at": [1, 2], "score": [1.0, 0.1], "reached": [True, False]}
+OF_STUDIES = {
+    "by_position": ROW | PLACES | {"by": "position"},
+    "ceiling": ROW,
+    "learning_curves": ROW,
+    "recall": ROW | PLACES | {"by": "distance"},
+    "scores": ROW,
+}
 
 
 def test_every_picture_is_listed_here():
-    assert sorted([*ONE, *SEVERAL, "save"]) == plot.__all__
+    assert sorted([*ONE, *SEVERAL, *OF_STUDIES, "save"]) == plot.__all__
 
 
 @pytest.mark.parametrize("name", ONE)
@@ -54,6 +64,19 @@ def test_several_pictures_are_drawn_on_the_axes_given(name):
         getattr(plot, name)(*SEVERAL[name], axes=axes[:1])
     with pytest.raises(TypeError, match="axes: expected matplotlib Axes, got 3"):
         getattr(plot, name)(*SEVERAL[name], axes=[3, 4])
+
+
+@pytest.mark.parametrize("name", OF_STUDIES)
+def test_pictures_of_studies_are_drawn_on_the_axes_given(name):
+    rows = [OF_STUDIES[name] | {"layers": layers} for layers in (1, 2)]
+    axes = Figure().subplots(1, 2)
+    drawn = getattr(plot, name)(rows, axes=axes)
+    assert drawn.tolist() == axes.tolist() and all(ax.lines and ax.get_xlabel() for ax in axes)
+    assert getattr(plot, name)(rows).shape == (2,)
+    with pytest.raises(ValueError, match="axes: expected 2 Axes, got 1"):
+        getattr(plot, name)(rows, axes=axes[:1])
+    with pytest.raises(TypeError, match="axes: expected matplotlib Axes, got 3"):
+        getattr(plot, name)(rows, axes=[3, 4])
 
 
 def test_a_grid_has_labels_on_its_outside():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from primeattn.patterns import Pattern
-from primeattn.study import grid, summary
+from primeattn.study import differences, grid, summary
 from primeattn.tasks import copy, text
 
 
@@ -68,3 +68,46 @@ def test_runs_of_other_sizes_have_their_own_row():
     runs += grid([copy(32, 4)], {"a": Pattern("squares")}, seeds=1, width=32)
     assert len(summary(records(runs, lambda run: 1.0, lambda run: 1.0))) == 2
     assert summary([]) == []
+
+
+def test_patterns_of_one_name_may_differ_by_seed():
+    one = grid([copy(32, 4)], {"random": Pattern([4])}, seeds=1)
+    two = [dict(run, seed=1) for run in grid([copy(32, 4)], {"random": Pattern([5])}, seeds=1)]
+    [row] = summary(records(one + two, lambda run: 1.0, lambda run: float(run["seed"])))
+    assert (row["n"], row["mean"], row["predicted"]) == (2, 0.5, 0.5)
+    assert row["pairs"] == round((Pattern([4]).num_pairs(32) + Pattern([5]).num_pairs(32)) / 2)
+
+
+def test_patterns_of_one_name_that_differ_at_equal_seeds_are_kept_apart():
+    runs = [run for offsets in ([4], [5]) for run in grid([copy(32, 4)], {"a": Pattern(offsets)}, seeds=2)]
+    table = summary(records(runs, lambda run: 1.0, lambda run: 1.0))
+    assert [(row["n"], row["predicted"]) for row in table] == [(2, 1.0), (2, 0.0)]
+    with pytest.raises(ValueError, match="'a' is the name of different patterns with equal seeds"):
+        differences(records(runs, lambda run: 1.0, lambda run: 1.0), [("a", "b")])
+
+
+def test_differences_are_paired_by_seed():
+    runs = grid([copy(32, 4), text(length=16)], {"a": Pattern("squares"), "b": Pattern(None)}, seeds=3)
+
+    def test(run):
+        return 0.5 + run["seed"] / 4 + (run["pattern"] == "a") * (0.01 + 0.001 * run["seed"])
+
+    table = differences(records(runs, test, test), [("a", "b"), ("b", "a"), ("a", "c")])
+    assert [(row["better"], row["task"][:4], row["verdict"]) for row in table] == [
+        ("a", "copy", "supported"),
+        ("a", "text", "not supported"),  # fewer bits are better
+        ("b", "copy", "not supported"),
+        ("b", "text", "supported"),
+    ]
+    assert table[0]["n"] == 3 and table[0]["mean"] == pytest.approx(0.011)
+    assert table[0]["std"] == pytest.approx(0.001)  # not that of the seeds
+
+
+def test_a_seed_that_failed_has_no_pair():
+    runs = grid([copy(32, 4)], {"a": Pattern("squares"), "b": Pattern(None)}, seeds=4)
+
+    def test(run):
+        return None if (run["pattern"], run["seed"]) in (("a", 1), ("b", 3)) else 1.0
+
+    [row] = differences(records(runs, lambda run: 1.0 if test(run) else None, test), [("a", "b")])
+    assert row["n"] == 2 and row["verdict"] == "undecided"

@@ -6,7 +6,7 @@ import numpy as np
 
 from primeattn.sequences.chance import key_bits
 
-__all__ = ["drop_keys", "drop_limit"]
+__all__ = ["drop_keys", "drop_limit", "signed_seed"]
 
 
 def drop_keys(seed, numbers, heads) -> np.ndarray:
@@ -31,3 +31,14 @@ def drop_limit(dropout) -> int:
     True
     """
     return min(round(dropout * 2**32), 2**32 - 1)
+
+
+def signed_seed(seed) -> int:
+    """Return the int64 with the bits of a seed below 2**64: kernels of the GPU mix it themselves.
+
+    Examples
+    --------
+    >>> signed_seed(2**64 - 1), signed_seed(7)
+    (-1, 7)
+    """
+    return seed - (seed >> 63 << 64)

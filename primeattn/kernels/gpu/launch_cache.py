@@ -1,7 +1,8 @@
 """Repeated calls on the GPU: a call whose layout was checked and planned before is launched right away.
 
 The key of a call is its options and everything about its arrays but their addresses. Checks and plans depend
-on nothing else, except for the check that no output shares memory, which compares distances.
+on nothing else, except for the check that no output shares memory, which compares distances. The seed of
+dropout is none of these options: it is handed to the kernels as the addresses are.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import itertools
 from typing import NamedTuple
 
-from primeattn.checks import extent
+from primeattn.checks import as_int, extent
+from primeattn.kernels.cpu.drop_keys import signed_seed
 from primeattn.kernels.device_arrays import carried_streams, device_number, stream_handle
 from primeattn.workspace import Workspace
 
@@ -17,7 +19,10 @@ __all__ = ["Entry", "lookup"]
 
 KEPT = 256  # calls
 GRAIN = 16  # bytes: addresses matter by their remainder alone, which decides how rows are read
-OUTPUTS = {False: ("out", "lse"), True: ("dq", "dk", "dv")}  # of a forward, of a backward
+OUTPUTS = {  # of a forward, of a backward
+    False: ("out", "lse"),
+    True: ("dq", "dk", "dv", "doffset_bias", "dglobal_bias"),
+}
 
 
 class _Known(NamedTuple):
@@ -26,7 +31,10 @@ class _Known(NamedTuple):
 
 
 class Entry:
-    """A call: its key among those that are stored, and the addresses of its arrays by name."""
+    """A call: its key among those that are stored, and what kernels take of it by name.
+
+    That is addresses of arrays, and the seed of dropout.
+    """
 
     def __init__(self, backward, key, at, workspace):
         self.backward, self.key, self.at, self.workspace = backward, key, at, workspace
@@ -90,7 +98,9 @@ def lookup(backward, given, options, device, stream, kernel, workspace) -> Entry
     else:
         handle = stream_handle(stream)
     # True is no 1 here: a key must not let through what the checks refuse.
-    options = tuple(options.values())
+    seed = as_int("dropout_seed", options["dropout_seed"], minimum=0, maximum=2**64 - 1)
+    at["dropout_seed"] = signed_seed(seed)
+    options = tuple(value for name, value in options.items() if name != "dropout_seed")
     kinds = tuple(map(type, options))
     try:
         key = backward, *arrays, options, kinds, device, kernel, handle, current_device()

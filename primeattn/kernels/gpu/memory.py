@@ -23,9 +23,10 @@ class DeviceArray:
     """
 
     def __init__(self, shape, dtype):
-        self.nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        self.shape, self.dtype = tuple(shape), np.dtype(dtype)
+        self.nbytes = int(np.prod(shape)) * self.dtype.itemsize
         self.memory = cuda.device_array(max(self.nbytes, 1), np.uint8)
-        self.array = address_view(self.memory.device_ctypes_pointer.value, shape, np.dtype(dtype).str, self)
+        self.array = address_view(self.memory.device_ctypes_pointer.value, shape, self.dtype.str, self)
 
     def upload(self, host):
         """Copy a C-ordered NumPy array to the GPU."""
@@ -37,12 +38,18 @@ class DeviceArray:
         if self.nbytes:
             self.memory.copy_to_host(host.reshape(-1).view(np.uint8))
 
+    def copy(self):
+        """Return a copy, made on the GPU."""
+        result = DeviceArray(self.shape, self.dtype)
+        result.memory.copy_to_device(self.memory)
+        return result
+
 
 class seen:
     """What kernels take for the array in the memory of the GPU that ``array`` is a view of."""
 
     def __init__(self, array):
-        self.array = array
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
         self.__cuda_array_interface__ = array.__array_interface__
 
 

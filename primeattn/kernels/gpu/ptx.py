@@ -17,8 +17,8 @@ except ImportError:
     from numba.extending import intrinsic
 
 __all__ = [
-    "ENTRY_BYTES", "VECTOR_BYTES", "WARP", "entry", "exp2", "intrinsic", "read", "row_address",
-    "scalar_access", "vector_access",
+    "ENTRY_BYTES", "STORED_BYTES", "VECTOR_BYTES", "WARP", "add_to", "entry", "exp2", "intrinsic", "read",
+    "row_address", "scalar_access", "vector_access",
 ]  # fmt: skip
 
 VECTOR_BYTES = 16
@@ -29,7 +29,7 @@ GLOBAL = 1  # address space
 _I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _F16, _F32, _F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 _STORED = {"float64": _F64, "float32": _F32, "float16": _F16, "bfloat16": _I16}
-_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+STORED_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 
 @intrinsic
@@ -55,6 +55,19 @@ def row_address(typingctx, base, row, stride):
         )
 
     return types.int64(types.int64, types.int32, types.int32), codegen
+
+
+@intrinsic
+def add_to(typingctx, address, value):
+    """Add a float64 to that at an address, which no other thread may change meanwhile."""
+
+    def codegen(context, builder, signature, arguments):
+        address, value = arguments
+        at = _pointer(builder, address, _F64)
+        builder.store(builder.fadd(builder.load(at, align=8), value), at, align=8)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.float64), codegen
 
 
 @intrinsic
@@ -114,7 +127,7 @@ def _constant(value):
 
 def vector_access(storage):
     """Return ``load(address) -> numbers`` and ``store(address, numbers)`` of 16 aligned bytes."""
-    count = VECTOR_BYTES // _BYTES[storage]
+    count = VECTOR_BYTES // STORED_BYTES[storage]
     vector = ir.VectorType(_STORED[storage], count)
     words = ir.VectorType(_I32, 4)
     numbers = types.UniTuple(types.float64 if storage == "float64" else types.float32, count)
@@ -146,7 +159,7 @@ def vector_access(storage):
 
 def scalar_access(storage):
     """Return ``load(address) -> number`` and ``store(address, number)`` of one element."""
-    kind, size = _STORED[storage], _BYTES[storage]
+    kind, size = _STORED[storage], STORED_BYTES[storage]
     number = types.float64 if storage == "float64" else types.float32
 
     @intrinsic

@@ -107,6 +107,9 @@ class Intrinsics:
     def exp2(self, x):
         return 2.0**x if x < 128 else math.inf if x == x else x
 
+    def add_to(self, address, value):
+        self.memory.words(address, "float64", 1)[0] += value
+
     def entry(self, table, i):
         return int(self.memory.words(table + ptx.ENTRY_BYTES * i, "entry", 1)[0])
 
@@ -289,7 +292,7 @@ class Buffer:
         return Buffer(self.array[span], self.owner)
 
     def copy_to_device(self, host, stream=0):
-        self.array[:] = host
+        self.array[:] = host.array if isinstance(host, Buffer) else host
 
     def copy_to_host(self, host, stream=0):
         host[:] = self.array
@@ -347,6 +350,7 @@ def emulated(
         "exp2": intrinsics.exp2,
         "row_address": intrinsics.row_address,
         "entry": intrinsics.entry,
+        "add_to": intrinsics.add_to,
         "scalar_access": intrinsics.scalar_access,
         "device_function": lambda function: function,
         "compiled": lambda threads, blocks: machine.kernel,
@@ -360,7 +364,8 @@ def emulated(
                     patch.setattr(module, name, value.py_func)
         patch.setattr(device, "problem", lambda: None)
         patch.setattr(device, "current_device", lambda: 0)
-        for name, value in (("WIDE", wide), ("NARROW", narrow), ("CHUNK", chunk), ("BLOCKS", blocks)):
+        sizes = {"WIDE": wide, "SUMMED": wide, "NARROW": narrow, "CHUNK": chunk, "BLOCKS": blocks}
+        for name, value in sizes.items():
             patch.setattr(plan, name, value)
         if tiling is not None:
             patch.setattr(tables, "tiling", lambda head_dim, backward=False: tables.Tiling(*tiling))

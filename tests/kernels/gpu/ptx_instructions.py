@@ -112,13 +112,27 @@ def _shift(left):
     return make
 
 
+def _upper_half(x, y):
+    """Upper 64 bits of the product of numbers of 64 bits."""
+    kind, u, low = x.dtype, np.uint64, np.uint64(2**32 - 1)
+    a, b = (part.astype(u) for part in (x, y))
+    (a0, a1), (b0, b1) = ((part & low, part >> u(32)) for part in (a, b))
+    middle = a1 * b0 + (a0 * b0 >> u(32))
+    upper = a1 * b1 + (middle >> u(32)) + ((a0 * b1 + (middle & low)) >> u(32))
+    return (upper - np.where(x < 0, b, u(0)) - np.where(y < 0, a, u(0))).astype(kind)
+
+
 def _multiply(machine, modifiers, target, a, b, c=None):
-    """mul and mad of integers: the lower half, or all bits."""
+    """mul and mad of integers: a half, or all bits."""
     half, kind = modifiers if len(modifiers) == 2 else (None, *modifiers)
     if kind[0] == "f":
         if c is not None:
             raise ValueError("mad of floats")
         return _plain(np.multiply)(machine, modifiers, target, a, b)
+    if half == "hi":
+        if kind not in ("u64", "s64") or c is not None:
+            raise ValueError("but of 64 bits, without a sum")
+        return _of_numbers(lambda *_: _upper_half)(machine, [kind], target, a, b)
     wide = {"lo": dtype(kind), "wide": WIDER.get(dtype(kind))}[half]
     sum_kind = kind[0] + str(8 * int(wide[1]))
     write, x, y = writer(machine, target), reader(machine, a, kind), reader(machine, b, kind)
@@ -210,6 +224,9 @@ def _narrow(kind, values):
 
 def _convert(machine, modifiers, target, *sources):
     *rounding, to, source_kind = modifiers
+    if rounding == ["rni"] and to == source_kind and to[0] == "f":  # to a whole number
+        write, read = writer(machine, target), reader(machine, *sources, to)
+        return lambda: write(np.rint(read()))
     _rounded(rounding)
     write, read = writer(machine, target), [reader(machine, source, source_kind) for source in sources]
     if to.endswith("x2"):
@@ -231,21 +248,26 @@ def _convert_address(machine, modifiers, target, source):
     return lambda: write(read() + np.int64(move))
 
 
+def _flushed(function):
+    """``function`` of float32, from and to which what is below 2**-126 in size is 0."""
+
+    def flush(x):
+        return np.where(np.abs(x) < np.float32(2.0**-126), np.copysign(np.float32(0), x), x)
+
+    return lambda x: flush(function(flush(x))).astype(np.float32)
+
+
 def _exp2(kind, modifiers):
     if (kind, *modifiers) != ("f32", "approx", "ftz"):
         raise ValueError(f"modifiers {modifiers}")
-    tiny = np.float32(2.0**-126)
-
-    def exp2(x):
-        y = np.exp2(np.where(np.abs(x) < tiny, np.float32(0), x))
-        return np.where(y < tiny, np.float32(0), y).astype(np.float32)
-
-    return exp2
+    return _flushed(np.exp2)
 
 
 def _reciprocal(kind, modifiers):
     if modifiers == ["approx", "ftz"] and kind == "f64":  # of the upper half of the bits
         return lambda x: ((1 / x).view("u8") & np.uint64(0xFFFFFFFF00000000)).view("f8")
+    if modifiers == ["approx", "ftz"]:
+        return _flushed(lambda x: 1 / x)
     _rounded(modifiers)
     return lambda x: (1 / x.astype(np.longdouble)).astype(x.dtype)
 
@@ -409,9 +431,14 @@ def _funnel(machine, modifiers, target, low, high, count):
     return shift
 
 
+def _copy_sign(sign, x):
+    return np.copysign(x, sign)
+
+
 OPERATIONS = {
     "abs": _plain(np.abs), "add": _plain(np.add), "and": _logic(np.bitwise_and), "bar": _barrier,
-    "bfi": _insert_bits, "cp": _copy, "cvt": _convert, "cvta": _convert_address, "div": _divided(False),
+    "bfi": _insert_bits, "copysign": _plain(_copy_sign), "cp": _copy, "cvt": _convert,
+    "cvta": _convert_address, "div": _divided(False),
     "ex2": _of_numbers(_exp2), "fma": _of_numbers(_fma), "ld": _load, "ldmatrix": _matrices,
     "mad": _multiply, "max": _extreme(np.fmax, np.maximum), "min": _extreme(np.fmin, np.minimum),
     "mma": _products, "mov": _move, "mul": _multiply, "neg": _plain(np.negative), "not": _logic(np.invert),

@@ -28,11 +28,12 @@ from primeattn.bench import (
 from primeattn.bench.gpu_cases import Case
 from primeattn.kernels import dispatch
 from primeattn.kernels.call import GPU_KERNELS
-from primeattn.kernels.gpu import device, launch, launch_cache
+from primeattn.kernels.gpu import append, device, launch, launch_cache
 from primeattn.wheel import tables
 
 pytestmark = pytest.mark.slow
 
+ALL_TERMS = ("offset_bias", "global_bias", "slopes")
 TILING = tables.tiling
 
 WIDTH = {"gather": 4, "wheel": 32}  # head_dim of small cases
@@ -47,6 +48,7 @@ def cases(d):
         "no keys": Case(1, 1, 5, 0, d),
         "packed": Case(1, 1, 20, 20, d, cu_seqlens=[0, 1, 9, 20]),
         "decoding": Case(2, 1, 2, 30, d, 2, q_start=np.array([28, 9]), k_start=np.array([0, 1])),
+        "all terms": Case(2, 1, 19, 19, d, terms=ALL_TERMS, softcap=2.5, dropout=0.3),
     }
 
 
@@ -65,7 +67,7 @@ def shrink(monkeypatch, kernel):
 
 
 SIZES = {
-    gpu_accuracy: {"BACKWARDS": 2, "LONG": 30, "STRIDED": Case(2, 2, 11, 11, 5, 2)},
+    gpu_accuracy: {"BACKWARDS": 2, "LONG": 30, "STRIDED": Case(2, 2, 11, 11, 5, 2), "CACHED": (4, 8)},
     gpu_launches: {"HOST_LIMIT": 10, "ROUNDS": 1, "CALLS": 2},
     gpu_costs: {"AUTO_LENGTHS": (8, 12), "HEADS": 1, "HEAD_DIMS": (32,), "LENGTHS": (12,)},
     gpu_device: {"TURN": 1e-6, "COPIES": {"memory": 2**12, "cache": 2**8}},
@@ -162,9 +164,11 @@ def test_dry_run_of_all_kernels_and_dtypes(machine, tmp_path, capsys, monkeypatc
         name: [found["check"] for found in entry["findings"] if "refused" in (found.get("note") or "")]
         for name, entry in written.items()
     }
-    others = ["rows without keys", "no keys", "strided"]
+    others = ["rows without keys", "no keys", "all terms", "strided"]
     assert {name: checks for name, checks in refused.items() if checks} == {
         "accuracy wheel bfloat16": others, "accuracy wheel float16": others,
+        "memcheck wheel bfloat16 64": ["bfloat16, all terms"],
+        "racecheck wheel bfloat16 64": ["bfloat16, all terms"],
     }  # fmt: skip
 
 
@@ -252,6 +256,27 @@ def test_accuracy_fails_where_results_are_wrong(machine, monkeypatch, capsys):
     assert all(check.endswith("dk") for check in failed)
 
 
+@pytest.mark.parametrize(
+    ("name", "wrong", "check"),
+    [
+        ("append", lambda right, cache, rows, starts, used: right(cache, rows, starts, used // 2), "y"),
+        ("copy_cache", lambda right, st: with_cache_emptied(right(st)), "a copy goes on alike"),
+    ],
+)
+def test_a_cache_that_is_wrong_is_seen(name, wrong, check, machine, monkeypatch):
+    module = append if name == "append" else gpu_accuracy
+    right = getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *arguments: wrong(right, *arguments))
+    found = {f["check"]: f["ok"] for f in gpu_accuracy._cache("float32")}
+    assert not found[f"cache: {check}"]
+
+
+def with_cache_emptied(st):
+    rows = st["cache"]["rows"]
+    rows.upload(np.zeros(rows.shape, rows.dtype))
+    return st
+
+
 def test_a_write_beside_the_arrays_is_seen(machine, monkeypatch):
     def careless(forward, out, lse, q, *rest, **options):
         forward(out, lse, q, *rest, **options)
@@ -318,7 +343,8 @@ def test_scratch_that_is_freed_before_the_launch_is_seen(machine, monkeypatch, c
     def careless(self, at, workspace):
         if not self.scratch:
             return again(self, at, workspace)
-        self.run(at | {"lse_delta": launch._address(launch.cuda.device_array(self.scratch, np.uint8))})
+        (nbytes,) = self.scratch.values()
+        self.run(at | {"lse_delta": launch._address(launch.cuda.device_array(nbytes, np.uint8))})
 
     monkeypatch.setattr(launch.Launch, "run_again", careless)
     (failed,) = failing("repeats", "gather", "float32", capsys=capsys)

@@ -7,13 +7,21 @@ from emulator import emulated
 import primeattn as pa
 
 PATTERN = pa.Pattern("primes", window=2, global_tokens=1)
+TERMS = {"offset_bias": 9, "alibi": True, "softcap": 2.0, "dropout": 0.2}
 
 
 @pytest.mark.parametrize("workspace", [lambda: None, pa.Workspace], ids=["fresh", "workspace"])
-@pytest.mark.parametrize("segments", [None, [0, 9, 30]])
-def test_same_numbers_as_on_the_cpu(workspace, segments, rng, monkeypatch):
+@pytest.mark.parametrize(
+    ("segments", "terms"),
+    [
+        pytest.param(None, {}, id="whole"),
+        pytest.param([0, 9, 30], {}, id="segments"),
+        pytest.param(None, TERMS, id="terms", marks=pytest.mark.slow),  # the CPU's are compiled for it
+    ],
+)
+def test_same_numbers_as_on_the_cpu(workspace, segments, terms, rng, monkeypatch):
     workspace = workspace()
-    options = {"heads": 4, "kv_heads": 2, "bias": True}
+    options = {"heads": 4, "kv_heads": 2, "bias": True} | terms
     x, dy = rng.standard_normal((2, 1, 30, 16))
     results = []
     with emulated(monkeypatch) as machine:
@@ -25,8 +33,10 @@ def test_same_numbers_as_on_the_cpu(workspace, segments, rng, monkeypatch):
             dx, dps = pullback(dy)
             results.append(
                 [y.copy(), dx.copy(), *(a.copy() for name in ("Wi", "Wo") for a in dps[name].values())]
+                + [dps[name].copy() for name in ("offset_bias", "global_bias") if name in dps]
             )
-        assert [launch[0] for launch in machine.launches] == ["forward", "backward_queries", "backward_keys"]
+        launched = ["forward", "backward_queries", "backward_keys", *["bias_gradients"] * (2 if terms else 0)]
+        assert [launch[0] for launch in machine.launches] == launched
     for a, b in zip(*results, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
 

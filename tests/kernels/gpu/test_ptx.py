@@ -18,6 +18,7 @@ from sass import main_loop
 from primeattn.kernels.gpu.gather import plan
 from primeattn.kernels.gpu.gather.backward import make_backward_keys, make_backward_queries
 from primeattn.kernels.gpu.gather.forward import make_forward
+from primeattn.kernels.gpu.gather.terms import Terms
 from primeattn.kernels.gpu.occupancy import resident
 from primeattn.kernels.gpu.wheel.backward import make_wheel_keys, make_wheel_queries
 from primeattn.kernels.gpu.wheel.backward_wide import make_wide_keys, make_wide_queries
@@ -47,9 +48,9 @@ WHEEL_KERNELS = {
 targets = pytest.mark.parametrize("capability", CAPABILITIES, ids=CAPABILITIES.get)
 
 
-def compiled(kernel, integers, number, capability):
-    """PTX and machine code of a kernel that takes so many integers and a scale."""
-    arguments = (*[0] * integers, number)
+def compiled(kernel, integers, number, capability, rest=()):
+    """PTX and machine code of a kernel that takes so many integers and a scale, and what follows it."""
+    arguments = (*[0] * integers, number, *rest)
     ptx, code = (of(kernel, arguments, capability) for of in (ptx_of, machine_code_of))
     assert code.stack == 0  # nothing is spilled, and no array lies in memory
     assert code.shared <= 48 * 1024
@@ -115,6 +116,35 @@ def test_other_layouts_fit_the_registers(name, layout):
     ptx, code, threads = compile_gather(name, layout, (9, 0))
     assert code.registers <= 65536 // threads
     assert (".f64" in ptx) == (layout[0] == "float64")
+
+
+TERMS = Terms(biases=True, cap=True, dropout=True)
+MAIN, OTHERS = (
+    (("float32", 64, True), ("bfloat16", 128, True)),
+    (("float64", 64, True), ("float32", 512, True)),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "capability"),
+    [
+        *((name, MAIN[0], (9, 0)) for name in (*KERNELS, "summed")),
+        *((name, MAIN[1], (8, 0)) for name in ("keys", "summed")),
+        *(("summed", layout, (9, 0)) for layout in OTHERS),
+    ],
+    ids=str,
+)
+def test_all_terms_together_fit_the_registers(name, layout, capability):
+    """With the sums of gradients of biases blocks have fewer threads."""
+    summed = name == "summed"
+    make, integers = KERNELS["queries" if summed else name]
+    threads = plan.threads_of(plan.Layout(*layout), summed)
+    kernel = make(*layout, threads, plan.CHUNK, TERMS, *[True] * summed)
+    number = np.float64(1) if layout[0] == "float64" else np.float32(1)
+    rest = 0, *[number] * 3, *[0] * (4 if summed else 2)  # limit, weight and cap; widths, tiles and slots
+    ptx, code = compiled(kernel, integers + (6 if summed else 4), number, capability, rest)
+    assert code.registers <= 65536 // threads
+    assert summed or (".f64" in ptx) == (layout[0] == "float64")
 
 
 def test_chains_of_the_benchmark_are_multiply_adds():

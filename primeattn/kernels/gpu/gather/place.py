@@ -36,8 +36,10 @@ class Place(NamedTuple):
     thread: int  # in the block
     lane: int  # in the group
     splits: int
+    shift: int  # logarithm of the splits
     split: int  # the group's number among those that share the row
     writes: bool  # whether the group writes the results of the row
+    number: int  # of the sequence
     batch: int
     row: int  # of the arrays
     first: int  # the block's first row
@@ -57,19 +59,20 @@ def route_of(plan, head):
 
 
 def make_find_place(lanes, tiles, side, other):
-    """Device function ``find_place(plan, later)``: rows of one side by a table of tiles, to meet the other's.
+    """Device function ``find_place(plan, later, number)``: rows of one side by a table of tiles.
 
-    Queries are ``later`` positions behind those of the plan. A tile's entry is its sequence, its first row,
-    the number of its rows and the logarithm of the splits.
+    They are those of tile ``number``, to meet rows of the other side. Queries are ``later`` positions behind
+    those of the plan. A tile's entry is its sequence, its first row, the number of its rows and the logarithm
+    of the splits.
     """
 
     lane_bits = lanes.bit_length() - 1
 
     @device_function
-    def find_place(plan, later):
+    def find_place(plan, later, number):
         thread = cuda.threadIdx.x
         lane, group = thread & (lanes - 1), thread >> lane_bits
-        tile = entry(plan, tiles) + 4 * cuda.blockIdx.x
+        tile = entry(plan, tiles) + 4 * number
         sequence = entry(plan, FIELDS.sequences) + len(SEQUENCE) * entry(plan, tile)
         first_row = entry(plan, tile + 1)
         last_row = first_row + entry(plan, tile + 2) - 1
@@ -84,8 +87,8 @@ def make_find_place(lanes, tiles, side, other):
         count, begin = entry(plan, sequence + other.count), entry(plan, sequence + other.start)
         array_row, other_row = entry(plan, sequence + side.row) + row, entry(plan, sequence + other.row)
         return Place(
-            thread, lane, splits, split, writes, batch, array_row,
-            start + first_row, start + last_row, start + row, other_row, begin, begin + count,
+            thread, lane, splits, shift, split, writes, entry(plan, sequence + SEQUENCE.number), batch,
+            array_row, start + first_row, start + last_row, start + row, other_row, begin, begin + count,
         )  # fmt: skip
 
     return find_place

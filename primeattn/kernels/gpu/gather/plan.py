@@ -33,6 +33,7 @@ __all__ = ["Plan", "make_plan", "threads_of"]
 
 CHUNK = 256  # offsets staged at once
 WIDE, NARROW = 512, 256  # threads of a block; WIDE where rows take few registers
+SUMMED = 384  # in place of WIDE where gradients of biases are summed, which takes registers
 BLOCKS = 264  # two for every multiprocessor of a large GPU; constant, so that all GPUs give the same results
 
 
@@ -52,15 +53,18 @@ class Plan(NamedTuple):
         return self.tables.address, self.lists.address
 
 
-def make_plan(patterns, kv_heads, sequences, strides, layout, keys=None) -> Plan:
+def make_plan(patterns, kv_heads, sequences, strides, layout, keys=None, biased=False, summed=False) -> Plan:
     """Plan for one pattern per query head, a SEQUENCE table and each array's (batch, head, row) strides.
 
-    ``keys``: whether "all" or only "global_tokens" are to get gradients, or None for a forward.
+    ``keys``: whether "all" or only "global_tokens" are to get gradients, or None for a forward. ``biased``:
+    whether offsets have biases, which go by their number among all. ``summed``: whether gradients of biases
+    are summed by the kernel of dq.
     """
-    where, span = device.current_device(), roomy(patterns, *call.reach(sequences))
+    low, high = call.reach(sequences)
+    where, span = device.current_device(), roomy(patterns, 0 if biased else low, high)
     sequences, later = (sequences, 0) if keys else _from_origin(sequences)
     shape = patterns, kv_heads, sequences.tobytes(), tuple(strides.items())
-    return _build(*shape, layout, keys, span, where)._replace(later=later)
+    return _build(*shape, layout, keys, summed, span, where)._replace(later=later)
 
 
 def _from_origin(sequences):
@@ -88,10 +92,10 @@ def make_lists(patterns, span, where):
 
 
 @lru_cache(KEPT_PLANS)
-def _build(patterns, kv_heads, sequences, strides, layout, keys, span, where) -> Plan:
+def _build(patterns, kv_heads, sequences, strides, layout, keys, summed, span, where) -> Plan:
     sequences, strides = np.frombuffer(sequences, call.SEQUENCE), dict(strides)
     rows = make_rows(*layout)
-    threads = threads_of(layout)
+    threads = threads_of(layout, summed)
     groups, heads = threads // rows.lanes, len(patterns)
 
     lists, runs = make_lists(tuple(dict.fromkeys(patterns)), span, where)
@@ -128,10 +132,10 @@ def _build(patterns, kv_heads, sequences, strides, layout, keys, span, where) ->
     return Plan(upload(tables), lists, 0, layout, threads, len(query_tiles), len(key_tiles))
 
 
-def threads_of(layout) -> int:
-    """Threads of a block, by how many registers a row of ``layout`` takes."""
+def threads_of(layout, summed=False) -> int:
+    """Threads of a block, by how many registers a row of ``layout`` takes, and sums of bias gradients."""
     wide = layout.aligned and layout.storage != "float64" and layout.head_dim <= MAX_HEAD_DIM // 2
-    return WIDE if wide else NARROW
+    return (SUMMED if summed else WIDE) if wide else NARROW
 
 
 def _splits(lengths, heads, groups, reads, unroll) -> int:

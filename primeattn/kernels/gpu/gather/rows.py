@@ -34,6 +34,8 @@ class Rows(NamedTuple):
     store: Any  # (address, row, factor, lane): factor * row, rounded once
     load_number: Any  # (address) of lse and delta, which are numbers in memory too
     store_number: Any
+    load_one: Any  # (address) of an element, as a number
+    size: int  # bytes of an element
     dot: Any  # (row, rows, at) -> the product with rows[at : at + dims], in every lane
     exp: Any  # (x) -> exp(x / unit)
 
@@ -97,7 +99,7 @@ def make_rows(storage, head_dim, aligned) -> Rows:
     exp = math.exp if storage == "float64" else ptx.exp2
     return Rows(
         lanes=lanes, dims=dims, number=number, unit=unit, load=load, store=store, load_number=load_number,
-        store_number=store_number, dot=dot, exp=exp,
+        store_number=store_number, load_one=load_one, size=size, dot=dot, exp=exp,
     )  # fmt: skip
 
 

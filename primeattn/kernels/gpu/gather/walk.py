@@ -21,17 +21,28 @@ KEYS_UNROLL = 2  # queries, where keys meet them: a group has more rows in regis
 FAR = 2**31 - 1  # in place of offsets beyond the end of the list: leads nowhere
 
 
-def make_walk(threads, chunk, unroll, fold, fold_masked, sign):
+def make_walk(threads, chunk, unroll, fold, fold_masked, sign, scores=None, adder=None):
     """Device functions ``walk`` and ``walk_global_tokens``: give ``fold`` a row's pairs, ``unroll`` at once.
 
-    ``fold(context, rows, lane)`` gets the numbers of the rows that are met. In ``fold_masked`` a negative
-    number stands for none. ``sign`` is 1 where queries meet keys, at i - d, and -1 where keys meet queries:
-    positions are negated then, and j + d becomes -j - d.
+    ``fold(context, rows, biases, lane)`` gets the numbers of the rows that are met. In ``fold_masked`` a
+    negative number stands for none. ``sign`` is 1 where queries meet keys, at i - d, and -1 where keys meet
+    queries: positions are negated then, and j + d becomes -j - d.
+
+    With ``scores`` of terms, ``biases`` are those of the pairs, and the last of the context is a Side. With
+    an ``adder``, ``fold`` leaves in them the gradients of the scores, and the last but one is its Sums.
     """
+    with_scores, biased, summed = scores is not None, scores is not None and scores.biased, adder is not None
+    number = scores.number if with_scores else numba.int32
+    if with_scores:
+        offset_bias, global_bias = scores.offset_bias, scores.global_bias
+    if summed:
+        clear, add, flush = adder.clear, adder.add, adder.flush
 
     @device_function
-    def stage(staged, lists, begin, at, count, is_global):
+    def stage(staged, staged_biases, context, lists, begin, at, count, stop, is_global):
         cuda.syncthreads()  # all have read what was there
+        if summed:
+            clear(context[-2])
         for i in range(cuda.threadIdx.x, chunk, threads):
             if at + i >= count:
                 staged[i] = numba.int32(FAR)
@@ -39,6 +50,12 @@ def make_walk(threads, chunk, unroll, fold, fold_masked, sign):
                 staged[i] = numba.int32(at + i)
             else:
                 staged[i] = numba.int32(entry(lists, begin + at + i))
+            if biased:
+                bias = number(0)
+                side = context[-1]
+                if staged[i] <= stop:  # beyond, there may be none
+                    bias = global_bias(side, side.here) if is_global else offset_bias(side, at + i)
+                staged_biases[i] = bias
         cuda.syncthreads()
 
     @device_function
@@ -48,7 +65,11 @@ def make_walk(threads, chunk, unroll, fold, fold_masked, sign):
         A key that ``is_global`` is met by all offsets.
         """
         staged = cuda.shared.array(chunk, numba.int32)
+        staged_biases = None
+        if biased:
+            staged_biases = cuda.shared.array(chunk, number)
         rows = cuda.local.array(unroll, numba.int32)
+        biases = cuda.local.array(unroll, number)
         here, first, last, end = place.here, place.first, place.last, place.end
         if sign < 0:
             here, first, last, low, end = -here, -last, -first, 1 - end, 1 - low
@@ -62,7 +83,7 @@ def make_walk(threads, chunk, unroll, fold, fold_masked, sign):
             at = lower_bound(lists, begin, count, at)
         going = True
         while going and at < count:
-            stage(staged, lists, begin, at, count, is_global)
+            stage(staged, staged_biases, context, lists, begin, at, count, stop, is_global)
             for step in range(0, chunk, unroll * place.splits):
                 round_ = numba.uint32(step)
                 going = staged[round_] <= stop
@@ -70,28 +91,51 @@ def make_walk(threads, chunk, unroll, fold, fold_masked, sign):
                     break
                 mine = numba.uint32(step + unroll * place.split)
                 round_end = numba.uint32(step + unroll * place.splits - 1)
+                if biased:
+                    for u in range(unroll):
+                        biases[u] = staged_biases[mine + numba.uint32(u)]
                 if staged[round_] > last - end and staged[round_end] <= first - low:
                     for u in range(unroll):
                         rows[u] = numba.int32(row - sign * staged[mine + numba.uint32(u)])
-                    fold(context, rows, place.lane)
+                    fold(context, rows, biases, place.lane)
                 else:
                     for u in range(unroll):
                         offset = staged[mine + numba.uint32(u)]
                         reached = offset > nearest and offset <= farthest
                         rows[u] = numba.int32(row - sign * offset) if reached else numba.int32(-1)
-                    fold_masked(context, rows, place.lane)
+                    fold_masked(context, rows, biases, place.lane)
+                if summed:
+                    add(context[-2], biases, mine, place)
+            if summed:
+                sums = context[-2]
+                flush(sums, sums.offsets, sums.offset_width, at)
             at += chunk
 
     @device_function
     def walk_global_tokens(context, place, global_tokens):
         """Meet the keys that are global tokens and not after the query."""
         rows = cuda.local.array(unroll, numba.int32)
+        biases = cuda.local.array(unroll, number)
         end = min(global_tokens, min(place.end, place.last + 1))
         for step in range(place.begin, end, unroll * place.splits):
             mine = step + unroll * place.split
+            if summed:
+                slot = (step - place.begin) & (chunk - 1)
+                if slot == 0:
+                    cuda.syncthreads()  # all have read what was there
+                    clear(context[-2])
+                    cuda.syncthreads()
             for u in range(unroll):
                 key = mine + u
                 rows[u] = numba.int32(key - place.begin if key < end and key <= place.here else -1)
-            fold_masked(context, rows, place.lane)
+            if biased:
+                for u in range(unroll):
+                    biases[u] = global_bias(context[-1], mine + u) if rows[u] >= 0 else number(0)
+            fold_masked(context, rows, biases, place.lane)
+            if summed:
+                sums, ahead = context[-2], unroll * place.splits
+                add(sums, biases, slot + unroll * place.split, place)
+                if slot + ahead == chunk or step + ahead >= end:
+                    flush(sums, sums.globals, sums.global_width, step - slot)
 
     return walk, walk_global_tokens

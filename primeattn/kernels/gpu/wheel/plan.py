@@ -80,6 +80,8 @@ def _refusal(layout, call) -> str | None:
         return f"head_dim {' and '.join(map(str, HEAD_DIMS))}, got {layout.head_dim}"
     if not layout.aligned:
         return "rows that begin at multiples of 16 bytes, got others"
+    if call.terms:
+        return f"scores of q·k alone and no dropout, got {call.terms[0]}"
     if not call.scale > 0:
         return f"a scale above 0, got {call.scale}"
     s = call.sequences

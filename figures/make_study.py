@@ -1,0 +1,68 @@
+"""Bring results of studies into figures/STUDY.md and its figures.
+
+python figures/make_study.py [RUNS]
+
+RUNS is a folder with results of ``primeattn study``, such as runs: RUNS/study-needle/report.json is copied to
+figures/data/study_needle.json, and so on. Without it, page and figures are made from what is there.
+"""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+from primeattn.table import Table
+
+FIGURES = Path(__file__).parent
+STUDIES = ("needle", "mqar", "text")
+START, END = "<!-- results: python figures/make_study.py -->", "<!-- end -->"
+WORDS = {  # of the original, for what its three patterns are
+    ("primes", "random as primes"): "balanced",
+    ("squares", "random as squares"): "extremely sparse",
+    ("mian_chowla", "random as mian_chowla"): "non-redundant",
+}
+VERDICTS = ("not supported", "undecided", "supported")  # what does not hold comes first
+CLAIMS = ("verdict", "better", "than", "word", "layers", "length", "n", "mean", "low", "high")
+ROWS = ("pattern", "layers", "length", "pairs", "n", "mean", "low", "high", "predicted")
+REACHED = ("pattern", "layers", "length", "expected", "lowest", "others", "chance")
+
+
+def section(name) -> str:
+    """The results of a study as Markdown."""
+    found = json.loads((FIGURES / "data" / f"study_{name}.json").read_text())
+    protocol = found["protocol"]
+    steps, seeds = protocol["sizes"]["steps"], protocol["seeds"]
+    small = "" if protocol["full"] else "; in small, to show that it works"
+    claims = [row | {"word": WORDS.get((row["better"], row["than"]))} for row in found["differences"]]
+    claims.sort(key=lambda row: VERDICTS.index(row["verdict"]))
+    lines = [f"### {name} ({steps} steps, {seeds} seeds{small})", "", Table(claims).markdown(CLAIMS), ""]
+    lines += ["<details><summary>Every pattern</summary>", "", Table(found["summary"]).markdown(ROWS), ""]
+    if found["reached"]:
+        lines += ["Where theory expects answers, and elsewhere:", ""]
+        lines += [Table(found["reached"]).markdown(REACHED), ""]
+    return "\n".join([*lines, "</details>", ""])
+
+
+def page(text) -> str:
+    """The page with its results made anew."""
+    before, _, rest = text.partition(START)
+    _, _, after = rest.partition(END)
+    return "\n".join([before + START, "", *map(section, STUDIES)]) + END + after
+
+
+def main(runs=None):
+    for name in STUDIES if runs else ():
+        path = Path(runs) / f"study-{name}" / "report.json"
+        if path.exists():
+            (FIGURES / "data" / f"study_{name}.json").write_bytes(path.read_bytes())
+    path = FIGURES / "STUDY.md"
+    path.write_text(page(path.read_text()))
+    examples = FIGURES.parent / "examples"
+    sys.path.insert(0, str(examples))
+    for script in sorted(examples.glob("study_*.py")):
+        sys.argv = [str(script)]
+        runpy.run_path(str(script), run_name="__main__")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

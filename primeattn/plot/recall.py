@@ -1,0 +1,61 @@
+"""Recall by distance, against what hops allow."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from primeattn.plot.style import COLORS, GREY, grid_of_axes, outer_labels
+
+__all__ = ["recall"]
+
+
+def recall(rows, axes=None):
+    """Draw accuracy against the distance from question to answer, over the distances that theory expects.
+
+    There is a panel for each pattern (downwards) and number of layers. Distances that the layers connect
+    are shaded; points there are filled, others are hollow. A dashed line marks chance.
+
+    Parameters
+    ----------
+    rows : list of dict
+        Of ``study.places``, by distance. Rows of several tasks with one pattern share a panel.
+    axes : sequence of matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    array of matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> row = {"task": "needle(5)", "pattern": "squares", "layers": 1, "by": "distance", "chance": 0.25}
+    >>> row |= {"at": [1, 2, 3, 4], "score": [1.0, 0.3, 0.2, 1.0], "reached": [True, False, False, True]}
+    >>> [ax] = pa.plot.recall([row])
+    >>> ax.get_title()
+    'squares, 1 layer'
+    """
+    rows = [row for row in rows if row["by"] == "distance" and row["reached"] is not None]
+    if not rows:
+        raise ValueError("rows: expected some by distance, with a theory, got none")
+    names, layers = dict.fromkeys(row["pattern"] for row in rows), sorted({row["layers"] for row in rows})
+    own = axes is None
+    axes = grid_of_axes(axes, len(names) * len(layers), (3.3, 1.5), columns=len(layers))
+    cells = [(name, count) for name in names for count in layers]
+    most = max(max(row["at"]) for row in rows)
+    for ax, (name, count) in zip(axes, cells, strict=True):
+        mine = [row for row in rows if (row["pattern"], row["layers"]) == (name, count)]
+        for row in mine:
+            at, score, reached = (np.array(row[key]) for key in ("at", "score", "reached"))
+            shades = [(place - 0.5, 1) for place in at[reached]]
+            ax.broken_barh(shades, (-0.1, 1.3), color=COLORS[4], alpha=0.3, linewidth=0)
+            ax.plot(at[reached], score[reached], "o", color=COLORS[0], markersize=2.6)
+            ax.plot(
+                at[~reached], score[~reached], "o", color=COLORS[5], markersize=2.8, markerfacecolor="none"
+            )
+            ax.axhline(row["chance"], color=GREY, linestyle="--", linewidth=0.8)
+        ax.set(xlim=(0.5, most + 0.5), ylim=(-0.05, 1.08), yticks=(0, 0.5, 1))
+        ax.set_title(f"{name}, {count} layer{'s' if count > 1 else ''}", fontsize=9)
+        ax.set(xlabel="distance (tokens)", ylabel="accuracy")
+    if own:
+        outer_labels(axes)
+    return axes

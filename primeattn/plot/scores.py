@@ -1,0 +1,52 @@
+"""Results of patterns side by side, with what they cost."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from primeattn.plot.panels import METRICS, panels, title
+from primeattn.plot.style import COLORS
+
+__all__ = ["scores"]
+
+
+def scores(rows, axes=None):
+    """Draw the mean of each pattern with its 95 % interval, the best on top, and its pairs beside the name.
+
+    There is a panel for each task and number of layers.
+
+    Parameters
+    ----------
+    rows : list of dict
+        Of ``study.summary``; those without a mean are left out.
+    axes : sequence of matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    array of matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> import primeattn as pa
+    >>> row = {"task": "text()", "pattern": "primes", "layers": 2, "length": 256, "metric": "bits"}
+    >>> [ax] = pa.plot.scores([row | {"pairs": 9000, "mean": 3.0, "low": 2.9, "high": 3.1}])
+    >>> [label.get_text() for label in ax.get_yticklabels()]
+    ['primes\\n9,000 pairs']
+    """
+    rows = [row for row in rows if row["mean"] is not None]
+    most = len({row["pattern"] for row in rows})
+    axes, groups = panels(rows, axes, (5.2, 1.0 + 0.42 * most))
+    for ax, mine in zip(axes, groups, strict=True):
+        sign = 1 if mine[0]["metric"] == "accuracy" else -1
+        mine = sorted(mine, key=lambda row: sign * row["mean"])
+        for height, row in enumerate(mine):
+            if row["low"] is not None:
+                ax.plot([row["low"], row["high"]], [height] * 2, color=COLORS[0], linewidth=1.4)
+        ax.plot([row["mean"] for row in mine], np.arange(len(mine)), "o", color=COLORS[0], markersize=5)
+        ax.set_yticks(
+            range(len(mine)), [f"{row['pattern']}\n{row['pairs']:,} pairs" for row in mine], fontsize=8
+        )
+        ax.set(ylim=(-0.6, len(mine) - 0.4), xlabel=METRICS[mine[0]["metric"]])
+        ax.set_title(title(mine[0]), fontsize=9)
+        ax.grid(axis="x", alpha=0.3, linewidth=0.5)
+    return axes

@@ -1,0 +1,129 @@
+"""Results in detail: by distance or position, where theory expects answers, and in the course of training."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from primeattn.study.results import chosen
+from primeattn.table import Table
+
+__all__ = ["curves", "places", "reached"]
+
+
+def places(records) -> Table:
+    """Return a table with the metric in the test by distance or position, the mean over seeds.
+
+    ``at``, ``score`` and ``reached`` are lists: where, the metric there, and whether theory expects answers
+    there (None without a theory, or by position). ``by`` is "distance" or "position". Where a name has other
+    offsets for each seed, only the runs with those of the first count.
+
+    Examples
+    --------
+    >>> from primeattn import study
+    >>> study.places([])
+    (no rows)
+    """
+    rows = []
+    for group in chosen(records):
+        first = group.runs[0]
+        results = [
+            result
+            for run, result in zip(group.runs, group.results, strict=True)
+            if run.stack == first.stack and result["error"] is None
+        ]
+        if results:
+            at, asked, right = _pooled(results)
+            reach = first.task.reach(first.stack) if results[0]["by"] == "distance" else None
+            rows.append(
+                {
+                    "task": repr(first.task),
+                    "pattern": first.pattern,
+                    "layers": len(first.stack),
+                    "length": first.task.length,
+                    "by": results[0]["by"],
+                    "at": at.tolist(),
+                    "score": (right / asked).round(4).tolist(),
+                    "reached": None if reach is None else reach[at].tolist(),
+                    "chance": float(first.task.chance),
+                    "metric": first.task.metric,
+                }
+            )
+    return Table(rows)
+
+
+def _pooled(results):
+    """Places, numbers of questions there, and sums of their metric, over all results."""
+    at = np.concatenate([result["at"] for result in results]).astype(np.int64)
+    asked = np.concatenate([result["asked"] for result in results])
+    score = np.concatenate([result["score"] for result in results])
+    there = np.flatnonzero(np.bincount(at))
+    return there, np.bincount(at, asked)[there], np.bincount(at, asked * score)[there]
+
+
+def reached(records) -> Table:
+    """Return a table of the metric where theory expects answers, and where it expects none.
+
+    - expected: over all questions at distances that are reached, in all seeds; lowest: at the distance where
+      it is lowest, in all seeds together,
+    - others: over all other questions; they should come near chance.
+
+    None where there are no such questions. Tasks without a theory by distance have no row.
+
+    Examples
+    --------
+    >>> import tempfile, primeattn as pa
+    >>> sizes = {"width": 16, "steps": 3, "batch": 4, "examples": 8}
+    >>> task, patterns = pa.tasks.copy(16, distance=4), {"squares": pa.Pattern("squares")}
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     records = pa.study.run(pa.study.grid([task], patterns, seeds=1, **sizes), out=out)
+    >>> [row] = pa.study.reached(records)
+    >>> row["expected"] == row["lowest"] == records[0]["result"]["test"], row["others"]
+    (True, None)
+    """
+    rows = []
+    for group in chosen(records):
+        parts = {True: [], False: []}
+        for run, result in zip(group.runs, group.results, strict=True):
+            reach = run.task.reach(run.stack) if result["by"] == "distance" else None
+            if reach is not None:
+                for wanted, part in parts.items():
+                    keep = reach[np.array(result["at"], np.int64)] == wanted
+                    lists = {name: np.array(result[name])[keep] for name in ("at", "asked", "score")}
+                    part += [lists] if keep.any() else []
+        if any(parts.values()):
+            run = group.runs[0]
+            _, asked, right = _pooled(parts[True]) if parts[True] else (None,) * 3
+            row = {"task": repr(run.task), "pattern": run.pattern, "layers": len(run.stack)}
+            row["length"] = run.task.length
+            row["expected"] = None if asked is None else float(right.sum() / asked.sum())
+            row["lowest"] = None if asked is None else float((right / asked).min())
+            _, asked, right = _pooled(parts[False]) if parts[False] else (None,) * 3
+            row["others"] = None if asked is None else float(right.sum() / asked.sum())
+            rows.append(row | {"chance": float(run.task.chance)})
+    return Table(rows)
+
+
+def curves(records) -> Table:
+    """Return a table of learning curves: ``steps`` and ``losses`` (nats, the mean over seeds) are lists.
+
+    Examples
+    --------
+    >>> from primeattn import study
+    >>> study.curves([])
+    (no rows)
+    """
+    rows = []
+    for group in chosen(records):
+        losses = [result["losses"] for result in group.results if result["error"] is None]
+        if losses:
+            run = group.runs[0]
+            ends = np.cumsum([len(part) for part in np.array_split(np.arange(run.steps), len(losses[0]))])
+            row = {"task": repr(run.task), "pattern": run.pattern, "layers": len(run.stack)}
+            row["length"] = run.task.length
+            row |= {
+                "length": run.task.length,
+                "steps": ends.tolist(),
+                "losses": np.mean(losses, axis=0).round(4).tolist(),
+            }
+            rows.append(row)
+    return Table(rows)
