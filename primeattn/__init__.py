@@ -150,6 +150,7 @@ if _typing.TYPE_CHECKING:  # tools that read types see them all
         tasks,
         torch,
         train,
+        transformers,
         typing,
     )
 else:

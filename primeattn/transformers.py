@@ -11,8 +11,12 @@ from __future__ import annotations
 import json
 import warnings
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from primeattn._extras import require as _require
+
+if TYPE_CHECKING:
+    from primeattn.typing import Patterns
 
 _require("transformers")
 _require("torch")
@@ -32,7 +36,7 @@ _registered = {}  # patterns by name
 _texts = {}  # patterns by text in configurations
 
 
-def register(name, pattern):
+def register(name: str, pattern: Patterns) -> None:
     """Make ``attn_implementation=name`` mean attention over a pattern, in every layer.
 
     For models that use transformers' interface of attention: Llama, GPT-2, Qwen, Gemma, Mistral and what
@@ -55,6 +59,10 @@ def register(name, pattern):
         For a name that is taken, or that transformers understands otherwise. When a model runs: for sliding
         windows, packed sequences (also as ``position_ids`` that start again), attention to later tokens,
         masks of one's own, padding amid tokens, and ``output_attentions``.
+
+    See Also
+    --------
+    convert : For models that are saved with their patterns.
 
     Notes
     -----
@@ -86,7 +94,7 @@ def register(name, pattern):
     AttentionMaskInterface.register(name, _mask)
 
 
-def convert(model, pattern):
+def convert(model: Any, pattern: Any) -> Any:
     """Give a model of transformers patterns of attention, in place, and return it.
 
     Its weights stay. Its configuration gets the patterns as ``config.primeattn``, which is saved with the
@@ -97,6 +105,7 @@ def convert(model, pattern):
     Parameters
     ----------
     model : transformers.PreTrainedModel
+        Changed in place.
     pattern : Pattern, or sequence
         One for all layers; or a sequence of one for each layer, each a Pattern or a sequence of one per
         query head. It must be one that JSON can hold: not of a plain callable.
@@ -104,12 +113,18 @@ def convert(model, pattern):
     Returns
     -------
     model : transformers.PreTrainedModel
+        The one passed in.
 
     Raises
     ------
     TypeError, ValueError
         For a model that does not use the interface of attention, for one of several (such as a vision model
         in front of a language model), and for wrong numbers of patterns. When it runs, as in `register`.
+
+    See Also
+    --------
+    register : By name, for any model.
+    primeattn.torch.llama : A model of this package's layers, with the weights of one.
 
     Examples
     --------

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from primeattn.plot.panels import marker_styles, name_lines, panels, title
 from primeattn.plot.style import GREY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    import numpy as np
 
 __all__ = ["ceiling"]
 
 
-def ceiling(rows, axes=None, guess=None):
+def ceiling(rows: Iterable[Mapping[str, Any]], axes: Any = None, guess: float | None = None) -> np.ndarray:
     """Draw the accuracy of each pattern against what theory predicts, such as the one-hop ceiling of mqar.
 
     There is a panel for each task and number of layers. Bars are 95 % intervals over seeds; on the solid line
@@ -19,12 +26,18 @@ def ceiling(rows, axes=None, guess=None):
     rows : list of dict
         Of ``study.summary``; those without a mean or a prediction, or in bits, are left out.
     axes : sequence of matplotlib.axes.Axes, optional
+        One for each panel; by default on a new figure.
     guess : float, optional
         Share of guesses that are right; by default chance.
 
     Returns
     -------
     array of matplotlib.axes.Axes
+        What was drawn on.
+
+    See Also
+    --------
+    primeattn.study.summary : The numbers.
 
     Examples
     --------

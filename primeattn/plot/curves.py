@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from primeattn.checks import as_int
 from primeattn.plot.panels import METRICS, line_styles, name_lines, panels, title
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
 __all__ = ["by_position", "learning_curves"]
 
 
-def learning_curves(rows, axes=None):
+def learning_curves(rows: Iterable[Mapping[str, Any]], axes: Any = None) -> np.ndarray:
     """Draw training loss against steps, a line for each pattern and a panel for each task and depth.
 
     Parameters
@@ -18,10 +23,16 @@ def learning_curves(rows, axes=None):
     rows : list of dict
         Of ``study.curves``.
     axes : sequence of matplotlib.axes.Axes, optional
+        One for each task and depth; by default on a new figure.
 
     Returns
     -------
     array of matplotlib.axes.Axes
+        What was drawn on.
+
+    See Also
+    --------
+    primeattn.study.curves : The numbers.
 
     Examples
     --------
@@ -44,7 +55,9 @@ def learning_curves(rows, axes=None):
     return axes
 
 
-def by_position(rows, axes=None, parts=16, against=None):
+def by_position(
+    rows: Iterable[Mapping[str, Any]], axes: Any = None, parts: int = 16, against: str | None = None
+) -> np.ndarray:
     """Draw the metric in the test against the position in the sequence, a line for each pattern.
 
     All patterns are tested on the same sequences, some of whose parts are easier: the difference from one of
@@ -64,6 +77,16 @@ def by_position(rows, axes=None, parts=16, against=None):
     Returns
     -------
     array of matplotlib.axes.Axes
+        What was drawn on.
+
+    Raises
+    ------
+    ValueError
+        If ``against`` is not among the patterns.
+
+    See Also
+    --------
+    primeattn.study.places : The numbers.
 
     Examples
     --------

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from primeattn.plot.style import COLORS, GREY, grid_of_axes, outer_labels
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
 __all__ = ["recall"]
 
 
-def recall(rows, axes=None):
+def recall(rows: Iterable[Mapping[str, Any]], axes: Any = None) -> np.ndarray:
     """Draw accuracy against the distance from question to answer, over the distances that theory expects.
 
     There is a panel for each pattern (downwards) and number of layers. Distances that the layers connect
@@ -20,10 +25,21 @@ def recall(rows, axes=None):
     rows : list of dict
         Of ``study.places``, by distance. Rows of several tasks with one pattern share a panel.
     axes : sequence of matplotlib.axes.Axes, optional
+        One for each panel; by default on a new figure.
 
     Returns
     -------
     array of matplotlib.axes.Axes
+        What was drawn on.
+
+    Raises
+    ------
+    ValueError
+        If no row is by distance, with a theory.
+
+    See Also
+    --------
+    primeattn.study.places : The numbers.
 
     Examples
     --------

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from primeattn.plot.panels import METRICS, panels, title
 from primeattn.plot.style import COLORS
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
 __all__ = ["scores"]
 
 
-def scores(rows, axes=None):
+def scores(rows: Iterable[Mapping[str, Any]], axes: Any = None) -> np.ndarray:
     """Draw the mean of each pattern with its 95 % interval, the best on top, and its pairs beside the name.
 
     There is a panel for each task and number of layers.
@@ -20,10 +25,16 @@ def scores(rows, axes=None):
     rows : list of dict
         Of ``study.summary``; those without a mean are left out.
     axes : sequence of matplotlib.axes.Axes, optional
+        One for each panel; by default on a new figure.
 
     Returns
     -------
     array of matplotlib.axes.Axes
+        What was drawn on.
+
+    See Also
+    --------
+    primeattn.study.summary : The numbers.
 
     Examples
     --------

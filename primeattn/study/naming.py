@@ -12,7 +12,7 @@ _WINDOW = 3
 _CONTROLS = ("window", "strided", "powers of two")
 
 
-def named(name, n, seed=0):
+def named(name: str, n: int, seed: int = 0) -> Pattern | list[Pattern]:
     """Return the pattern of a layer that ``name`` means at length ``n``: a Pattern, or a list for the heads.
 
     - "primes", "2 * primes | squares", "none": the sequence (see ``sequences.parse``) and a window of 3,
@@ -22,6 +22,30 @@ def named(name, n, seed=0):
       ``analysis.controls``),
     - "random as primes": as many random offsets of every scale as the primes have; others for each ``seed``,
     - "primes and squares", "primes and squares as primes": a head for each.
+
+    Parameters
+    ----------
+    name : str
+        As above.
+    n : int
+        Length at which pairs are counted.
+    seed : int
+        Of what is random.
+
+    Returns
+    -------
+    Pattern or list of Pattern
+        One for all heads, or one per head.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a name that means nothing, or too few pairs.
+
+    See Also
+    --------
+    primeattn.analysis.controls : The controls.
+    protocol : Has patterns by these names.
 
     Examples
     --------
@@ -61,7 +85,7 @@ def named(name, n, seed=0):
     return heads if len(heads) > 1 else heads[0]
 
 
-def drawn(name) -> bool:
+def drawn(name: str) -> bool:
     """Whether ``name`` means other offsets for each seed.
 
     Examples

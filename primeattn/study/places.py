@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from primeattn.study.results import chosen
 from primeattn.table import Table
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
 __all__ = ["curves", "places", "reached"]
 
 
-def places(records) -> Table:
+def places(records: Iterable[Mapping[str, Any]]) -> Table:
     """Return a table with the metric in the test by distance or position, the mean over seeds.
 
     ``at``, ``score`` and ``reached`` are lists: where, the metric there, and whether theory expects answers
     there (None without a theory, or by position). ``by`` is "distance" or "position". Where a name has other
     offsets for each seed, only the runs with those of the first count.
+
+    Parameters
+    ----------
+    records : iterable of dict
+        From ``run``.
+
+    Returns
+    -------
+    Table
+        Of the columns above.
+
+    See Also
+    --------
+    reached : Means over what theory expects.
+    primeattn.plot.by_position : A picture of it.
 
     Examples
     --------
@@ -60,7 +80,7 @@ def _pooled(results):
     return there, np.bincount(at, asked)[there], np.bincount(at, asked * score)[there]
 
 
-def reached(records) -> Table:
+def reached(records: Iterable[Mapping[str, Any]]) -> Table:
     """Return a table of the metric where theory expects answers, and where it expects none.
 
     - expected: over all questions at distances that are reached, in all seeds; lowest: at the distance where
@@ -68,6 +88,20 @@ def reached(records) -> Table:
     - others: over all other questions; they should come near chance.
 
     None where there are no such questions. Tasks without a theory by distance have no row.
+
+    Parameters
+    ----------
+    records : iterable of dict
+        From ``run``.
+
+    Returns
+    -------
+    Table
+        Of the columns above.
+
+    See Also
+    --------
+    places : The numbers behind it.
 
     Examples
     --------
@@ -103,8 +137,22 @@ def reached(records) -> Table:
     return Table(rows)
 
 
-def curves(records) -> Table:
+def curves(records: Iterable[Mapping[str, Any]]) -> Table:
     """Return a table of learning curves: ``steps`` and ``losses`` (nats, the mean over seeds) are lists.
+
+    Parameters
+    ----------
+    records : iterable of dict
+        From ``run``.
+
+    Returns
+    -------
+    Table
+        Of the columns above.
+
+    See Also
+    --------
+    primeattn.plot.learning_curves : A picture of it.
 
     Examples
     --------

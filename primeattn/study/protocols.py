@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import TYPE_CHECKING, Any
 
 from primeattn.checks import as_int
 from primeattn.study.naming import drawn, named
 from primeattn.study.runs import grid
 from primeattn.tasks import from_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["protocol", "protocol_runs"]
 
@@ -170,11 +174,34 @@ _PROTOCOLS = {
 }
 
 
-def protocol(name, quick=False, **changes) -> dict:
+def protocol(name: str, quick: bool = False, **changes: Any) -> dict:
     """Return a copy of the protocol ``name``, in small if ``quick``, with ``changes`` that are not None.
 
     ``changes`` are ``patterns``, ``layers``, ``lrs``, ``seeds`` and ``steps``. Claims about patterns that are
     left out are left out too. "full" tells whether it is the protocol itself.
+
+    Parameters
+    ----------
+    name : str
+        Which protocol.
+    quick : bool
+        Whether to make it small.
+    **changes : optional
+        As above.
+
+    Returns
+    -------
+    dict
+        Of JSON types.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name.
+
+    See Also
+    --------
+    protocol_runs : Its runs.
 
     Examples
     --------
@@ -202,8 +229,22 @@ def protocol(name, quick=False, **changes) -> dict:
     return {"study": name, "full": full, **made}
 
 
-def protocol_runs(made) -> list[dict]:
+def protocol_runs(made: Mapping[str, Any]) -> list[dict]:
     """Return the runs of a protocol, seed by seed, so that a part of them is a comparison already.
+
+    Parameters
+    ----------
+    made : dict
+        From ``protocol``.
+
+    Returns
+    -------
+    list of dict
+        As from ``grid``.
+
+    See Also
+    --------
+    run : Trains them.
 
     Examples
     --------

@@ -4,23 +4,47 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from primeattn.files import written_whole
 from primeattn.study.places import curves, places, reached
 from primeattn.study.results import differences, summary
 from primeattn.table import Table
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from primeattn.typing import FilePath
+
 __all__ = ["report"]
 
 _COLUMNS = ("task", "pattern", "layers", "pairs", "lr", "n", "mean", "low", "high", "predicted", "chance")
 
 
-def report(protocol, records, out) -> dict:
+def report(protocol: Mapping[str, Any], records: Iterable[Mapping[str, Any]], out: FilePath) -> dict:
     """Write ``report.json``, ``figure.png``, ``curves.png`` and ``report.md`` to ``out``; return the first.
 
     Its keys are "protocol", "summary", "differences" (of the protocol's claims), "reached", "places",
     "curves" and "failed", the number of runs without a result; all but the first and the last are tables of
     the functions of these names.
+
+    Parameters
+    ----------
+    protocol : dict
+        From ``protocol``.
+    records : iterable of dict
+        From ``run``.
+    out : path
+        Folder, made if needed.
+
+    Returns
+    -------
+    dict
+        What ``report.json`` holds.
+
+    See Also
+    --------
+    summary : One of its tables.
 
     Examples
     --------

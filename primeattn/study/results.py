@@ -13,6 +13,9 @@ from primeattn.table import Table
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
 __all__ = ["Group", "chosen", "differences", "summary"]
 
 
@@ -139,13 +142,34 @@ def _pairs(run):
     return sum(np.mean([head.num_pairs(run.task.length) for head in layer]) for layer in heads)
 
 
-def differences(records, claims) -> Table:
+def differences(records: Iterable[Mapping[str, Any]], claims: Iterable[tuple[str, str]]) -> Table:
     """Return a table with a row for each claim that a pattern is better than another, by the names of both.
 
     A claim is judged for each task and number of layers with runs of both: ``mean`` is the difference in the
     test, by seed, positive where the first does better (more right answers, or fewer bits); ``low`` and
     ``high`` are the 95 % interval. The verdict is "supported" if the interval is above 0, "not supported" if
     it is below 0, and "undecided" if it holds 0 or there are fewer than three seeds.
+
+    Parameters
+    ----------
+    records : iterable of dict
+        From ``run``.
+    claims : list of (str, str)
+        Pairs of names, the better one first.
+
+    Returns
+    -------
+    Table
+        Of the columns above.
+
+    Raises
+    ------
+    ValueError
+        If a name means different patterns at equal seeds.
+
+    See Also
+    --------
+    summary : A row for each pattern.
 
     Examples
     --------
