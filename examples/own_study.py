@@ -15,16 +15,18 @@ A study with a task and a pattern of your own: parities of the tokens 5 and 12 b
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 
+import numpy as np
 from _save import save
 
 import primeattn as pa
+from primeattn.typing import Array
 
 
 @dataclass(frozen=True, repr=False)
 class parity(pa.tasks.Task):
     length, vocab, chance = 48, 2, 0.5
 
-    def draw(self, rng, batch):
+    def draw(self, rng: np.random.Generator, batch: int) -> tuple[Array, Array]:
         bits = rng.integers(2, size=(batch, self.length + 12))
         return bits[:, 12:], bits[:, 7:-5] ^ bits[:, :-12]
 
