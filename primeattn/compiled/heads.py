@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
-from primeattn.compiled.addresses import atomic_add, view
+from primeattn.compiled.addresses import I64, atomic_add
 from primeattn.compiled.handover import enter, leave
 from primeattn.compiled.jit import cached_njit, part_njit
+from primeattn.compiled.simd import Emitter
 
 __all__ = ["rotate", "weigh", "weigh_backward"]
 
@@ -14,13 +18,27 @@ ROWS = 64  # positions that a worker draws at once
 ZERO, ONE = np.int64(0), np.int64(1)
 
 
-@part_njit
-def _rotate_row(x, cos, sin, sign):
-    half = cos.size
-    low, high = x[:half], x[half:]
-    for c in range(half):
-        a, b, s = low[c], high[c], sign * sin[c]
-        low[c], high[c] = a * cos[c] - b * s, b * cos[c] + a * s
+@intrinsic
+def _turn(typingctx, sign, low, high, cos, sin, n):
+    """``low, high = low cos - high s, high cos + low s`` with s = sign sin, for n numbers at addresses."""
+
+    def codegen(context, builder, sig, args):
+        emit = Emitter(builder, sign)
+        sign_of, *places, n = args
+        for lanes in (emit.lanes, 1):
+            kind, step = ir.VectorType(emit.element, lanes), lanes * emit.size
+            times = builder.sdiv(n, I64(lanes))
+            with emit.rows(times, *((place, step) for place in places)) as at:
+                a, b, c, s = (emit.load(kind, place) for place in at)
+                s = builder.fmul(emit.splat(sign_of, kind), s)
+                emit.store(builder.fsub(builder.fmul(a, c), builder.fmul(b, s)), at[0])
+                emit.store(builder.fadd(builder.fmul(b, c), builder.fmul(a, s)), at[1])
+            done = builder.mul(times, I64(step))
+            places = [builder.add(place, done) for place in places]
+            n = builder.srem(n, I64(lanes))
+        return context.get_dummy_value()
+
+    return types.void(sign, low, high, cos, sin, n), codegen
 
 
 @cached_njit
@@ -33,6 +51,7 @@ def rotate(sign, address, shape, strides, positions, cos, sin, word, helps):
     if not enter(word, helps):
         return
     batch, heads, length = shape
+    half, size = cos.shape[1], sin.itemsize
     blocks = (length + ROWS - 1) // ROWS
     while True:
         block = atomic_add(word + 8, ONE)
@@ -42,9 +61,10 @@ def rotate(sign, address, shape, strides, positions, cos, sin, word, helps):
         at = positions[b if len(positions) > 1 else 0]
         for r in range(first, min(first + ROWS, length)):
             if at[r] >= 0:
+                c, s = np.int64(cos[at[r]].ctypes.data), np.int64(sin[at[r]].ctypes.data)
                 for h in range(heads):
                     row = address + b * strides[0] + h * strides[1] + r * strides[2]
-                    _rotate_row(view(row, 2 * cos.shape[1], sign), cos[at[r]], sin[at[r]], sign)
+                    _turn(sign, row, row + half * size, c, s, half)
     leave(word, helps)
 
 
