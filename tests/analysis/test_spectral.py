@@ -69,7 +69,9 @@ def test_extremes_are_those_of_the_spectrum(pattern):
         assert type(found.gap) is float and found == extreme_eigenvalues(pattern, n)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize(
+    "seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 12))]
+)
 def test_extremes_of_random_patterns(seed):
     rng = np.random.default_rng(seed)
     for n in (257, 300, 601):

@@ -24,6 +24,7 @@ says(lambda: getattr(pa, EXTRA))
 MASKS = "says(lambda: pa.Pattern('primes').to_flex(5)); says(lambda: pa.Pattern('primes').to_torch_csr(5))"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("extra", "times", "more"),
     [("torch", 3, MASKS), ("transformers", 1, ""), ("jax", 1, ""), ("dask", 1, "")],

@@ -89,23 +89,19 @@ def check_schedule(seed, dtype, monkeypatch):
         assert error <= (2e-6 if dtype == np.float32 else 1e-13) * size
 
 
-def test_random_schedules_equal_one_call(one_head_at_a_time, monkeypatch):
-    for seed in range(3):
-        check_schedule(seed, np.float64, monkeypatch)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("first", range(0, 200, 10))
-def test_many_random_schedules_equal_one_call(first, monkeypatch):
+def test_random_schedules_equal_one_call(first, monkeypatch):
     for seed in range(first, first + 10):
         check_schedule(seed, (np.float32, np.float64)[seed % 2], monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
         pytest.param({}, id="plain"),
-        pytest.param({"offset_bias": 5, "alibi": True}, id="terms", marks=pytest.mark.slow),
+        pytest.param({"offset_bias": 5, "alibi": True}, id="terms"),
     ],
 )
 def test_a_step_copies_its_own_tokens_and_allocates_nothing(options, rng, monkeypatch):
