@@ -253,7 +253,8 @@ def generate(
         Most positions that the model takes.
     slide : bool
         When ``context`` positions are used, go on with the later half of the text as the prompt. Otherwise
-        more than ``context`` tokens are refused at once.
+        more than ``context`` tokens are refused at once. Prompts of a batch slide together, when the longest
+        has used them.
 
     Returns
     -------

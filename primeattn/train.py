@@ -203,6 +203,8 @@ def load_run(out: FilePath) -> tuple:
     True
     """
     path = Path(out) / "checkpoint.npz"
+    if not path.exists():
+        raise FileNotFoundError(f"run: expected the folder of a run of primeattn train, got {str(out)!r}")
     options = checkpoint.load(path).get("options")
     names = {field.name for field in fields(TrainConfig)}
     if not isinstance(options, dict) or not names <= options.keys():

@@ -19,6 +19,7 @@ __all__ = [
     "device_interface",
     "device_number",
     "interface_view",
+    "is_turned",
     "read_dlpack",
     "stream_handle",
     "view",
@@ -44,6 +45,11 @@ def device_interface(array) -> dict | None:
 
 def view(name, array, interface, stream) -> np.ndarray:
     """Return ``array`` as a NumPy array that must not be read; ``stream`` is where it will be used."""
+    if is_turned(array):
+        raise TypeError(
+            f"{name}: expected a tensor as its memory holds it, got one whose sign torch has yet to change; "
+            "tensor.resolve_neg() does so"
+        )
     if interface:
         if interface.get("mask") is not None:
             raise TypeError(f"{name}: expected an array without a mask, got one with")
@@ -51,6 +57,11 @@ def view(name, array, interface, stream) -> np.ndarray:
     capsule = array.__dlpack__(stream=LEGACY_STREAM if stream is None else stream)
     interface, bfloat = read_dlpack(name, capsule)
     return interface_view(interface, capsule, bfloat)
+
+
+def is_turned(array) -> bool:
+    """Whether the memory of a tensor of torch holds its numbers with the other sign."""
+    return getattr(array, "is_neg", bool)()
 
 
 def _is_bfloat16(array):

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 
 from primeattn.kernels.call import BFLOAT16
-from primeattn.kernels.device_arrays import interface_view, read_dlpack
+from primeattn.kernels.device_arrays import interface_view, is_turned, read_dlpack
 
 __all__ = ["like", "view_of_host"]
 
@@ -39,6 +39,8 @@ def view_of_host(name, array):
             f"{name}: expected a tensor that requires no gradient, as it would get none here: "
             "primeattn.torch.attention gives gradients, and tensor.detach() goes without"
         )
+    turned = is_torch and is_turned(array)
+    array = array.resolve_neg() if turned else array
     if hasattr(array, "__dlpack_device__"):
         try:
             if array.__dlpack_device__()[0] != DLPACK_CPU:
@@ -47,7 +49,7 @@ def view_of_host(name, array):
         except (BufferError, RuntimeError, TypeError, ValueError) as error:
             kind = type(array).__name__
             raise TypeError(f"{name}: expected memory to be seen in place, got {kind}: {error}") from error
-        interface, bfloat = read_dlpack(name, capsule, read_only=not is_torch)
+        interface, bfloat = read_dlpack(name, capsule, read_only=turned or not is_torch)
         return interface_view(interface, capsule, bfloat)
     return np.asarray(array) if hasattr(array, "__array_interface__") else array
 

@@ -359,7 +359,7 @@ class SparseIndexAttention(Layer):
             return q, k, v, {"cu_seqlens": st["cu_seqlens"]}
         kept, end = st["cache"], max(int(positions.max(initial=-1)) + 1, 0)
         buffers.append(kept, source, columns, positions)
-        return q, *buffers.kept(kept, columns, end), {"q_start": positions[:, 0]}
+        return q, *buffers.kept(kept, columns, end), {"q_start": positions.min(axis=1, initial=end)}
 
     def _kernel(self, function, *arrays, memory, **options):
         device = None if self.device == "cuda" else self.device  # "cuda": they are there already

@@ -115,6 +115,8 @@ def grid(
     layers = [as_int("layers", count, minimum=1) for count in layers]
     lrs, seeds = list(lrs), range(as_int("seeds", seeds, minimum=1))
     runs = []
+    if isinstance(tasks, Task):
+        raise TypeError(f"tasks: expected a list of tasks, got {tasks!r}")
     for task in tasks:
         if not isinstance(task, Task):
             raise TypeError(f"tasks: expected tasks, got {task!r}")

@@ -173,7 +173,7 @@ def attention(
             raise ValueError(f"{name}: expected a tensor on {q.device} as q is, got one on {tensor.device}")
     if slopes is not None and slopes.requires_grad and torch.is_grad_enabled():
         raise ValueError("slopes: expected a tensor that requires no gradient, as there is none")
-    if torch.is_autocast_enabled(q.device.type):
+    if q.device.type != "meta" and torch.is_autocast_enabled(q.device.type):
         dtype = torch.get_autocast_dtype(q.device.type)
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and tensor.dtype != torch.float64:

@@ -134,6 +134,10 @@ class SparseAttention(nn.Module):
             Boundaries of packed sequences in a batch of 1.
         """
         layer = self.layer
+        if x.ndim not in (2, 3) or x.shape[-1] != layer.dims:
+            raise ValueError(
+                f"x: expected shape (seq, {layer.dims}) or (batch, seq, {layer.dims}), got {tuple(x.shape)}"
+            )
         length = x.shape[-2]
         qkv = self.Wi(x if x.ndim == 3 else x[None])
         by_head = qkv.unflatten(-1, (-1, layer.head_dim)).transpose(1, 2)

@@ -141,3 +141,13 @@ def test_it_prints_and_refuses():
         pt.SparseAttention(PATTERN, 16, heads=3)
     with pytest.raises(TypeError, match="unexpected keyword argument 'init'"):
         pt.SparseAttention(PATTERN, 16, heads=4, init=None)
+
+
+def test_shapes_alone_on_the_meta_device():
+    pattern = pa.Pattern("primes", window=3)
+    q = torch.empty((1, 2, 5, 8), device="meta")
+    assert pa.torch.attention(q, q, q, pattern).shape == q.shape
+    module = pa.torch.SparseAttention(pattern, 16, heads=2, device="meta")
+    assert module(torch.empty((2, 5, 16), device="meta")).shape == (2, 5, 16)
+    with pytest.raises(ValueError, match=r"x: expected shape \(seq, 16\) or .*, got \(2, 2, 5, 16\)"):
+        module(torch.empty((2, 2, 5, 16), device="meta"))

@@ -222,3 +222,18 @@ def test_libraries_are_looked_for_and_not_imported():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_sign_that_torch_has_yet_to_change_is_seen(rng):
+    """The memory of such tensors holds the numbers with the other sign."""
+    torch = pytest.importorskip("torch")
+    parts = torch.from_numpy(rng.standard_normal((2, 1, 2, 30, 8)))
+    turned = torch.complex(*parts).conj().imag
+    assert turned.is_neg()
+    pattern, plain = pa.Pattern("primes", window=3), turned.clone()
+    out, lse = pa.attention(plain, plain, plain, pattern)
+    assert all(map(torch.equal, pa.attention(turned, turned, turned, pattern), (out, lse)))
+    merged = pa.merge([turned, plain], [lse, lse])
+    assert all(map(torch.equal, merged, pa.merge([plain, plain], [lse, lse])))
+    with pytest.raises(ValueError, match="out: expected a writeable array, got a read-only one"):
+        pa.sparse_index_kernel(torch._neg_view(out), lse, plain, plain, plain, pattern)

@@ -166,3 +166,15 @@ def test_biases_of_a_cache_have_few_sizes(rng):
     assert {a.shape[1] for a in wide} == {1, 2, 4, 8, 16, 32}
     for n, a in zip(range(1, 99), wide, strict=True):
         assert layer.pattern.offsets(n).size <= a.shape[1]
+
+
+def test_no_tokens_at_all(one):
+    model, ps, st = one
+    cached, none = pa.with_cache(model, st, 2, 12), np.zeros((2, 0), int)
+    y, cached = model(none, ps, cached)
+    assert y.shape == (2, 0, 8)
+    first, cached = model(np.ones((2, 3), int), ps, cached)
+    _, cached = model(none, ps, cached)
+    second, _ = model(np.ones((2, 2), int), ps, cached)
+    whole, _ = model(np.ones((2, 5), int), ps, st)
+    np.testing.assert_allclose(np.concatenate([first, second], axis=1), whole, atol=2e-6)

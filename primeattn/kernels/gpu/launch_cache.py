@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from primeattn.checks import as_int, extent
 from primeattn.kernels.cpu.drop_keys import signed_seed
-from primeattn.kernels.device_arrays import carried_streams, device_number, stream_handle
+from primeattn.kernels.device_arrays import carried_streams, device_number, is_turned, stream_handle
 from primeattn.workspace import Workspace
 
 __all__ = ["Entry", "lookup"]
@@ -80,7 +80,7 @@ def lookup(backward, given, options, device, stream, kernel, workspace) -> Entry
     arrays, at, interfaces = [], {}, {}
     for name, array in given.items():
         interface = getattr(array, "__cuda_array_interface__", None)
-        if interface is None or interface.get("mask") is not None:
+        if interface is None or interface.get("mask") is not None or is_turned(array):
             return None
         address, read_only = interface["data"]
         at[name] = address = address or 0
