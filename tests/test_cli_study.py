@@ -13,6 +13,7 @@ from primeattn import cli, study
 TINY = ["--quick", "--patterns", "squares", "--layers", "1", "--steps", "2", "--jobs", "1"]
 
 
+@pytest.mark.slow
 def test_what_it_trains_prints_and_writes(tmp_path, capsys):
     command = ["study", "needle", *TINY, "--seeds", "2", "--lr", "0.01", "0.02", "--out", str(tmp_path)]
     assert cli.main(command) == 0

@@ -214,6 +214,7 @@ def test_as_exact_as_torch(torch, rng, dtype, batch, heads, kv_heads, n, d, sequ
         assert error.max() <= 1.1 * of_torch.max(), (name, error.max(), of_torch.max())
 
 
+@pytest.mark.slow
 def test_libraries_are_looked_for_and_not_imported():
     code = (
         "import sys, numpy as np, primeattn as pa\nq = np.ones((1, 1, 5, 8), np.float16)\n"

@@ -86,6 +86,7 @@ def start(runs, out, jobs, deadly=0):
     return process
 
 
+@pytest.mark.slow
 def test_a_killed_study_goes_on(runs, tmp_path):
     run(runs, out=tmp_path / "whole")
     assert start(runs, tmp_path / "killed", jobs=1, deadly=3).wait() == -signal.SIGKILL
@@ -94,6 +95,7 @@ def test_a_killed_study_goes_on(runs, tmp_path):
     assert lines(tmp_path / "killed") == lines(tmp_path / "whole") and len(records) == 4
 
 
+@pytest.mark.slow
 def test_two_jobs_give_the_same(runs, tmp_path):
     run(runs, out=tmp_path / "one")
     before = dict(os.environ)

@@ -11,7 +11,9 @@ from primeattn.kernels.cpu import plan
 
 
 @pytest.mark.parametrize("terms", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["plain", "terms"])
-@pytest.mark.parametrize("fused", [True, False], ids=["one pass", "two passes"])
+@pytest.mark.parametrize(
+    "fused", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["one pass", "two passes"]
+)
 def test_poison_reaches_exactly_what_depends_on_it(fused, terms, monkeypatch):
     monkeypatch.setattr(plan, "fuses", lambda *_: fused)
     for block in (8, 24, 128):
