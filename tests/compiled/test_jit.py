@@ -142,6 +142,7 @@ def test_nobody_has_no_home(tmp_path, monkeypatch):
     assert jit._cache_folder() is None
 
 
+@pytest.mark.slow
 def test_a_tree_without_sources(tmp_path):
     package = tmp_path / "primeattn"
     shutil.copytree(Path(primeattn.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))

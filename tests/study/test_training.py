@@ -72,6 +72,7 @@ def test_a_run_that_diverges_says_so():
     assert "training: loss" in result["error"] and result["validation"] is result["test"] is None
 
 
+@pytest.mark.slow
 def test_a_needle_within_reach_is_found():
     task = needle(length=24, distance=9, values=4, noise=2)
     sizes = {"width": 32, "steps": 100, "batch": 16, "examples": 200}
