@@ -3,7 +3,7 @@
 import pkgutil
 import re
 from importlib import import_module
-from types import FunctionType, ModuleType
+from types import FunctionType, GenericAlias, ModuleType, UnionType
 
 from sphinx.ext.autodoc.mock import mock
 
@@ -23,7 +23,7 @@ PARTS = {  # of the package's own page, by where an object is made
     "Layers": ("primeattn.nn",),
     "States, memory, checks": ("",),
 }
-CONSTANTS = (int, tuple)
+CONSTANTS = (int, tuple, GenericAlias, UnionType)  # the last two: names for types
 
 
 def modules():
@@ -85,7 +85,7 @@ def _own_page():
 
 def _module_page(name):
     module, values, own = f"primeattn.{name}", public(name), _own(name)
-    constants = {key: value for key, value in own.items() if isinstance(value, CONSTANTS)}
+    constants = {key: value for key, value in own.items() if _is_constant(value)}
     inner = [key for key, value in own.items() if isinstance(value, ModuleType)]
     top = [f"~primeattn.{key}" for key in values if key not in own]
     own = [key for key in own if key not in {*constants, *inner}]
@@ -98,8 +98,13 @@ def _module_page(name):
     for key in inner:
         lines += [*_title(f"{module}.{key}", "-"), f".. automodule:: {module}.{key}", "   :members:", ""]
     for key, value in constants.items():
-        lines += [f".. py:data:: {key}", f"   :value: {value!r}", ""]
+        shown = repr(value) if len(repr(value)) < 100 else "..."
+        lines += [f".. py:data:: {key}", f"   :value: {shown}", ""]
     return lines
+
+
+def _is_constant(value):
+    return isinstance(value, CONSTANTS) or type(value).__module__ == "typing"
 
 
 def _table(known, pages=True):
