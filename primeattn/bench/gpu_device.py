@@ -13,6 +13,7 @@ from primeattn.kernels import arguments, dispatch
 from primeattn.kernels.call import BFLOAT16
 from primeattn.kernels.device_arrays import address_view
 from primeattn.kernels.gpu.device import cuda  # None if it cannot be imported
+from primeattn.kernels.halves import rounded, widened
 
 __all__ = [
     "CHAINS", "TURN", "Array", "Device", "EventTurn", "ceilings", "fma_chains", "numbers", "stored",
@@ -37,17 +38,13 @@ def stored(array, storage) -> np.ndarray:
     >>> numbers(stored(np.array([1 + 2**-9, 3.0]), "bfloat16"))
     array([1., 3.])
     """
-    if storage != "bfloat16":
-        return np.ascontiguousarray(array, storage)
-    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16).view(BFLOAT16)
+    dtype = BFLOAT16 if storage == "bfloat16" else np.dtype(storage)
+    return np.ascontiguousarray(rounded(np.asarray(array), dtype))
 
 
 def numbers(array) -> np.ndarray:
     """Return the numbers of a stored array, in float64."""
-    if array.dtype == BFLOAT16:
-        array = (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-    return array.astype(np.float64)
+    return widened(array).astype(np.float64)
 
 
 class Array:

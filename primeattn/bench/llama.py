@@ -85,16 +85,7 @@ def run(*, n=None, threads=None, budget=None, quick=False) -> dict:
 
             with thread_count(count, torch):
                 timings, others = watched(lambda calls=calls: interleave(calls, budget))
-            row = {
-                name: {
-                    "median_s": t.median,
-                    "q1_s": t.low,
-                    "q3_s": t.high,
-                    "calls": t.calls,
-                    "rounds": t.rounds,
-                }
-                for name, t in timings.items()
-            }
+            row = {name: timing.as_row() for name, timing in timings.items()}
             speedup = timings["sdpa"].median / timings["primeattn"].median
             rows.append({"threads": count, "n": length, **row, "speedup": speedup, "cores_of_others": others})
     return {

@@ -227,10 +227,7 @@ def _measure(n, torch, budget):
     ours()  # compiles on first use
     calls = {"primeattn": ours} | ({"torch": torch_step(model, torch)} if torch else {})
     timings, others = watched(lambda: interleave(calls, budget))
-    row = {
-        name: {"median_s": t.median, "q1_s": t.low, "q3_s": t.high, "calls": t.calls, "rounds": t.rounds}
-        for name, t in timings.items()
-    }
+    row = {name: timing.as_row() for name, timing in timings.items()}
     if torch:
         row["speedup"] = timings["torch"].median / timings["primeattn"].median
     return {

@@ -45,6 +45,11 @@ class Timing:
         """Half the distance of the quartiles, relative to the median."""
         return (self.high - self.low) / (2 * self.median)
 
+    def as_row(self) -> dict:
+        """As a row of the files of results."""
+        quartiles = {"median_s": self.median, "q1_s": self.low, "q3_s": self.high}
+        return quartiles | {"calls": self.calls, "rounds": self.rounds}
+
 
 def interleave(calls, budget, *, clock=time.perf_counter, sleep=time.sleep, turn=None) -> dict[str, Timing]:
     """Time callables in turns, so that other load on the machine affects all alike.

@@ -8,11 +8,11 @@ from pathlib import Path
 from primeattn._command import add, add_json
 from primeattn.checks import as_int
 from primeattn.kernels import get_num_threads
+from primeattn.table import Table
 
 __all__ = ["STUDIES", "add_command"]
 
 STUDIES = ("needle", "mqar", "text", "copy", "induction", "pixels")
-_SHOWN = ("task", "pattern", "layers", "pairs", "lr", "n", "mean", "low", "high", "predicted", "chance")
 
 
 def add_command(commands):
@@ -48,6 +48,7 @@ def add_command(commands):
 def _study(arguments):
     from primeattn import study
     from primeattn.study.predictions import write_predictions
+    from primeattn.study.report import COLUMNS
 
     changes = {name: getattr(arguments, name) for name in ("patterns", "layers", "lrs", "seeds", "steps")}
     protocol = study.protocol(arguments.study, arguments.quick, **changes)
@@ -64,8 +65,7 @@ def _study(arguments):
     if arguments.json:
         print(json.dumps(found, indent=1))
         return
-    rows = ({name: row[name] for name in _SHOWN} for row in found["summary"])
-    print(type(found["summary"])(rows))
+    print(Table({name: row[name] for name in COLUMNS} for row in found["summary"]))
     if found["differences"]:
         print("", found["differences"], sep="\n")
     print("", f"{out}: {', '.join(sorted(path.name for path in out.iterdir()))}", sep="\n")

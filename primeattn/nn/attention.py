@@ -214,7 +214,7 @@ class SparseIndexAttention(Layer):
     @cached_property
     def offset_counts(self) -> tuple[int, ...]:
         """Offsets of each head that have a bias of their own."""
-        return [pattern.offsets(self.offset_bias + 1).size for pattern in self._patterns]
+        return tuple(pattern.offsets(self.offset_bias + 1).size for pattern in self._patterns)
 
     @cached_property
     def norm(self) -> Any:

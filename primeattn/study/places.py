@@ -56,10 +56,7 @@ def places(records: Iterable[Mapping[str, Any]]) -> Table:
             reach = first.task.reach(first.stack) if results[0]["by"] == "distance" else None
             rows.append(
                 {
-                    "task": repr(first.task),
-                    "pattern": first.pattern,
-                    "layers": len(first.stack),
-                    "length": first.task.length,
+                    **group.names(),
                     "by": results[0]["by"],
                     "at": at.tolist(),
                     "score": (right / asked).round(4).tolist(),
@@ -125,15 +122,13 @@ def reached(records: Iterable[Mapping[str, Any]]) -> Table:
                     lists = {name: np.array(result[name])[keep] for name in ("at", "asked", "score")}
                     part += [lists] if keep.any() else []
         if any(parts.values()):
-            run = group.runs[0]
             _, asked, right = _pooled(parts[True]) if parts[True] else (None,) * 3
-            row = {"task": repr(run.task), "pattern": run.pattern, "layers": len(run.stack)}
-            row["length"] = run.task.length
+            row = group.names()
             row["expected"] = None if asked is None else float(right.sum() / asked.sum())
             row["lowest"] = None if asked is None else float((right / asked).min())
             _, asked, right = _pooled(parts[False]) if parts[False] else (None,) * 3
             row["others"] = None if asked is None else float(right.sum() / asked.sum())
-            rows.append(row | {"chance": float(run.task.chance)})
+            rows.append(row | {"chance": float(group.runs[0].task.chance)})
     return Table(rows)
 
 
@@ -164,14 +159,8 @@ def curves(records: Iterable[Mapping[str, Any]]) -> Table:
     for group in chosen(records):
         losses = [result["losses"] for result in group.results if result["error"] is None]
         if losses:
-            run = group.runs[0]
-            ends = np.cumsum([len(part) for part in np.array_split(np.arange(run.steps), len(losses[0]))])
-            row = {"task": repr(run.task), "pattern": run.pattern, "layers": len(run.stack)}
-            row["length"] = run.task.length
-            row |= {
-                "length": run.task.length,
-                "steps": ends.tolist(),
-                "losses": np.mean(losses, axis=0).round(4).tolist(),
-            }
-            rows.append(row)
+            steps = np.arange(group.runs[0].steps)
+            ends = np.cumsum([len(part) for part in np.array_split(steps, len(losses[0]))])
+            means = np.mean(losses, axis=0).round(4)
+            rows.append({**group.names(), "steps": ends.tolist(), "losses": means.tolist()})
     return Table(rows)

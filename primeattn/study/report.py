@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from primeattn.typing import FilePath
 
-__all__ = ["report"]
+__all__ = ["COLUMNS", "report"]
 
-_COLUMNS = ("task", "pattern", "layers", "pairs", "lr", "n", "mean", "low", "high", "predicted", "chance")
+COLUMNS = ("task", "pattern", "layers", "pairs", "lr", "n", "mean", "low", "high", "predicted", "chance")
 
 
 def report(protocol: Mapping[str, Any], records: Iterable[Mapping[str, Any]], out: FilePath) -> dict:
@@ -107,7 +107,7 @@ def _page(found, drawn):
         names = ("verdict", "better", "than", "task", "layers", "n", "mean", "low", "high")
         lines += ["## Claims", "", "Mean difference by seed in the test, with its 95 % interval.", ""]
         lines += [Table(claims).markdown(names), ""]
-    lines += ["## Results", "", found["summary"].markdown(_COLUMNS), ""]
+    lines += ["## Results", "", found["summary"].markdown(COLUMNS), ""]
     if found["reached"]:
         lines += ["## Where theory expects answers, and elsewhere", "", found["reached"].markdown(), ""]
     lines += [line for name in drawn for line in (f"![{name.removesuffix('.png')}]({name})", "")]

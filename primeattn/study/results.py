@@ -13,9 +13,6 @@ from primeattn.table import Table
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
 __all__ = ["Group", "chosen", "differences", "summary"]
 
 
@@ -32,6 +29,16 @@ class Group(NamedTuple):
     runs: list[Run]
     results: list[dict]  # of these
     lr: float
+
+    def names(self) -> dict:
+        """The columns by which tables name the group."""
+        run = self.runs[0]
+        return {
+            "task": repr(run.task),
+            "pattern": run.pattern,
+            "layers": len(run.stack),
+            "length": run.task.length,
+        }
 
     def tests(self) -> dict:
         """Metric in the test by seed, of the runs that did not fail."""
@@ -124,10 +131,7 @@ def _row(group):
     run = group.runs[0]
     predicted = [one.task.predict(one.stack) for one in group.runs]
     return {
-        "task": repr(run.task),
-        "pattern": run.pattern,
-        "layers": len(run.stack),
-        "length": run.task.length,
+        **group.names(),
         "pairs": round(float(np.mean([_pairs(one) for one in group.runs]))),
         "lr": group.lr,
         **interval(list(group.tests().values())),

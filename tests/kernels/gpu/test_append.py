@@ -9,14 +9,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from appending import appended
 from interpreted import interpreted
 from ptx_memory import Fault
 from runtime_path import CAPABILITIES
 from test_ptx import compiled
 
 import primeattn as pa
-from primeattn.kernels.gpu.append import append, make_append
-from primeattn.kernels.gpu.memory import DeviceArray
+from primeattn.kernels.gpu.append import make_append
 
 targets = pytest.mark.parametrize("capability", CAPABILITIES, ids=CAPABILITIES.get)
 
@@ -29,26 +29,10 @@ def test_it_compiles_to_few_registers(storage, capability):
     assert (".f64" in ptx) == (storage == "float64")
 
 
-def appended(capability, dtype, rng, change=lambda name, ptx: ptx):
-    """A cache to which rows of a batch were appended, and what it should hold."""
-    starts, used, count = np.array([0, -3, -9]), 2, 4
-    kept = rng.standard_normal((3, 7, 300)).astype(dtype)
-    rows = rng.standard_normal((3, count, 311)).astype(dtype)
-    with interpreted(capability, change=change):
-        cache, new, first = (DeviceArray(a.shape, a.dtype) for a in (kept, rows, starts))
-        for array, host in ((cache, kept), (new, rows), (first, starts)):
-            array.upload(host)
-        append(cache, new, first, used)
-        got = np.empty_like(kept)
-        cache.download(got)
-    kept[0, 2:6], kept[1, 0:3] = rows[0, :, 11:], rows[1, 1:, 11:]
-    return got, kept
-
-
 @targets
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_rows_go_where_they_belong_and_nowhere_else(dtype, capability, rng):
-    assert np.array_equal(*appended(capability, dtype, rng))
+    assert np.array_equal(*appended(interpreted(capability), dtype, rng))
 
 
 def test_a_row_of_a_position_below_0_that_is_written_is_noticed(rng):
@@ -59,7 +43,7 @@ def test_a_row_of_a_position_below_0_that_is_written_is_noticed(rng):
         return altered
 
     with contextlib.suppress(Fault):
-        assert not np.array_equal(*appended((9, 0), np.float32, rng, change))
+        assert not np.array_equal(*appended(interpreted((9, 0), change=change), np.float32, rng))
 
 
 @targets

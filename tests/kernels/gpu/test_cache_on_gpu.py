@@ -4,11 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from appending import appended
 from emulator import Buffer, Machine, emulated
 
 import primeattn as pa
-from primeattn.kernels.gpu.append import append
-from primeattn.kernels.gpu.memory import DeviceArray
 
 PATTERNS = [
     pa.Pattern("primes", window=2, global_tokens=2),
@@ -171,19 +170,4 @@ def test_states_continue_once_on_the_device_they_were_made_for(rng, monkeypatch)
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_rows_are_appended_where_they_belong_and_nowhere_else(dtype, rng, monkeypatch):
-    """A row is wider than a block, and the first numbers of the new ones, the queries, are left out."""
-    starts, used, count = np.array([0, -3, -9]), 2, 4
-    kept, rows = (
-        rng.standard_normal((3, 7, 300)).astype(dtype),
-        rng.standard_normal((3, count, 311)).astype(dtype),
-    )
-    with emulated(monkeypatch):
-        cache, new, first = (DeviceArray(a.shape, a.dtype) for a in (kept, rows, starts))
-        for array, host in ((cache, kept), (new, rows), (first, starts)):
-            array.upload(host)
-        append(cache, new, first, used)
-        got = np.empty_like(kept)
-        cache.download(got)
-    expected = kept.copy()
-    expected[0, 2:6], expected[1, 0:3] = rows[0, :, 11:], rows[1, 1:, 11:]
-    assert np.array_equal(got, expected)
+    assert np.array_equal(*appended(emulated(monkeypatch), dtype, rng))
