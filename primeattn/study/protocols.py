@@ -38,7 +38,7 @@ _PROTOCOLS = {
         "layers": [1, 2, 3],
         "lrs": [1e-3, 3e-3],
         "seeds": 3,
-        "sizes": {"width": 64, "heads": 1, "steps": 800, "batch": 32, "examples": 4096},
+        "sizes": {"width": 64, "heads": 1, "steps": 800, "batch": 32, "examples": 8192},
         "claims": [claim for claim in _CLAIMS if claim[1] not in (*_RANDOM[1:], "strided as primes")],
         "quick": {
             "tasks": [{"name": "needle", "length": 48}],
@@ -61,9 +61,9 @@ _PROTOCOLS = {
         ],
         "patterns": [*_THREE, *_RANDOM, "window as primes", "dense"],
         "layers": [1, 2],
-        "lrs": [3e-3, 1e-2, 2e-2],
+        "lrs": [2e-3, 4e-3, 8e-3],
         "seeds": 3,
-        "sizes": {"width": 64, "heads": 1, "steps": 1500, "batch": 32, "examples": 1024},
+        "sizes": {"width": 64, "heads": 1, "steps": 2000, "batch": 32, "examples": 1024},
         "claims": [claim for claim in _CLAIMS if claim[1] in (*_RANDOM, "window as primes")],
         "quick": {
             "tasks": [{"name": "mqar", "length": 64, "pairs": 4, "vocab": 32}],
