@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from primeattn.checks import as_int
-from primeattn.plot.panels import METRICS, line_styles, name_lines, panels, title
+from primeattn.plot.panels import line_styles, metric, name_lines, panels, title
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -112,7 +112,7 @@ def by_position(
         for name, (at, score) in means.items():
             less = 0 if against is None else means[against][1]
             ax.plot(at, score - less, **styles[name], linewidth=1.3, label=name)
-        label = METRICS[mine[0]["metric"]]
+        label = metric(mine[0])
         ax.set(
             xlabel="position (tokens)",
             ylabel=label if against is None else f"{label}\nless that of {against}",

@@ -6,9 +6,9 @@ import re
 
 from primeattn.plot.style import COLORS, DASHES, MARKERS, grid_of_axes
 
-__all__ = ["METRICS", "line_styles", "marker_styles", "name_lines", "panels", "title"]
+__all__ = ["line_styles", "marker_styles", "metric", "name_lines", "panels", "title"]
 
-METRICS = {"bits": "bits per token (test)", "accuracy": "accuracy (test)"}  # labels of axes
+_TOKENS = {"text": "byte", "pixels": "pixel"}  # what a token of a task is
 
 
 def panels(rows, axes, size, columns=2):
@@ -35,6 +35,19 @@ def title(row) -> str:
     """
     task = re.sub(r"length=\d+(, )?", "", row["task"]).removesuffix("()")
     return f"{task}, {row['length']} tokens, {row['layers']} layer{'s' if row['layers'] > 1 else ''}"
+
+
+def metric(row) -> str:
+    """Return the label of an axis with the metric of a row.
+
+    Examples
+    --------
+    >>> from primeattn.plot.panels import metric
+    >>> metric({"task": "text(length=256)", "metric": "bits"})
+    'bits per byte (test)'
+    """
+    task = row["task"].partition("(")[0]
+    return f"bits per {_TOKENS.get(task, 'token')} (test)" if row["metric"] == "bits" else "accuracy (test)"
 
 
 def line_styles(rows) -> dict:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from primeattn.plot.panels import METRICS, panels, title
+from primeattn.plot.panels import metric, panels, title
 from primeattn.plot.style import COLORS
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def scores(rows: Iterable[Mapping[str, Any]], axes: Any = None) -> np.ndarray:
         ax.set_yticks(
             range(len(mine)), [f"{row['pattern']}\n{row['pairs']:,} pairs" for row in mine], fontsize=8
         )
-        ax.set(ylim=(-0.6, len(mine) - 0.4), xlabel=METRICS[mine[0]["metric"]])
+        ax.set(ylim=(-0.6, len(mine) - 0.4), xlabel=metric(mine[0]))
         ax.set_title(title(mine[0]), fontsize=9)
         ax.grid(axis="x", alpha=0.3, linewidth=0.5)
     return axes

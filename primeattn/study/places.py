@@ -8,6 +8,7 @@ import numpy as np
 
 from primeattn.study.results import chosen
 from primeattn.table import Table
+from primeattn.tasks.task import within_hops
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -80,9 +81,12 @@ def _pooled(results):
 def reached(records: Iterable[Mapping[str, Any]]) -> Table:
     """Return a table of the metric where theory expects answers, and where it expects none.
 
-    - expected: over all questions at distances that are reached, in all seeds; lowest: at the distance where
-      it is lowest, in all seeds together,
-    - others: over all other questions; they should come near chance.
+    - expected: over all questions at distances where theory expects answers, in all seeds; lowest: at the
+      distance where it is lowest, in all seeds together,
+    - relayed: over the questions whose answer the layers connect, but where theory expects none, as a relay
+      cannot know what will be asked for; connected: the share of questions whose answer the layers connect,
+      expected or relayed, which no model can exceed but by guessing,
+    - others: over all that is not connected; they should come near chance.
 
     None where there are no such questions. Tasks without a theory by distance have no row.
 
@@ -113,23 +117,31 @@ def reached(records: Iterable[Mapping[str, Any]]) -> Table:
     """
     rows = []
     for group in chosen(records):
-        parts = {True: [], False: []}
+        parts, columns = {"expected": [], "relayed": [], "others": []}, ("at", "asked", "score")
         for run, result in zip(group.runs, group.results, strict=True):
             reach = run.task.reach(run.stack) if result["by"] == "distance" else None
             if reach is not None:
-                for wanted, part in parts.items():
-                    keep = reach[np.array(result["at"], np.int64)] == wanted
-                    lists = {name: np.array(result[name])[keep] for name in ("at", "asked", "score")}
-                    part += [lists] if keep.any() else []
+                connected = within_hops(run.stack, run.task.length)
+                masks = {"expected": reach, "relayed": connected & ~reach, "others": ~(connected | reach)}
+                for name, mask in masks.items():
+                    keep = mask[np.array(result["at"], np.int64)]
+                    lists = {column: np.array(result[column])[keep] for column in columns}
+                    parts[name] += [lists] if keep.any() else []
         if any(parts.values()):
-            _, asked, right = _pooled(parts[True]) if parts[True] else (None,) * 3
-            row = group.names()
-            row["expected"] = None if asked is None else float(right.sum() / asked.sum())
-            row["lowest"] = None if asked is None else float((right / asked).min())
-            _, asked, right = _pooled(parts[False]) if parts[False] else (None,) * 3
-            row["others"] = None if asked is None else float(right.sum() / asked.sum())
-            rows.append(row | {"chance": float(group.runs[0].task.chance)})
+            rows.append({**group.names(), **_split(parts), "chance": float(group.runs[0].task.chance)})
     return Table(rows)
+
+
+def _split(parts):
+    """Mean metric of each part, the lowest where answers are expected, and the share that is connected."""
+    pooled = {name: _pooled(results) for name, results in parts.items() if results}
+    asked = {name: int(count.sum()) for name, (_, count, _) in pooled.items()}
+    row = {name: float(right.sum() / asked[name]) for name, (_, _, right) in pooled.items()}
+    if "expected" in pooled:
+        _, count, right = pooled["expected"]
+        row["lowest"] = float((right / count).min())
+    row["connected"] = 1 - asked.get("others", 0) / sum(asked.values())
+    return {name: row.get(name) for name in ("expected", "lowest", "relayed", "connected", "others")}
 
 
 def curves(records: Iterable[Mapping[str, Any]]) -> Table:

@@ -33,7 +33,7 @@ def test_by_position():
     a, b = ax.get_lines()
     np.testing.assert_array_equal(a.get_ydata(), [3.0, 1.0, 0.0, 0.0])
     np.testing.assert_array_equal(b.get_ydata(), np.zeros(4))
-    assert ax.get_ylabel() == "bits per token (test)\nless that of b"
+    assert ax.get_ylabel() == "bits per byte (test)\nless that of b"
 
 
 def test_errors():

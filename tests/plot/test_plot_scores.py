@@ -33,7 +33,7 @@ def test_the_best_is_on_top(metric, order):
         ([0.5, 1.5], heights["a"]),
         ([2.5, 3.5], heights["b"]),
     ]
-    assert ax.get_xlabel() == ("bits per token (test)" if metric == "bits" else "accuracy (test)")
+    assert ax.get_xlabel() == ("bits per byte (test)" if metric == "bits" else "accuracy (test)")
 
 
 def test_failed_patterns_are_left_out():
