@@ -98,8 +98,9 @@ def openblas_threads():
 def openblas_core(vector_bytes) -> str | None:
     """Return the processor that OpenBLAS takes this one for; say so if its code has shorter vectors.
 
-    OpenBLAS does not know every processor with AVX-512; it then takes code for AVX2, in which the products of
-    a training step took 1.6 times as long. It reads the environment as NumPy is imported.
+    Where it does not know a processor with AVX-512, or OPENBLAS_CORETYPE says so, it takes code for AVX2, in
+    which the products of a training step took 1.6 times as long. It reads the environment as NumPy is
+    imported.
 
     Examples
     --------

@@ -13,6 +13,7 @@ BLOCK = 1 << 16  # entries in a block: enough work to outweigh its hand-over to 
 FEWEST = 4  # blocks that are handed to threads; fewer are done before a thread wakes
 PRODUCT = 1 << 23  # multiply-adds per block of a product
 INNER = 1 << 13  # terms that BLAS sums at once in ``sum_products``
+SMALL, FEW = 1 << 7, 1 << 8  # for outputs this small OpenBLAS may sum in one chain: fewer terms at once
 
 
 def as_rows(array):
@@ -90,7 +91,7 @@ def sum_rows(rows, out, memory):
 
 def sum_products(a, b, out, memory):
     """``out = a.T @ b``, summed over blocks of rows in float64."""
-    blocks = _blocks(len(a), INNER)
+    blocks = _blocks(len(a), INNER if out.size > SMALL else FEW)
     if len(blocks) <= 1:
         product(a.T, b, out)
         return
