@@ -157,8 +157,10 @@ class SGD(_Optimiser):
 class Adam(_Optimiser):
     """Gradient descent with a rate for each parameter, from moments of its gradient.
 
-    ``m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g**2``,
-    ``p = p - lr (m / (1 - b1**t)) / (sqrt(v / (1 - b2**t)) + eps)`` at step t = 1, 2, ...
+    At step t = 1, 2, ...::
+
+        m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g**2
+        p = p - lr (m / (1 - b1**t)) / (sqrt(v / (1 - b2**t)) + eps)
 
     Kingma and Ba, Adam: a method for stochastic optimization (2015).
 

@@ -48,13 +48,14 @@ def sparse_index_kernel(
 ) -> tuple[ArrayT, OtherT]:
     """Sparse causal attention into preallocated arrays.
 
-    s_ij = cap(scale * q_i·k_j) + bias_ij - slope * (i - j);  p = softmax of s over keys(i);
-    out_i = sum_j m_ij / (1 - dropout) p_ij v_j;  lse_i = log sum_j exp s_ij
+    With keys(i) = { j : 0 <= j <= i and (j < G or i - j <= W or i - j in S) }, each key once::
+
+        s_ij = cap(scale * q_i·k_j) + bias_ij - slope * (i - j);  p = softmax of s over keys(i)
+        out_i = sum_j m_ij / (1 - dropout) p_ij v_j;  lse_i = log sum_j exp s_ij
 
     cap(s) = softcap * tanh(s / softcap); without softcap, cap(s) = s. Biases and slope are 0 unless given.
-    m_ij is 0 with the probability ``dropout``, else 1; it is 1 unless given.
-    keys(i) = { j : 0 <= j <= i and (j < G or i - j <= W or i - j in S) }, each key once. Memory beyond the
-    arguments is O(n · head_dim). Results are bitwise the same for any number of threads.
+    m_ij is 0 with the probability ``dropout``, else 1; it is 1 unless given. Memory beyond the arguments is
+    O(n · head_dim). Results are bitwise the same for any number of threads.
 
     Parameters
     ----------
