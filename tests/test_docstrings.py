@@ -58,7 +58,9 @@ def raises(function):
 
 def test_errors_are_described():
     functions = {name: value for name, value in public_names() if isinstance(value, types.FunctionType)}
-    silent = [name for name, f in functions.items() if raises(f) and "Raises\n    ------" not in f.__doc__]
+    silent = [
+        name for name, f in functions.items() if raises(f) and "\nRaises\n------" not in inspect.getdoc(f)
+    ]
     assert silent == []
 
 

@@ -38,7 +38,10 @@ def right():
 
 def run(code, seconds=60):
     done = subprocess.run(
-        [sys.executable, "-c", BEGIN + code], capture_output=True, text=True, timeout=seconds
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", BEGIN + code],
+        capture_output=True,
+        text=True,
+        timeout=seconds,
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout

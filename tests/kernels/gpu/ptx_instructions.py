@@ -79,7 +79,7 @@ def _divided(remainder):
             raise ValueError("only of integers")
 
         def divide(a, b):
-            quotient = np.where(b == 0, -1, np.abs(a) // np.where(b == 0, 1, np.abs(b)))
+            quotient = np.where(b == 0, ~np.zeros_like(b), np.abs(a) // np.where(b == 0, 1, np.abs(b)))
             quotient = quotient.astype(a.dtype)
             if kind[0] == "s":
                 quotient = np.where((a < 0) != (b < 0), -quotient, quotient)
