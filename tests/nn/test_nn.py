@@ -192,20 +192,20 @@ def test_one_workspace_two_forwards_then_two_backwards(layer, rng, dtype):
         silu,
         Dropout(0.3),
         Embedding(VOCAB, DIM, previous=2),
-        PositionalEmbedding(8192, DIM),
+        PositionalEmbedding(16384, DIM),
         SkipConnection(Chain(LayerNorm(DIM), SquareSelfAttention(DIM, heads=2, bias=True))),
     ],
     ids=lambda layer: " ".join(repr(layer).split()),
 )
 def test_a_workspace_leaves_nothing_to_allocate(layer, rng, dtype):
-    x, ps, st = example(layer, rng, dtype, seq=8192)
+    x, ps, st = example(layer, rng, dtype, seq=16384)
     dy, ws = rng.standard_normal((*x.shape[:2], DIM)).astype(dtype), Workspace()
 
     def call():
         ws.reset()
         layer.pullback(x, ps, st, workspace=ws)[2](dy)
 
-    assert allocation(call) < BATCH * 8192 * 4  # one number per token, 64 KB
+    assert allocation(call) < BATCH * 16384 * 4  # one number per token, 128 KB: buffers of NumPy have 64
 
 
 @pytest.mark.parametrize("layer", [LayerNorm(64), RMSNorm(64), relu, gelu, silu], ids=repr)
