@@ -23,8 +23,8 @@ WORDS = {  # of the original, for what its three patterns are
 }
 VERDICTS = ("not supported", "undecided", "supported")  # what does not hold comes first
 CLAIMS = ("verdict", "better", "than", "word", "layers", "length", "n", "mean", "low", "high")
-ROWS = ("pattern", "layers", "length", "pairs", "n", "mean", "low", "high", "predicted")
-REACHED = ("pattern", "layers", "length", "expected", "lowest", "relayed", "connected", "others", "chance")
+ROWS = ("pattern", "layers", "length", "pairs", "n", "mean", "low", "high", "predicted", "connected")
+REACHED = ("pattern", "layers", "length", "expected", "lowest", "relayed", "others", "chance")
 
 
 def section(name) -> str:

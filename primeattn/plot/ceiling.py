@@ -19,12 +19,14 @@ def ceiling(rows: Iterable[Mapping[str, Any]], axes: Any = None, guess: float | 
     """Draw the accuracy of each pattern against what theory predicts, such as the one-hop ceiling of mqar.
 
     There is a panel for each task and number of layers. Bars are 95 % intervals over seeds; on the solid line
-    theory is right and other questions are never answered, on the dashed line they are guessed.
+    theory is right and other questions are never answered, on the dashed line they are guessed. A short line
+    above a pattern is the share of answers that its layers connect, where that is more than theory expects.
 
     Parameters
     ----------
     rows : list of dict
-        Of ``study.summary``; those without a mean or a prediction, or in bits, are left out.
+        Of ``study.summary``; those without a mean or a prediction, or in bits, are left out, and "connected"
+        may be missing.
     axes : sequence of matplotlib.axes.Axes, optional
         One for each panel; by default on a new figure.
     guess : float, optional
@@ -61,6 +63,11 @@ def ceiling(rows: Iterable[Mapping[str, Any]], axes: Any = None, guess: float | 
             bar = None if row["low"] is None else [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
             style = {"linewidth": 0, "elinewidth": 1, "capsize": 2, "markersize": 5, **styles[row["pattern"]]}
             ax.errorbar(row["predicted"], row["mean"], bar, label=row["pattern"], **style)
+        relayed = [row for row in mine if row.get("connected", 0) > row["predicted"]]
+        for row in relayed:
+            label = "connected by relays" if row is relayed[0] else None
+            color = styles[row["pattern"]]["color"]
+            ax.plot(row["predicted"], row["connected"], "_", markersize=14, color=color, label=label)
         ax.set(xlim=(-0.03, 1.06), ylim=(-0.03, 1.06), xlabel="share of answers in reach (theory)")
         ax.set(ylabel="accuracy (test)")
         ax.set_title(title(mine[0]), fontsize=9)

@@ -84,8 +84,7 @@ def reached(records: Iterable[Mapping[str, Any]]) -> Table:
     - expected: over all questions at distances where theory expects answers, in all seeds; lowest: at the
       distance where it is lowest, in all seeds together,
     - relayed: over the questions whose answer the layers connect, but where theory expects none, as a relay
-      cannot know what will be asked for; connected: the share of questions whose answer the layers connect,
-      expected or relayed, which no model can exceed but by guessing,
+      cannot know what will be asked for,
     - others: over all that is not connected; they should come near chance.
 
     None where there are no such questions. Tasks without a theory by distance have no row.
@@ -133,15 +132,15 @@ def reached(records: Iterable[Mapping[str, Any]]) -> Table:
 
 
 def _split(parts):
-    """Mean metric of each part, the lowest where answers are expected, and the share that is connected."""
-    pooled = {name: _pooled(results) for name, results in parts.items() if results}
-    asked = {name: int(count.sum()) for name, (_, count, _) in pooled.items()}
-    row = {name: float(right.sum() / asked[name]) for name, (_, _, right) in pooled.items()}
-    if "expected" in pooled:
-        _, count, right = pooled["expected"]
-        row["lowest"] = float((right / count).min())
-    row["connected"] = 1 - asked.get("others", 0) / sum(asked.values())
-    return {name: row.get(name) for name in ("expected", "lowest", "relayed", "connected", "others")}
+    """Mean metric of each part, and the lowest where answers are expected."""
+    row = dict.fromkeys(("expected", "lowest", "relayed", "others"))
+    for name, results in parts.items():
+        if results:
+            _, asked, right = _pooled(results)
+            row[name] = float(right.sum() / asked.sum())
+            if name == "expected":
+                row["lowest"] = float((right / asked).min())
+    return row
 
 
 def curves(records: Iterable[Mapping[str, Any]]) -> Table:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["COLUMNS", "report"]
 
-COLUMNS = ("task", "pattern", "layers", "pairs", "lr", "n", "mean", "low", "high", "predicted", "chance")
+COLUMNS = ("task", "pattern", "layers", "pairs", "lr", "n", "mean", "low", "high")
+COLUMNS += ("predicted", "connected", "chance")
 
 
 def report(protocol: Mapping[str, Any], records: Iterable[Mapping[str, Any]], out: FilePath) -> dict:

@@ -9,11 +9,14 @@ import numpy as np
 from primeattn.study.runs import Run, check
 from primeattn.study.statistics import interval, verdict
 from primeattn.table import Table
+from primeattn.tasks.task import share, within_hops
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 __all__ = ["Group", "chosen", "differences", "summary"]
+
+_SAMPLE = 1024  # sequences in which questions are counted
 
 
 class Group(NamedTuple):
@@ -94,10 +97,12 @@ def summary(records: Iterable[Mapping[str, Any]]) -> Table:
       failed come last,
     - n, mean, std, low, high: number of seeds at that rate, mean and standard deviation of the metric in the
       test, and the 95 % interval of the mean (Student's t); None if there is nothing to take it of,
-    - predicted: share of the questions that theory expects to be answered; chance: the metric of guesses.
+    - predicted: share of the questions that theory expects to be answered; connected: share of those whose
+      answer the layers connect, be it by relays, which no model can exceed but by guesses,
+    - chance: the metric of guesses.
 
-    Runs that differ in sizes have rows of their own. Where a name has other offsets for each seed, pairs and
-    predicted are means.
+    Runs that differ in sizes have rows of their own. Where a name has other offsets for each seed, pairs,
+    predicted and connected are means.
 
     Parameters
     ----------
@@ -129,16 +134,34 @@ def summary(records: Iterable[Mapping[str, Any]]) -> Table:
 
 def _row(group):
     run = group.runs[0]
-    predicted = [one.task.predict(one.stack) for one in group.runs]
+    shares = [(one.task.predict(one.stack), _connected(one)) for one in group.runs]
+    predicted, connected = (
+        None if None in column else float(np.mean(column)) for column in zip(*shares, strict=True)
+    )
     return {
         **group.names(),
         "pairs": round(float(np.mean([_pairs(one) for one in group.runs]))),
         "lr": group.lr,
         **interval(list(group.tests().values())),
-        "predicted": None if None in predicted else float(np.mean(predicted)),
+        "predicted": predicted,
+        "connected": connected,
         "chance": float(run.task.chance),
         "metric": run.task.metric,
     }
+
+
+def _connected(run):
+    """Share of the questions whose answer the layers connect; None without a theory."""
+    task, reach = run.task, run.task.reach(run.stack)
+    if reach is None:
+        return None
+    connected = within_hops(run.stack, task.length)
+    if np.array_equal(reach, connected):
+        return task.predict(run.stack)
+    tokens, targets = task.draw(np.random.default_rng(0), _SAMPLE)
+    answers = task.answers(tokens, targets)
+    asked = answers >= 0
+    return share(connected, run.stack, (np.arange(task.length) - answers)[asked], answers[asked])
 
 
 def _pairs(run):

@@ -27,6 +27,16 @@ def test_points_bars_and_lines():
     assert ax.get_lines()[1].get_ydata()[0] == 0.0625
 
 
+def test_what_relays_connect_is_a_line_above():
+    rows = [row("primes", 0.3, 0.4, connected=0.9), row("dense", 1.0, 1.0, connected=1.0)]
+    [ax] = plot.ceiling(rows)
+    lines = [line for line in ax.get_lines() if line.get_marker() == "_" and line.get_markersize() > 10]
+    [cap] = lines
+    np.testing.assert_array_equal(cap.get_xydata(), [[0.3, 0.9]])
+    assert cap.get_color() == ax.containers[0].lines[0].get_color()
+    assert "connected by relays" in [text.get_text() for text in ax.get_legend().get_texts()]
+
+
 def test_patterns_look_different_and_are_named_once():
     rows = [row(str(i), i / 20, i / 20, layers=layers) for layers in (1, 2) for i in range(14)]
     first, second = plot.ceiling(rows)

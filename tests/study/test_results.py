@@ -3,7 +3,7 @@ import pytest
 
 from primeattn.patterns import Pattern
 from primeattn.study import differences, grid, summary
-from primeattn.tasks import copy, text
+from primeattn.tasks import copy, mqar, text
 
 
 def records(runs, validation, test):
@@ -42,6 +42,19 @@ def test_the_rate_is_chosen_by_validation_and_judged_by_the_test():
     assert [row["layers"] for row in table] == [1, 2] and [row["predicted"] for row in table] == [1, 1]
     squares, primes, alone = (Pattern(s).num_pairs(32) for s in ("squares", "primes", None))
     assert [row["pairs"] for row in table] == [squares, round(primes + (alone + squares) / 2)]
+
+
+def test_what_relays_connect_beyond_what_theory_expects():
+    """In mqar theory expects answers at 4 alone, and two layers connect 8, of 4 and 4."""
+    task = mqar(length=16, pairs=4, vocab=16)
+    one, two = ([Pattern([4], window=0)] * layers for layers in (1, 2))
+    rows = summary(records(grid([task], {"one": one, "two": two}, seeds=1), lambda run: 1.0, lambda run: 1.0))
+    tokens, targets = task.draw(np.random.default_rng(0), 1024)
+    answers = task.answers(tokens, targets)
+    distances = (np.arange(16) - answers)[answers >= 0]
+    at = [np.mean(np.isin(distances, places)) for places in ([0, 4], [0, 4, 8])]
+    assert [row["predicted"] for row in rows] == pytest.approx([at[0], at[0]])
+    assert [row["connected"] for row in rows] == pytest.approx(at) and at[0] < at[1] < 1
 
 
 def test_fewer_bits_are_better():
