@@ -7,7 +7,8 @@ ORDER = (
     *("quickstart", "masks", "mask_gallery", "large_masks"),
     *("pairs", "wheel", "hops", "reach", "pareto", "two_hop_paths", "spectrum", "residues"),
     *("attention_map", "heads", "offset_bias"),
-    *("study_needle", "study_mqar", "study_curves", "study_text", "study_positions", "own_study"),
+    *("study_needle", "study_mqar", "study_relays", "study_curves", "study_text", "study_positions"),
+    "own_study",
 )
 # These train, or measure much: the page shows the figure of the repository.
 SLOW = ("quickstart", "spectrum", "attention_map", "heads", "offset_bias", "own_study")

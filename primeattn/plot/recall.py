@@ -17,13 +17,15 @@ __all__ = ["recall"]
 def recall(rows: Iterable[Mapping[str, Any]], axes: Any = None) -> np.ndarray:
     """Draw accuracy against the distance from question to answer, over the distances that theory expects.
 
-    There is a panel for each pattern (downwards) and number of layers. Distances that the layers connect
-    are shaded; points there are filled, others are hollow. A dashed line marks chance.
+    There is a panel for each pattern (downwards) and number of layers. Distances that theory expects are
+    shaded, and points there are filled. Where theory expects nothing, though relays connect the distance, the
+    shade is light and points are triangles; others are hollow. A dashed line marks chance.
 
     Parameters
     ----------
     rows : list of dict
-        Of ``study.places``, by distance. Rows of several tasks with one pattern share a panel.
+        Of ``study.places``, by distance; "connected" may be missing. Rows of several tasks with one pattern
+        share a panel.
     axes : sequence of matplotlib.axes.Axes, optional
         One for each panel; by default on a new figure.
 
@@ -62,12 +64,14 @@ def recall(rows: Iterable[Mapping[str, Any]], axes: Any = None) -> np.ndarray:
         mine = [row for row in rows if (row["pattern"], row["layers"]) == (name, count)]
         for row in mine:
             at, score, reached = (np.array(row[key]) for key in ("at", "score", "reached"))
-            shades = [(place - 0.5, 1) for place in at[reached]]
-            ax.broken_barh(shades, (-0.1, 1.3), color=COLORS[4], alpha=0.3, linewidth=0)
+            relayed = np.array(row.get("connected", row["reached"])) & ~reached
+            rest = ~(reached | relayed)
+            for places, alpha in ((reached, 0.3), (relayed, 0.1)):
+                shades = [(place - 0.5, 1) for place in at[places]]
+                ax.broken_barh(shades, (-0.1, 1.3), color=COLORS[4], alpha=alpha, linewidth=0)
             ax.plot(at[reached], score[reached], "o", color=COLORS[0], markersize=2.6)
-            ax.plot(
-                at[~reached], score[~reached], "o", color=COLORS[5], markersize=2.8, markerfacecolor="none"
-            )
+            ax.plot(at[relayed], score[relayed], "^", color=COLORS[2], markersize=2.6)
+            ax.plot(at[rest], score[rest], "o", color=COLORS[5], markersize=2.8, markerfacecolor="none")
             ax.axhline(row["chance"], color=GREY, linestyle="--", linewidth=0.8)
         ax.set(xlim=(0.5, most + 0.5), ylim=(-0.05, 1.08), yticks=(0, 0.5, 1))
         ax.set_title(f"{name}, {count} layer{'s' if count > 1 else ''}", fontsize=9)

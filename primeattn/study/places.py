@@ -19,9 +19,10 @@ __all__ = ["curves", "places", "reached"]
 def places(records: Iterable[Mapping[str, Any]]) -> Table:
     """Return a table with the metric in the test by distance or position, the mean over seeds.
 
-    ``at``, ``score`` and ``reached`` are lists: where, the metric there, and whether theory expects answers
-    there (None without a theory, or by position). ``by`` is "distance" or "position". Where a name has other
-    offsets for each seed, only the runs with those of the first count.
+    ``at``, ``score``, ``reached`` and ``connected`` are lists: where, the metric there, whether theory expects
+    answers there, and whether the layers connect it, be it by relays (the last two are None without a theory,
+    or by position). ``by`` is "distance" or "position". Where a name has other offsets for each seed, only
+    the runs with those of the first count.
 
     Parameters
     ----------
@@ -55,6 +56,7 @@ def places(records: Iterable[Mapping[str, Any]]) -> Table:
         if results:
             at, asked, right = _pooled(results)
             reach = first.task.reach(first.stack) if results[0]["by"] == "distance" else None
+            connected = within_hops(first.stack, first.task.length)
             rows.append(
                 {
                     **group.names(),
@@ -62,6 +64,7 @@ def places(records: Iterable[Mapping[str, Any]]) -> Table:
                     "at": at.tolist(),
                     "score": (right / asked).round(4).tolist(),
                     "reached": None if reach is None else reach[at].tolist(),
+                    "connected": None if reach is None else connected[at].tolist(),
                     "chance": float(first.task.chance),
                     "metric": first.task.metric,
                 }

@@ -12,13 +12,21 @@ def row(pattern, layers, reached=(True, False, True)):
 
 def test_points_and_shades():
     [ax] = plot.recall([row("primes", 2)])
-    filled, hollow, chance = ax.get_lines()
+    filled, relayed, hollow, chance = ax.get_lines()
     np.testing.assert_array_equal(filled.get_xydata(), [[1, 1.0], [5, 0.9]])
     np.testing.assert_array_equal(hollow.get_xydata(), [[2, 0.2]])
     assert hollow.get_markerfacecolor() == "none" and set(chance.get_ydata()) == {0.125}
     shades = [path.get_extents() for path in ax.collections[0].get_paths()]
     assert [(shade.x0, shade.x1) for shade in shades] == [(0.5, 1.5), (4.5, 5.5)]
-    assert ax.get_title() == "primes, 2 layers"
+    assert ax.get_title() == "primes, 2 layers" and not relayed.get_xdata().size
+
+
+def test_what_relays_connect_is_shown_apart():
+    [ax] = plot.recall([row("primes", 2, reached=(True, False, False)) | {"connected": [True, False, True]}])
+    filled, relayed, hollow, _ = (line.get_xydata().tolist() for line in ax.get_lines())
+    assert (filled, relayed, hollow[:1]) == ([[1, 1.0]], [[5, 0.9]], [[2, 0.2]])
+    near, far = ax.collections
+    assert near.get_alpha() > far.get_alpha() and far.get_paths()[0].get_extents().x0 == 4.5
 
 
 def test_patterns_go_down_and_layers_to_the_right():
@@ -33,7 +41,7 @@ def test_tasks_of_one_pattern_share_a_panel():
         row("a", 1) | {"task": f"copy(96, {d})", "at": [d], "score": [1.0], "reached": [True]} for d in (3, 4)
     ]
     [ax] = plot.recall(tasks)
-    assert len(ax.collections) == 2
+    assert len(ax.collections) == 4
 
 
 def test_without_a_theory_there_is_nothing_to_draw():

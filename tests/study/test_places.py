@@ -36,7 +36,10 @@ def test_nothing_expected_or_nothing_else():
 def test_relays_are_told_from_what_is_not_connected():
     """A relay of mqar cannot know the key: theory expects answers in one layer only."""
     [run] = grid([mqar(length=16, pairs=4, vocab=16)], {"two": [Pattern([4])] * 2}, seeds=1)
-    [row] = reached([record(run, [4, 8, 12], [6, 2, 8], [1.0, 0.5, 0.25])])
+    records = [record(run, [4, 8, 12], [6, 2, 8], [1.0, 0.5, 0.25])]
+    [row] = places(records)
+    assert (row["reached"], row["connected"]) == ([True, False, False], [True, True, False])
+    [row] = reached(records)
     assert (row["expected"], row["relayed"], row["others"]) == (1.0, 0.5, 0.25)
     [run] = grid([mqar(length=16, pairs=4, vocab=16)], {"one": [Pattern([4])]}, seeds=1)
     [row] = reached([record(run, [4, 8], [6, 2], [1.0, 0.5])])
@@ -58,7 +61,7 @@ def test_positions_have_no_theory():
     [run] = grid([text(length=4)], {"squares": Pattern("squares")}, seeds=1)
     records = [record(run, [0, 1], [2, 2], [5.0, 4.0], by="position")]
     [row] = places(records)
-    assert row["by"] == "position" and row["reached"] is None and row["metric"] == "bits"
+    assert row["by"] == "position" and row["reached"] is row["connected"] is None and row["metric"] == "bits"
     assert reached(records) == []
 
 
