@@ -32,10 +32,15 @@ def section(name) -> str:
     found = json.loads((FIGURES / "data" / f"study_{name}.json").read_text())
     protocol = found["protocol"]
     steps, seeds = protocol["sizes"]["steps"], protocol["seeds"]
-    small = "" if protocol["full"] else "; in small, to show that it works"
+    part = "" if protocol["full"] else "; not the whole protocol"
     claims = [row | {"word": WORDS.get((row["better"], row["than"]))} for row in found["differences"]]
     claims.sort(key=lambda row: VERDICTS.index(row["verdict"]))
-    lines = [f"### {name} ({steps} steps, {seeds} seeds{small})", "", Table(claims).markdown(CLAIMS), ""]
+    lines = [
+        f"### {name} ({steps} steps, {seeds} seed{'s' * (seeds > 1)}{part})",
+        "",
+        Table(claims).markdown(CLAIMS),
+        "",
+    ]
     lines += ["<details><summary>Every pattern</summary>", "", Table(found["summary"]).markdown(ROWS), ""]
     if found["reached"]:
         lines += ["Where theory expects answers, and elsewhere:", ""]

@@ -32,10 +32,10 @@ def test_the_protocol_has_as_many_runs_as_the_page_says(name):
     assert f"| {name} | {runs} |" in PAGE and f"primeattn study {name}" in PAGE
 
 
-def test_small_versions_say_so(program):
+def test_parts_of_a_protocol_say_so(program):
     for name in program["STUDIES"]:
         full = json.loads((FIGURES / "data" / f"study_{name}.json").read_text())["protocol"]["full"]
-        assert ("in small" in program["section"](name)) is not full
+        assert ("not the whole protocol" in program["section"](name)) is not full
 
 
 def test_results_are_brought_in(program, tmp_path, monkeypatch):
@@ -55,5 +55,5 @@ def test_results_are_brought_in(program, tmp_path, monkeypatch):
     monkeypatch.setitem(program["main"].__globals__, "FIGURES", figures)
     program["main"](tmp_path / "runs")
     changed = (figures / "STUDY.md").read_text()
-    old, new = (f"### mqar ({steps} steps, {seeds} seeds" for seeds in (before, 77))
+    old, new = (f"### mqar ({steps} steps, {seeds} seed{'s' * (seeds > 1)}" for seeds in (before, 77))
     assert changed == PAGE.replace(old, new) != PAGE

@@ -19,7 +19,8 @@ def recall(rows: Iterable[Mapping[str, Any]], axes: Any = None) -> np.ndarray:
 
     There is a panel for each pattern (downwards) and number of layers. Distances that theory expects are
     shaded, and points there are filled. Where theory expects nothing, though relays connect the distance, the
-    shade is light and points are triangles; others are hollow. A dashed line marks chance.
+    shade is light and points are triangles; others are hollow. A dashed line marks chance. Lines have labels
+    for a legend.
 
     Parameters
     ----------
@@ -69,10 +70,12 @@ def recall(rows: Iterable[Mapping[str, Any]], axes: Any = None) -> np.ndarray:
             for places, alpha in ((reached, 0.3), (relayed, 0.1)):
                 shades = [(place - 0.5, 1) for place in at[places]]
                 ax.broken_barh(shades, (-0.1, 1.3), color=COLORS[4], alpha=alpha, linewidth=0)
-            ax.plot(at[reached], score[reached], "o", color=COLORS[0], markersize=2.6)
-            ax.plot(at[relayed], score[relayed], "^", color=COLORS[2], markersize=2.6)
-            ax.plot(at[rest], score[rest], "o", color=COLORS[5], markersize=2.8, markerfacecolor="none")
-            ax.axhline(row["chance"], color=GREY, linestyle="--", linewidth=0.8)
+            points = {"linewidth": 0, "markersize": 2.7}
+            ax.plot(at[reached], score[reached], "o", color=COLORS[0], label="expected", **points)
+            ax.plot(at[relayed], score[relayed], "^", color=COLORS[2], label="by relays", **points)
+            style = {"color": COLORS[5], "markerfacecolor": "none", "label": "not connected"}
+            ax.plot(at[rest], score[rest], "o", **style, **points)
+            ax.axhline(row["chance"], color=GREY, linestyle="--", linewidth=0.8, label="chance")
         ax.set(xlim=(0.5, most + 0.5), ylim=(-0.05, 1.08), yticks=(0, 0.5, 1))
         ax.set_title(f"{name}, {count} layer{'s' if count > 1 else ''}", fontsize=9)
         ax.set(xlabel="distance (tokens)", ylabel="accuracy")
