@@ -19,6 +19,7 @@ from primeattn.sequences.value import Sequence, from_array
 __all__ = ["counting_bound", "efficiency", "match_budget"]
 
 _SALT = 4  # so that other random sequences draw other numbers from the same seed
+_DRAWS = 300  # of random offsets, until their pairs are those wanted
 
 
 def match_budget(
@@ -52,7 +53,8 @@ def match_budget(
         - "thin": terms of the sequence at random; here, and below, the window stays,
         - "distance": terms of the sequence, the nearest first,
         - "dyadic": random offsets, in every dyadic block [2^k, 2^(k+1)) in proportion to the number that the
-          sequence has there beyond the window: the control for its numbers, at any density.
+          sequence has there beyond the window, and drawn again until they cost what they should: the control
+          for its numbers, at any density. At the pattern's own pairs the numbers are the same in every block.
     within : float
         Share of the budget, in (0, 1], that may be left.
     seed : int, optional
@@ -103,12 +105,15 @@ def match_budget(
     layers = [_as_layer(layer) for layer in (pattern if stack else [pattern])]
     if not layers:
         raise ValueError("pattern: expected at least one pattern, got none")
-    offers = [_LEVERS[by](layer, n, as_seed(0 if seed is None else seed)) for layer in layers]
+    key = (_SALT, as_seed(0 if seed is None else seed))
+    offers = [_LEVERS[by](layer, n, key) for layer in layers]
     least = sum(offer.base.num_pairs(n) for offer in offers)
     if least > budget:
         what = "window 0 needs" if by == "window" else "window and global tokens need"
         raise ValueError(f"budget: expected at least {least}, what {what} at n = {n}, got {budget}")
-    taken, left = _spend(offers, budget - least, tolerance, n)
+    left = budget - least
+    drawn = _draw(layers, left, tolerance, n, key) if by == "dyadic" else None
+    taken, left = drawn or _spend(offers, left, tolerance, n)
     if left > tolerance:
         warn(
             f"budget: expected {budget} pairs, got {budget - left} at n = {n}: by={by!r} has no more offsets "
@@ -126,20 +131,47 @@ class _Offer(NamedTuple):
     offsets: np.ndarray  # can be taken
     ranks: np.ndarray  # the lowest first
     assemble: Callable  # offsets taken, sorted -> Pattern
+    planned: np.ndarray | None = None  # what each is expected to cost, if they are random
 
 
 def _as_layer(layer):
     return Pattern(layer) if isinstance(layer, Sequence) else as_pattern(layer)
 
 
+def _in_turn(offers):
+    """Numbers of layers and offsets of all offers, in the order of their ranks; and this order."""
+    order = np.argsort(np.concatenate([offer.ranks for offer in offers]), kind="stable")
+    layer = np.repeat(np.arange(len(offers)), [len(offer.offsets) for offer in offers])
+    return layer[order], np.concatenate([offer.offsets for offer in offers])[order], order
+
+
+def _ends(offers, n):
+    """For each layer, what an offset of 0 would cost: another one costs its size less."""
+    return n - np.array([offer.base.global_tokens for offer in offers])
+
+
+def _draw(layers, left, tolerance, n, key):
+    """Draw random offsets of all layers until they cost what is left; return them by layer, and the rest.
+
+    Numbers by block follow from what their offsets are expected to cost, so that no block is favoured whose
+    offsets happen to fit. None if no draw does.
+    """
+    for draw in range(_DRAWS):
+        offers = [_by_dyadic(layer, n, (*key, draw)) for layer in layers]
+        layer, offsets, order = _in_turn(offers)
+        planned = np.cumsum(np.concatenate([offer.planned for offer in offers])[order])
+        fit = int(np.searchsorted(planned, left + 0.5))
+        layer, offsets = layer[:fit], offsets[:fit]
+        rest = left - int((_ends(offers, n)[layer] - offsets).sum())
+        if 0 <= rest <= tolerance:
+            return [np.sort(offsets[layer == one]) for one in range(len(offers))], rest
+    return None
+
+
 def _spend(offers, left, tolerance, n):
     """Take offsets of all layers in the order of their ranks; return them by layer, and what is left."""
-    taken = [[] for _ in offers]
-    layer = np.repeat(np.arange(len(offers)), [len(offer.offsets) for offer in offers])
-    offsets = np.concatenate([offer.offsets for offer in offers])
-    order = np.argsort(np.concatenate([offer.ranks for offer in offers]), kind="stable")  # layers in turn
-    layer, offsets = layer[order], offsets[order]
-    ends = n - np.array([offer.base.global_tokens for offer in offers])  # an offset costs end - offset
+    taken, ends = [[] for _ in offers], _ends(offers, n)
+    layer, offsets, _ = _in_turn(offers)
     fit = int(np.searchsorted(np.cumsum(ends[layer] - offsets), left, side="right"))
     left -= int((ends[layer] - offsets)[:fit].sum())
     for one, offset in zip(layer[:fit].tolist(), offsets[:fit].tolist(), strict=True):
@@ -163,7 +195,7 @@ def _add_what_fits(taken, layer, offsets, ends, left, tolerance):
     return left
 
 
-def _by_window(pattern, n, seed):
+def _by_window(pattern, n, key):
     sequence, columns = pattern.sequence, pattern.global_tokens
     base = Pattern(sequence, 0, columns)
     offsets = np.setdiff1d(np.arange(1, n - columns), base.offsets(n))
@@ -184,27 +216,29 @@ def _terms(pattern, n):
     return base, pattern.offsets_between(min(pattern.window + 1, n), max(n - pattern.global_tokens, 0))
 
 
-def _by_distance(pattern, n, seed):
+def _by_distance(pattern, n, key):
     base, terms = _terms(pattern, n)
     return _Offer(base, terms, terms, partial(_with_terms, pattern, terms))
 
 
-def _by_thin(pattern, n, seed):
+def _by_thin(pattern, n, key):
     base, terms = _terms(pattern, n)
-    return _Offer(base, terms, uniform(terms, _SALT, seed), partial(_with_terms, pattern, terms))
+    return _Offer(base, terms, uniform(terms, *key), partial(_with_terms, pattern, terms))
 
 
-def _by_dyadic(pattern, n, seed):
+def _by_dyadic(pattern, n, key):
     base, terms = _terms(pattern, n)
-    offsets, ranks = [terms[:0]], [np.zeros(0)]
+    offsets, ranks, planned = [terms[:0]], [np.zeros(0)], [np.zeros(0)]
     first, end = pattern.window + 1, n - pattern.global_tokens
     for k in range(first.bit_length() - 1, max(end - 1, 0).bit_length()):
         block = np.arange(max(2**k, first), min(2 ** (k + 1), end))
-        wanted = np.searchsorted(terms, 2 ** (k + 1)) - np.searchsorted(terms, 2**k)
-        if wanted:
-            offsets.append(block[np.argsort(uniform(block, _SALT, seed))])
-            ranks.append((np.arange(len(block)) + 0.5) / wanted)
-    return _Offer(base, np.concatenate(offsets), np.concatenate(ranks), partial(_with_terms, base, terms[:0]))
+        own = terms[(terms >= 2**k) & (terms < 2 ** (k + 1))]
+        if own.size:
+            offsets.append(block[np.argsort(uniform(block, *key))])
+            ranks.append((np.arange(len(block)) + 0.5) / len(own))
+            planned.append(np.full(len(block), end - own.mean()))
+    offsets, ranks, planned = map(np.concatenate, (offsets, ranks, planned))
+    return _Offer(base, offsets, ranks, partial(_with_terms, base, terms[:0]), planned)
 
 
 _LEVERS = {"window": _by_window, "thin": _by_thin, "distance": _by_distance, "dyadic": _by_dyadic}

@@ -21,14 +21,14 @@ __all__ = ["controls"]
 def controls(pattern: Patterns | Sequence, n: int, seeds: int = 3) -> dict:
     """Return the fair controls of a pattern at length ``n``, each with as many pairs, within 1 %:
 
-    - "window": the last tokens alone,
+    - "window": the last tokens, and a far offset or two if one more step of the window costs over 1 %,
     - "strided": multiples of a stride, for at most half of the pairs beyond the window 0, and a window for
       the rest (Child et al., Generating long sequences with sparse Transformers, 2019),
     - "powers of two": these and a window (Li et al., LogSparse, 2019); left out, with a warning, if they cost
       more than the pattern even without one,
     - "dense": all causal pairs; the one that costs more, and says what can be reached at all,
-    - "random 0", "random 1", ...: as many offsets of every scale, but random ones (``by="dyadic"`` of
-      ``match_budget``).
+    - "random 0", "random 1", ...: random offsets, as many in every dyadic block [2^k, 2^(k+1))
+      (``by="dyadic"`` of ``match_budget``).
 
     All have the global tokens of the pattern.
 
@@ -64,7 +64,7 @@ def controls(pattern: Patterns | Sequence, n: int, seeds: int = 3) -> dict:
     strided       24395
     powers of two 24395
     dense         524800
-    random 0      24287
+    random 0      24329
     """
     n, seeds = as_int("n", n, minimum=1), as_int("seeds", seeds, minimum=0)
     stack = isinstance(pattern, (list, tuple))

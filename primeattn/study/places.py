@@ -21,8 +21,8 @@ def places(records: Iterable[Mapping[str, Any]]) -> Table:
 
     ``at``, ``score``, ``reached`` and ``connected`` are lists: where, the metric there, whether theory
     expects answers there, and whether the layers connect it, be it by relays (the last two are None without a
-    theory, or by position). ``by`` is "distance" or "position". Where a name has other offsets for each seed, only
-    the runs with those of the first count.
+    theory, or by position). ``by`` is "distance" or "position". Where a name has other offsets for each seed,
+    only the runs with those of the first count.
 
     Parameters
     ----------

@@ -103,6 +103,19 @@ def test_random_offsets_within_dyadic_blocks():
         assert np.isin(matched, terms).mean() < 0.3
 
 
+@pytest.mark.parametrize("sequence", ["primes", "squares", "mian_chowla"])
+@pytest.mark.parametrize("n", [48, 64, 96, 128, 256, 1024])
+def test_random_offsets_are_as_many_in_every_block_at_the_own_budget(sequence, n):
+    """Single far offsets cost little and fit well; there may be no more of them for that."""
+    pattern = Pattern(sequence, window=3)
+    edges = 2 ** np.arange(12)
+    for seed in range(5):
+        matched = match_budget(pattern, pattern.num_pairs(n), n, by="dyadic", seed=seed)
+        counts = [np.histogram(p.offsets(n), edges)[0].tolist() for p in (pattern, matched)]
+        assert counts[0] == counts[1]
+        assert 0.99 * pattern.num_pairs(n) <= matched.num_pairs(n) <= pattern.num_pairs(n)
+
+
 def test_a_stack_shares_one_lever():
     stack = [Pattern("primes", window=9), Pattern("squares", global_tokens=1)]
     n = 1024
