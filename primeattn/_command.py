@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
 import argparse
 import os
 import signal
 import sys
+import threading
 import warnings
 from contextlib import contextmanager, suppress
 
@@ -65,14 +67,32 @@ def run(parser, argv) -> int:
 
 
 def _take_interrupts():
-    """Let Ctrl-C interrupt only once: more would cut short what is saved and printed."""
+    """Let Ctrl-C interrupt only once: more would cut short what is saved and printed.
+
+    An exception ends within a function that C calls, such as those that a compiler calls. Then it is raised
+    again.
+    """
 
     def interrupt(number, frame):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         raise KeyboardInterrupt
 
+    def ignored(unraisable):
+        if unraisable.exc_type is not KeyboardInterrupt:
+            before(unraisable)
+            return
+        signal.signal(signal.SIGINT, interrupt)
+        threading.Timer(0.02, interrupt_main).start()  # not here, where it would be ignored again
+
+    def interrupt_main():
+        if hasattr(signal, "pthread_kill"):  # which also ends a wait
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        else:
+            _thread.interrupt_main()
+
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a job may be set to ignore Ctrl-C
         signal.signal(signal.SIGINT, interrupt)
+        before, sys.unraisablehook = sys.unraisablehook, ignored
 
 
 def _able(stream):

@@ -280,6 +280,26 @@ def test_help_and_version(capsys):
         assert exit.value.code == 0 and expected in capsys.readouterr().out
 
 
+CALLED_BY_C = """
+import ctypes, signal, sys, time
+from primeattn import _command
+
+def run(arguments):
+    ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(signal.SIGINT))()  # as a compiler may call Python
+    time.sleep(60)
+
+parser = _command.Parser(prog="p")
+parser.set_defaults(run=run)
+sys.exit(_command.run(parser, None))
+"""
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_ctrl_c_in_a_function_that_c_calls_is_not_lost():
+    done = subprocess.run([sys.executable, "-c", CALLED_BY_C], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (130, "p: interrupted\n")
+
+
 @pytest.mark.parametrize("presses", [1, 5])
 @pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_exits_with_130_and_one_line(text, tmp_path, presses):
