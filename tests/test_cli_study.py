@@ -36,6 +36,12 @@ def test_what_it_trains_prints_and_writes(tmp_path, capsys):
     assert "take another folder" in capsys.readouterr().err
 
 
+def test_a_study_whose_runs_all_fail_is_an_error(tmp_path, capsys):
+    assert cli.main(["study", "needle", *TINY, "--lr", "1e30", "--out", str(tmp_path)]) == 2
+    assert "all 3 runs failed: training: loss" in capsys.readouterr().err
+    assert "3 runs failed" in (tmp_path / "report.md").read_text()
+
+
 def test_predictions_are_there_before_the_first_run(tmp_path, monkeypatch, capsys):
     def stopped(runs, out, jobs):
         assert json.loads((out / "predictions.json").read_text())["predictions"][0]["pattern"] == "squares"

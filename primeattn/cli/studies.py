@@ -62,6 +62,8 @@ def _study(arguments):
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"the same command goes on with the runs that {out} does not have") from None
     found = study.report(protocol, records, out)
+    if found["failed"] == len(records):
+        raise RuntimeError(f"all {len(records)} runs failed: {records[0]['result']['error']}")
     if arguments.json:
         print(json.dumps(found, indent=1))
         return

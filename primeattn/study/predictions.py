@@ -66,7 +66,10 @@ def write_predictions(path, protocol, runs):
     text = json.dumps(content, indent=1) + "\n"
     if path.exists():
         if path.read_text() != text:
-            raise ValueError(f"out: {str(path)!r} is of another study or other options; take another folder")
+            raise ValueError(
+                f"out: {str(path)!r} is of another study or other options, such as seeds; take another folder, "
+                "or delete that file: the folder's runs are not trained again"
+            )
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as file:

@@ -155,8 +155,9 @@ _PROTOCOLS = {
     "pixels": {
         "question": "Does it matter whether the row width is among the offsets?",
         "figure": "scores",
-        "expected": "Primes beat random offsets with rows of 31 pixels, and lose to them with rows of 28.",
-        "tasks": [{"name": "pixels", "width": width, "height": 16} for width in (28, 31)],
+        "expected": "The pixel above is the token width - 1 back. Primes beat random offsets where that is "
+        "prime, in rows of 30 (and 12) pixels, and lose to them in rows of 28 (and 16).",
+        "tasks": [{"name": "pixels", "width": width, "height": 16} for width in (28, 30)],
         "patterns": ["primes", "squares as primes", "random as primes", "window as primes", "dense"],
         "layers": [2],
         "lrs": [3e-3],
@@ -164,7 +165,7 @@ _PROTOCOLS = {
         "sizes": {"width": 64, "heads": 2, "steps": 800, "batch": 8, "examples": 256},
         "claims": [*_CLAIMS[:2], ["squares as primes", "window as primes"]],
         "quick": {
-            "tasks": [{"name": "pixels", "width": width, "height": 8} for width in (12, 13)],
+            "tasks": [{"name": "pixels", "width": width, "height": 8} for width in (12, 16)],
             "patterns": ["primes", "random as primes", "window as primes"],
             "layers": [1],
             "seeds": 3,
@@ -196,8 +197,8 @@ def protocol(name: str, quick: bool = False, **changes: Any) -> dict:
 
     Raises
     ------
-    ValueError
-        For an unknown name.
+    TypeError, ValueError
+        For an unknown name or change, and for patterns, layers or rates that are no lists.
 
     See Also
     --------
@@ -212,6 +213,11 @@ def protocol(name: str, quick: bool = False, **changes: Any) -> dict:
     """
     if name not in _PROTOCOLS:
         raise ValueError(f"study: expected one of {', '.join(_PROTOCOLS)}, got {name!r}")
+    if unknown := changes.keys() - {"patterns", "layers", "lrs", "seeds", "steps"}:
+        raise TypeError(f"changes: expected patterns, layers, lrs, seeds or steps, got {min(unknown)}")
+    for key in ("patterns", "layers", "lrs"):
+        if changes.get(key) is not None and (not isinstance(changes[key], list) or not changes[key]):
+            raise TypeError(f"{key}: expected a list of at least one, got {changes[key]!r}")
     made = deepcopy(_PROTOCOLS[name])
     small = made.pop("quick")
     for key in ("seeds", "steps"):

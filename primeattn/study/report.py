@@ -21,6 +21,17 @@ __all__ = ["COLUMNS", "report"]
 COLUMNS = ("task", "pattern", "layers", "pairs", "lr", "n", "mean", "low", "high")
 COLUMNS += ("predicted", "connected", "chance")
 
+_LEGEND = """Sequences have a window of 3. "X as Y" has as many pairs as Y, within 1 %: random offsets, as
+many in every block [2^k, 2^(k+1)), other ones for each seed; powers of two or multiples of a stride, and
+a window; a window alone. `pairs` are of all layers, `lr` is what validation prefers, `mean` is the test
+over `n` seeds (right answers, or bits of a token), with its 95 % interval. `predicted` is the share of
+questions that theory expects to be answered, `connected` that of those whose answer the layers connect,
+be it by relays."""
+_REACHED = """`expected`: right answers where theory expects them, `lowest`: at the worst of these
+distances; `relayed`: where only relays connect the answer; `others`: elsewhere. In a figure by distance,
+blue bands and filled points are where theory expects answers, light bands and triangles where relays
+connect them."""
+
 
 def report(protocol: Mapping[str, Any], records: Iterable[Mapping[str, Any]], out: FilePath) -> dict:
     """Write ``report.json``, ``figure.png``, ``curves.png`` and ``report.md`` to ``out``; return the first.
@@ -98,7 +109,14 @@ def _page(found, drawn):
     """The page as text: what was asked and expected, then what came out, what does not hold first."""
     protocol = found["protocol"]
     settings = {name: protocol[name] for name in ("layers", "lrs", "seeds")} | protocol["sizes"]
-    lines = [f"# {protocol['study']}", "", protocol["question"], "", f"Expected: {protocol['expected']}", ""]
+    lines = [
+        f"# {protocol['study']}",
+        "",
+        protocol["question"],
+        "",
+        f"Expected of the whole study: {protocol['expected']}",
+        "",
+    ]
     lines += [", ".join(f"{name} {value}" for name, value in settings.items()) + ".", ""]
     if found["failed"]:
         lines += [f"{found['failed']} runs failed: their losses were no numbers.", ""]
@@ -106,10 +124,16 @@ def _page(found, drawn):
         order = ("not supported", "undecided", "supported")
         claims = sorted(found["differences"], key=lambda row: order.index(row["verdict"]))
         names = ("verdict", "better", "than", "task", "layers", "n", "mean", "low", "high")
-        lines += ["## Claims", "", "Mean difference by seed in the test, with its 95 % interval.", ""]
+        lines += [
+            "## Claims",
+            "",
+            "Mean difference by seed in the test, with its 95 % interval: above 0 where the",
+        ]
+        lines += ["first pattern does better, be it by more right answers or by fewer bits.", ""]
         lines += [Table(claims).markdown(names), ""]
-    lines += ["## Results", "", found["summary"].markdown(COLUMNS), ""]
+    lines += ["## Results", "", _LEGEND, "", found["summary"].markdown(COLUMNS), ""]
     if found["reached"]:
-        lines += ["## Where theory expects answers, and elsewhere", "", found["reached"].markdown(), ""]
+        lines += ["## Where theory expects answers, and elsewhere", "", _REACHED, ""]
+        lines += [found["reached"].markdown(), ""]
     lines += [line for name in drawn for line in (f"![{name.removesuffix('.png')}]({name})", "")]
     return "\n".join(lines)

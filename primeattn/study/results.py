@@ -192,7 +192,7 @@ def differences(records: Iterable[Mapping[str, Any]], claims: Iterable[tuple[str
     Raises
     ------
     ValueError
-        If a name means different patterns at equal seeds.
+        If a name means different patterns at equal seeds, or has no records; if a claim is no pair of names.
 
     See Also
     --------
@@ -215,8 +215,12 @@ def differences(records: Iterable[Mapping[str, Any]], claims: Iterable[tuple[str
         setting = (repr(run.task), len(run.stack), run.width, run.heads, run.steps, run.batch, run.examples)
         if groups.setdefault(setting, {}).setdefault(run.pattern, group) is not group:
             raise ValueError(f"records: {run.pattern!r} is the name of different patterns with equal seeds")
+    known = dict.fromkeys(name for by_name in groups.values() for name in by_name)
     rows = []
-    for better, than in claims:
+    for claim in claims:
+        if isinstance(claim, str) or len(claim) != 2 or not set(claim) <= known.keys():
+            raise ValueError(f"claims: expected pairs of {', '.join(known) or 'names'}, got {claim!r}")
+        better, than = claim
         for (task, layers, *_), by_name in groups.items():
             if better in by_name and than in by_name:
                 sign = 1 if by_name[better].runs[0].task.metric == "accuracy" else -1

@@ -79,6 +79,10 @@ def run(
     [0, 1]
     """
     jobs, out, runs = as_int("jobs", jobs, minimum=1), Path(out), list(runs)
+    if not runs:
+        raise ValueError("runs: expected at least one, got none")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out: expected a folder, got the file {str(out)!r}")
     if scheduler is not None and jobs != 1:
         raise ValueError(f"jobs: expected 1 with a scheduler, which has its own workers, got {jobs}")
     keys, code = [key(run) for run in runs], code_version()
@@ -105,9 +109,17 @@ def run(
 def _done(records, code):
     """Results by key, of those that this code gave."""
     for number, record in enumerate(records, 1):
-        if not isinstance(record, dict) or not {"key", "code", "run", "result"} <= record.keys():
+        if not _is_record(record):
             raise ValueError(f"out: line {number} of runs.jsonl is no record of a run: {str(record)[:60]}")
     return {record["key"]: record["result"] for record in records if record["code"] == code}
+
+
+def _is_record(record):
+    if not isinstance(record, dict) or not {"key", "code", "run", "result"} <= record.keys():
+        return False
+    result = record["result"]
+    names = {"validation", "test", "losses", "by", "at", "asked", "score", "error"}
+    return isinstance(record["key"], str) and isinstance(result, dict) and result.keys() == names
 
 
 def _train(runs, jobs, scheduler):

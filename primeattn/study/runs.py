@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import inspect
 import json
 from collections.abc import Mapping
 from functools import cache
@@ -15,6 +14,7 @@ from primeattn.checks import as_int, is_real
 from primeattn.language_model import make_model
 from primeattn.nn import Layer
 from primeattn.patterns import Pattern
+from primeattn.study.probe import probe
 from primeattn.tasks import Task, from_json
 
 if TYPE_CHECKING:
@@ -120,12 +120,15 @@ def grid(
     for task in tasks:
         if not isinstance(task, Task):
             raise TypeError(f"tasks: expected tasks, got {task!r}")
+        probe(task)
         for name, pattern in patterns.items():
             stacks = [pattern] if isinstance(pattern, list) else [[pattern] * count for count in layers]
             for stack in stacks:
                 shared = {"pattern": name, "task": task.to_json(), "stack": [_to_json(p) for p in stack]}
                 for lr in lrs:
                     runs += [shared | {"lr": lr, "seed": seed} | _SIZES | sizes for seed in seeds]
+    if not runs:
+        raise ValueError("runs: expected at least one task, pattern, number of layers and learning rate")
     for run in runs:
         made = check(run)
         run.update({name: getattr(made, name) for name in ("lr", "seed", *_SIZES)})  # no NumPy numbers
@@ -193,8 +196,8 @@ def check(run: Mapping[str, Any]) -> Run:
 def key(run: Mapping[str, Any]) -> str:
     """Return 16 hexadecimal digits that name a run: equal for equal runs, whatever tables call the pattern.
 
-    They cover the offsets of the patterns, the data of the task (its ``digest``), and its source code if it
-    is not one of the library's.
+    They cover the offsets of the patterns, the data of the task (its ``digest``), and its source code and
+    first sequences if it is not one of the library's.
 
     Parameters
     ----------
@@ -218,16 +221,10 @@ def key(run: Mapping[str, Any]) -> str:
     True
     """
     made = check(run)
-    task, source = made.task, ""
-    if not type(task).__module__.startswith("primeattn."):
-        try:
-            source = inspect.getsource(type(task))
-        except (OSError, TypeError):  # typed at a prompt
-            source = ""
     heads = [head for layer in made.stack for head in (layer if isinstance(layer, list) else [layer])]
-    offsets = [head.offsets(task.length).tolist() for head in heads]  # a name may come to mean others
+    offsets = [head.offsets(made.task.length).tolist() for head in heads]  # a name may come to mean others
     told = {name: value for name, value in run.items() if name != "pattern"}
-    content = json.dumps([told, offsets, task.digest, source], sort_keys=True)
+    content = json.dumps([told, offsets, made.task.digest, probe(made.task)], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 

@@ -47,10 +47,13 @@ def on_processes(runs, jobs):
                 key = busy.pop(line)
                 try:
                     result = line.recv()
-                except EOFError:
+                except (EOFError, ConnectionError):
                     workers[line].join()
                     code = workers[line].exitcode
-                    raise RuntimeError(f"a process that trained run {key} ended with code {code}") from None
+                    told = f"a process that was to train run {key} ended with code {code}"
+                    if code == 1:  # as when it began to do itself what the script does
+                        told += '; a script has to keep what it does under if __name__ == "__main__":'
+                    raise RuntimeError(told) from None
                 if isinstance(result, BaseException):
                     raise result
                 idle.append(line)

@@ -10,8 +10,9 @@
 (0.125, 0.937)
 
 ``needle`` and ``copy`` ask for something that a relay can pass on, so that layers reach as far as their hops.
-``mqar`` and ``induction`` name what they ask for only at the end, which no relay can know: there it counts
-what one layer connects. A task of your own derives from ``Task``.
+``mqar`` and ``induction`` name what they ask for only at the end, which no relay can know: theory expects
+what one layer connects, though relays of ``mqar`` learn to carry many pairs. A task of your own derives from
+``Task``.
 """
 
 from primeattn.tasks.associations import mqar

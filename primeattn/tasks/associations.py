@@ -50,8 +50,9 @@ class mqar(Task):
 
     Notes
     -----
-    Chance is a guess among all values. A model that sees some of the values at hand, but not which key they
-    belong to, guesses among these: beyond the ceiling, up to 1 / pairs can be right.
+    Chance is a guess among all values. One layer goes a little beyond the ceiling, by guesses among the
+    values that it sees without their keys. Two layers go far beyond it: relays carry many pairs at once, and
+    a trained model answers most of what two hops connect (figures/STUDY.md).
 
     Examples
     --------

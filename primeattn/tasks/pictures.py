@@ -46,8 +46,8 @@ def _bands(path):
 class pixels(Task):
     """``target_i = pixel_i`` of a grey patch, read row by row; ``token_i`` is the pixel before, or the start.
 
-    The pixel above lies ``width`` tokens back, so that a pattern sees it or not depending on the width: a row
-    of 31 pixels suits the primes, one of 28 does not.
+    The pixel above is the token ``width - 1`` back, so that a pattern sees it or not depending on the width:
+    rows of 30 pixels suit the primes, rows of 28 do not, not even by the embedding of the token that follows.
 
     Parameters
     ----------

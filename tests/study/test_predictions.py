@@ -27,6 +27,8 @@ def test_they_are_written_once_and_never_changed(tmp_path):
     assert json.loads(before)["protocol"] == made
     write_predictions(path, made, protocol_runs(made))
     other = protocol("needle", quick=True, seeds=5)
-    with pytest.raises(ValueError, match="is of another study or other options; take another folder"):
+    with pytest.raises(
+        ValueError, match="is of another study or other options, such as seeds; take another folder"
+    ):
         write_predictions(path, other, protocol_runs(other))
     assert path.read_bytes() == before

@@ -105,7 +105,7 @@ def test_differences_are_paired_by_seed():
     def test(run):
         return 0.5 + run["seed"] / 4 + (run["pattern"] == "a") * (0.01 + 0.001 * run["seed"])
 
-    table = differences(records(runs, test, test), [("a", "b"), ("b", "a"), ("a", "c")])
+    table = differences(records(runs, test, test), [("a", "b"), ("b", "a")])
     assert [(row["better"], row["task"][:4], row["verdict"]) for row in table] == [
         ("a", "copy", "supported"),
         ("a", "text", "not supported"),  # fewer bits are better
@@ -114,6 +114,13 @@ def test_differences_are_paired_by_seed():
     ]
     assert table[0]["n"] == 3 and table[0]["mean"] == pytest.approx(0.011)
     assert table[0]["std"] == pytest.approx(0.001)  # not that of the seeds
+
+
+@pytest.mark.parametrize("claims", [[("a", "c")], ("a", "b"), [("a",)]])
+def test_a_claim_of_a_name_without_records(claims):
+    runs = grid([copy(32, 4)], {"a": Pattern("squares"), "b": Pattern(None)}, seeds=1)
+    with pytest.raises(ValueError, match="claims: expected pairs of a, b, got"):
+        differences(records(runs, lambda run: 1.0, lambda run: 1.0), claims)
 
 
 def test_a_seed_that_failed_has_no_pair():

@@ -198,8 +198,17 @@ def test_bad_input_writes_nothing(runs, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_file_of_something_else_is_refused(runs, tmp_path):
-    (tmp_path / "runs.jsonl").write_text('{"key": 1}\n')
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"key": 1}',
+        '{"key": "a", "code": "b", "run": {}, "result": {}}',
+        '{"key": "a", "code": "b", "run": {}, "result": null}',
+        '{"key": [], "code": "b", "run": {}, "result": {}}',
+    ],
+)
+def test_a_file_of_something_else_is_refused(runs, tmp_path, line):
+    (tmp_path / "runs.jsonl").write_text(line + "\n")
     with pytest.raises(ValueError, match=r"out: line 1 of runs\.jsonl is no record of a run"):
         run(runs, out=tmp_path)
-    assert (tmp_path / "runs.jsonl").read_text() == '{"key": 1}\n'
+    assert (tmp_path / "runs.jsonl").read_text() == line + "\n"

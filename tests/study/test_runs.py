@@ -7,7 +7,7 @@ import pytest
 from primeattn import sequences
 from primeattn.patterns import Pattern
 from primeattn.sequences import from_callable, register
-from primeattn.study import check, grid, key
+from primeattn.study import check, grid, key, probe
 from primeattn.study import runs as module
 from primeattn.study.runs import code_version
 from primeattn.tasks import Task, copy, mqar, text
@@ -63,9 +63,13 @@ def test_keys_cover_data_and_the_users_code(tmp_path, monkeypatch):
         length: int = 8
         vocab, chance = 2, 0.5
 
+        def draw(self, rng, batch):
+            tokens = rng.integers(2, size=(batch, self.length))
+            return tokens, tokens
+
     [run] = grid([theirs()], {"a": PRIMES}, seeds=1)
     before = key(run)
-    monkeypatch.setattr(module.inspect, "getsource", lambda cls: "changed")
+    monkeypatch.setattr(probe.inspect, "getsource", lambda cls: "changed")
     assert key(run) != before
 
 
