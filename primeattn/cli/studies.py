@@ -40,7 +40,7 @@ def add_command(commands):
     command.add_argument("--jobs", type=int, metavar="X", help=about)
     about = "a small version, in under two minutes on two cores"
     command.add_argument("--quick", action="store_true", help=about)
-    about = "output folder; runs that it has are not trained again (default: runs/study-STUDY)"
+    about = "output folder; runs that it has are not trained again (default: runs/study-STUDY, or ...-quick)"
     command.add_argument("--out", metavar="DIR", help=about)
     add_json(command)
 

@@ -67,8 +67,8 @@ def write_predictions(path, protocol, runs):
     if path.exists():
         if path.read_text() != text:
             raise ValueError(
-                f"out: {str(path)!r} is of another study or other options, such as seeds; take another folder, "
-                "or delete that file: the folder's runs are not trained again"
+                f"out: {str(path)!r} is of another study or other options, such as seeds; take another "
+                "folder, or delete that file: the folder's runs are not trained again"
             )
         return
     path.parent.mkdir(parents=True, exist_ok=True)

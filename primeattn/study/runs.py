@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from primeattn.checks import as_int, is_real
 from primeattn.language_model import make_model
 from primeattn.nn import Layer
@@ -112,11 +114,12 @@ def grid(
         raise TypeError(f"patterns: expected a dict of patterns by name, got {patterns!r}")
     if unknown := sizes.keys() - _SIZES.keys():
         raise TypeError(f"sizes: expected {', '.join(_SIZES)}, got {min(unknown)}")
+    for name, several in (("tasks", tasks), ("layers", layers), ("lrs", lrs)):
+        if isinstance(several, (str, Task)) or not np.iterable(several):
+            raise TypeError(f"{name}: expected a list, got {several!r}")
     layers = [as_int("layers", count, minimum=1) for count in layers]
     lrs, seeds = list(lrs), range(as_int("seeds", seeds, minimum=1))
     runs = []
-    if isinstance(tasks, Task):
-        raise TypeError(f"tasks: expected a list of tasks, got {tasks!r}")
     for task in tasks:
         if not isinstance(task, Task):
             raise TypeError(f"tasks: expected tasks, got {task!r}")

@@ -103,6 +103,9 @@ def test_the_digest_follows_what_is_drawn():
 
 def test_nothing_at_all_is_refused(tmp_path):
     patterns = {"a": pa.Pattern("squares")}
+    for tasks, options in (([], {"lrs": 0.1}), ([], {"layers": 2}), (None, {}), (pa.tasks.copy(16, 4), {})):
+        with pytest.raises(TypeError, match="expected a list, got"):
+            pa.study.grid(tasks, patterns, **options)
     for options in ({"lrs": []}, {"layers": []}):
         with pytest.raises(ValueError, match="runs: expected at least one task, pattern"):
             pa.study.grid([pa.tasks.copy(16, 4)], patterns, **options)
