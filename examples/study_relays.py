@@ -24,5 +24,5 @@ for ax in axes:
 for ax in grid.flat[len(rows) :]:
     ax.axis("off")
 axes[-2].tick_params(labelbottom=True)  # below it is the legend
-ax.legend(*axes[0].get_legend_handles_labels(), loc="center", frameon=False, markerscale=2)
+grid.flat[-1].legend(*axes[0].get_legend_handles_labels(), loc="center", frameon=False, markerscale=2)
 save(figure, "study_relays")

@@ -3,9 +3,11 @@
 python figures/make_study.py [RUNS]
 
 RUNS is a folder with results of ``primeattn study``, such as runs: RUNS/study-needle/report.json is copied to
-figures/data/study_needle.json, and so on. Without it, page and figures are made from what is there.
+figures/data/study_needle.json, its runs.jsonl packed beside it, and so on. Without it, page and figures are
+made from what is there.
 """
 
+import gzip
 import json
 import runpy
 import sys
@@ -57,9 +59,12 @@ def page(text) -> str:
 
 def main(runs=None):
     for name in STUDIES if runs else ():
-        path = Path(runs) / f"study-{name}" / "report.json"
-        if path.exists():
-            (FIGURES / "data" / f"study_{name}.json").write_bytes(path.read_bytes())
+        folder, data = Path(runs) / f"study-{name}", FIGURES / "data"
+        if (folder / "report.json").exists():
+            (data / f"study_{name}.json").write_bytes((folder / "report.json").read_bytes())
+        if (folder / "runs.jsonl").exists():
+            packed = gzip.compress((folder / "runs.jsonl").read_bytes(), mtime=0)
+            (data / f"study_{name}_runs.jsonl.gz").write_bytes(packed)
     path = FIGURES / "STUDY.md"
     path.write_text(page(path.read_text()))
     examples = FIGURES.parent / "examples"

@@ -1,5 +1,6 @@
 """figures/STUDY.md says what the data beside it and the protocols say."""
 
+import gzip
 import json
 import runpy
 from pathlib import Path
@@ -52,8 +53,10 @@ def test_results_are_brought_in(program, tmp_path, monkeypatch):
     found["protocol"]["seeds"] = 77
     (tmp_path / "runs" / "study-mqar").mkdir(parents=True)
     (tmp_path / "runs" / "study-mqar" / "report.json").write_text(json.dumps(found))
+    (tmp_path / "runs" / "study-mqar" / "runs.jsonl").write_text("{}\n")
     monkeypatch.setitem(program["main"].__globals__, "FIGURES", figures)
     program["main"](tmp_path / "runs")
+    assert gzip.decompress((figures / "data" / "study_mqar_runs.jsonl.gz").read_bytes()) == b"{}\n"
     changed = (figures / "STUDY.md").read_text()
     old, new = (f"### mqar ({steps} steps, {seeds} seed{'s' * (seeds > 1)}" for seeds in (before, 77))
     assert changed == PAGE.replace(old, new) != PAGE
