@@ -18,7 +18,10 @@ _SALT = 1  # so that thin and the random controls draw different numbers from on
 def as_sequence(name: str, value: Any) -> Sequence:
     """Return ``value`` if it is a Sequence; TypeError otherwise."""
     if not isinstance(value, Sequence):
-        raise TypeError(f"{name}: expected a Sequence, got {value!r}")
+        raise TypeError(
+            f"{name}: expected a Sequence, got {value!r}; parse, from_array and from_callable of "
+            "primeattn.sequences make one of text, of numbers and of a function"
+        )
     return value
 
 

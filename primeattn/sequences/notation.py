@@ -54,7 +54,8 @@ def parse(text: str) -> Sequence:
     except (SyntaxError, RecursionError, MemoryError, _UnknownError):
         sequence = None
     if not isinstance(sequence, Sequence):
-        raise ValueError(f"sequence: expected such as 'primes', 'powers(3)' or '2 * primes', got {text!r}")
+        known = "'primes', 'powers(3)' or '2 * primes | squares'"
+        raise ValueError(f"sequence: expected such as {known}, got {text!r}")
     return sequence
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable
+from difflib import get_close_matches
 from functools import lru_cache, update_wrapper
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from primeattn.sequences.value import Sequence, from_array
@@ -30,6 +31,14 @@ class _Registered(Sequence):
 
     def _extend(self, known, start, stop):
         return self._rule(known, start, stop, *self._params)
+
+    def _check_last(self, terms):
+        last = int(terms[-1])
+        if last not in self._rule(terms[:-1], last - 1, last, *self._params):
+            raise ValueError(
+                f"{self!r}: expected extend(known, {last - 1}, {last}) to return {last}, got other terms; "
+                "stop is included"
+            )
 
     def _between(self, start, stop):
         if self._needs is None or (needed := self._needs(stop)) > start:
@@ -64,14 +73,16 @@ def register(
 ) -> Callable[[Callable[..., Array]], Any]:
     """Return a decorator that turns ``extend(known, start, stop)`` into the sequence called ``name``.
 
-    ``extend`` returns the terms in (start, stop], given the sorted array of all ``known`` terms <= start; it
-    is called for growing ranges, never twice for the same one. The sequence appears as
-    ``primeattn.sequences.<name>`` and wherever names are accepted.
+    ``extend`` returns the terms in (start, stop], with ``stop`` if that is one, given the sorted array of all
+    ``known`` terms <= start. It is called for growing ranges, and once for one term alone, to check that
+    ``stop`` is included. The sequence appears as ``primeattn.sequences.<name>`` and wherever names are
+    accepted.
 
     Parameters
     ----------
     name : str
-        A Python identifier that is not taken.
+        A Python identifier that is not taken. A name keeps its meaning as long as Python runs: what you still
+        change is better a function (`from_callable`).
     title, asymptotic, why : str
         Title; the counting function as text; one line on why to try it.
     oeis : str or None
@@ -108,8 +119,15 @@ def register(
     array([0, 1, 3, 5, 7])
     """
     _check_free(name)
+    if not callable(count):
+        raise TypeError(f"count: expected a function of x, got {count!r}")
 
     def decorator(extend):
+        if not callable(extend):
+            raise TypeError(f"extend: expected a function, got {extend!r}")
+        if params is None and not _takes(extend, 3):
+            raise TypeError(f"{name}: expected a function of known, start and stop, got {signature(extend)}")
+
         @lru_cache(maxsize=256)  # powers(3) made twice shares one cache of terms
         def make(*params):
             return _Registered(
@@ -129,11 +147,15 @@ def register(
             return _publish(name, make())
 
         def family(*args, **kwargs):
+            try:
+                signature(params).bind(*args, **kwargs)
+            except TypeError as error:
+                raise TypeError(f"{name}: {error}") from None
             checked = params(*args, **kwargs)
             return checked if isinstance(checked, Sequence) else make(*checked)
 
         public = update_wrapper(family, extend)
-        public.__signature__ = inspect.signature(params)
+        public.__signature__ = signature(params)
         return _publish(name, public)
 
     return decorator
@@ -146,8 +168,21 @@ def alias(name, sequence):
 
 
 def _check_free(name):
-    if not isinstance(name, str) or not name.isidentifier() or name in vars(_package):
-        raise ValueError(f"name: expected an identifier that is not taken, got {name!r}")
+    if not isinstance(name, str) or not name.isidentifier() or name == "none":  # the shell's for no sequence
+        raise ValueError(f"name: expected an identifier such as 'my_numbers', got {name!r}")
+    if name in vars(_package):
+        raise ValueError(f"name: expected one that is not taken, got {name!r}; a name keeps its meaning")
+
+
+def _takes(f, count):
+    """Whether ``f`` can be called with so many arguments; True of what does not tell."""
+    try:
+        signature(f).bind(*range(count))
+    except TypeError:
+        return False
+    except ValueError:
+        pass
+    return True
 
 
 def _publish(name, public):
@@ -199,7 +234,7 @@ def families() -> tuple[str, ...]:
     True
     """
     makers = {name: f for name, f in _registry.items() if not isinstance(f, Sequence)}
-    return tuple(sorted(f"{name}{inspect.signature(f)}" for name, f in makers.items()))
+    return tuple(sorted(f"{name}{signature(f)}" for name, f in makers.items()))
 
 
 def get(name: str, *params: Any) -> Sequence:
@@ -238,17 +273,18 @@ def get(name: str, *params: Any) -> Sequence:
         raise TypeError(f"sequence: expected a name, got {name!r}")
     public = _registry.get(name)
     if public is None:
-        raise ValueError(f"sequence: expected one of {', '.join(names() + families())}, got {name!r}")
+        close = get_close_matches(name, ["None", *_registry], n=1)
+        meant = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"sequence: expected one of {', '.join(names() + families())}, got {name!r}{meant}")
     if isinstance(public, Sequence):
         if params:
             raise ValueError(f"sequence: {name} takes no parameters, got {params!r}")
         return public
-    signature = inspect.signature(public)
     try:
-        signature.bind(*params)
+        signature(public).bind(*params)
     except TypeError:
         raise ValueError(
-            f"sequence: expected the parameters of {name}{signature}, got {params or 'none'}"
+            f"sequence: expected the parameters of {name}{signature(public)}, got {params or 'none'}"
         ) from None
     return public(*params)
 

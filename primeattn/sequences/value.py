@@ -56,14 +56,14 @@ def _as_offsets(name, values) -> np.ndarray:
     return values
 
 
-class _EndError(ValueError):
+class EndError(ValueError):
     """The request goes beyond the known terms: growing ahead of need stops here, a real request fails."""
 
 
 def check_reach(name, stop, most):
     """Raise if ``stop`` is above ``most``, up to which a sequence takes seconds to make."""
     if stop > most:
-        raise _EndError(f"limit: expected at most {most} for {name}, got {stop}")
+        raise EndError(f"limit: expected at most {most} for {name}, got {stop}")
 
 
 class Sequence:
@@ -183,6 +183,9 @@ class Sequence:
         """Return the terms in (start, stop], given the sorted ``known`` ones <= start."""
         raise NotImplementedError
 
+    def _check_last(self, terms):
+        """Raise if the rule leaves out a term that is the limit itself; ``terms`` are the first it gave."""
+
     def _reach(self, limit):
         """Return (terms, bound) with bound >= limit >= 1: every term <= bound."""
         if self._known[1] < limit:
@@ -199,7 +202,7 @@ class Sequence:
                 raise ValueError(f"limit: expected at most {_MOST_TERMS} terms, got {limit}: {terms:.2g}")
         try:
             new = self._extend(known, start, stop)
-        except _EndError:  # a finite part inside: go no further than asked
+        except EndError:  # a finite part inside: go no further than asked
             if stop == limit:
                 raise
             stop = limit
@@ -207,6 +210,8 @@ class Sequence:
         new = _as_offsets(self, new)
         if new.size and not (start < new[0] and new[-1] <= stop):
             raise ValueError(f"{self!r}: expected terms in ({start}, {stop}], got {new[0]} to {new[-1]}")
+        if new.size and not known.size:
+            self._check_last(new)
         terms = np.concatenate([known, new])
         terms.setflags(write=False)
         return terms, stop
@@ -296,7 +301,7 @@ class _Table(Sequence):
         vars(self)["_known"] = np.frombuffer(data, np.int64), _FOREVER if known_to is None else known_to
 
     def _extend(self, known, start, stop):
-        raise _EndError(f"limit: expected at most {start}, where this table of offsets ends, got {stop}")
+        raise EndError(f"limit: expected at most {start}, where this table of offsets ends, got {stop}")
 
     def __repr__(self):
         known_to = "" if self._args[1] is None else f", known_to={self._args[1]}"
@@ -323,7 +328,7 @@ class _Callable(Sequence):
         try:
             terms = f(limit)
         except Exception as error:
-            raise _EndError(f"{self!r}: f({limit}) raised {type(error).__name__}: {error}") from error
+            raise EndError(f"{self!r}: f({limit}) raised {type(error).__name__}: {error}") from error
         terms = _as_offsets(f"{self!r}: f({limit})", terms)
         if terms.size and terms[-1] > limit:
             raise ValueError(f"{self!r}: expected f({limit}) <= {limit}, got {terms[-1]}")
@@ -338,6 +343,13 @@ class _Callable(Sequence):
         if not np.array_equal(terms[: np.searchsorted(terms, cut, side="right")], known):
             raise ValueError(f"{self!r}: expected f({cut}) to be f({stop}) cut at {cut}, got other offsets")
         return terms[np.searchsorted(terms, start, side="right") :]
+
+    def _check_last(self, terms):
+        last = int(terms[-1])
+        if not np.array_equal(self._ask(last), terms):
+            raise ValueError(
+                f"{self!r}: expected f({last}) to be the terms up to and including {last}, got other offsets"
+            )
 
     def _key(self):
         return id(self._args[0])
@@ -391,8 +403,9 @@ def from_array(offsets: Iterable[int], known_to: int | None = None) -> Sequence:
 def from_callable(f: Callable[[int], Any]) -> Sequence:
     """Return the sequence of ``f(limit)`` = integers 1 <= s <= limit, compared by the identity of ``f``.
 
-    f(m) must be f(n) cut at m for m < n: this is checked at every growth, and at first use against half the
-    limit; ValueError otherwise. ``f`` may be called with up to twice the limit at hand; if that fails, it is
+    The limit itself may be a term: ``range(5, limit + 1, 5)``, not ``range(5, limit, 5)``. f(m) must be f(n)
+    cut at m for m < n. This is checked at first use, for half the limit and for the last term, and at every
+    growth; ValueError otherwise. ``f`` may be called with up to twice the limit at hand; if that fails, it is
     called with the limit itself.
 
     Parameters

@@ -44,7 +44,13 @@ def test_growth_extends_at_least_twofold_and_never_repeats():
 
     for limit in (10, 5, 10, 11, 20, 21, 100, 3):
         np.testing.assert_array_equal(odd(limit), np.arange(1, limit + 1, 2))
-    assert asked == [(0, 10), (10, 20), (20, 40), (40, 100)]
+    assert asked == [
+        (0, 10),
+        (8, 9),
+        (10, 20),
+        (20, 40),
+        (40, 100),
+    ]  # the second checks that stop is included
 
 
 def test_threads_extend_one_cache(fresh):
@@ -71,6 +77,7 @@ def test_threads_extend_one_cache(fresh):
         for thread in threads:
             thread.join()
         assert not wrong
+    assert asked.pop(1) == (asked[0][1] - 1, asked[0][1])  # checks that stop is included
     assert [start for start, _ in asked] == [0] + [stop for _, stop in asked[:-1]]
 
 
@@ -148,12 +155,41 @@ def test_a_registered_family_of_sequences():
 
 def test_register_checks():
     facts = dict(title="t", oeis=None, count=float, asymptotic="x", why="w")
-    for name in ("primes", "get", "two words", "", 3):
-        with pytest.raises(ValueError, match="name: expected an identifier that is not taken"):
+    for name in ("primes", "get"):
+        with pytest.raises(ValueError, match=f"name: expected one that is not taken, got '{name}'"):
             register(name, **facts)
+    for name in ("two words", "", 3, "none"):
+        with pytest.raises(ValueError, match="name: expected an identifier such as 'my_numbers'"):
+            register(name, **facts)
+    with pytest.raises(TypeError, match="count: expected a function of x, got 'x / 2'"):
+        register("half", **{**facts, "count": "x / 2"})
+    with pytest.raises(TypeError, match=r"half: expected a function of known, start and stop, got \(limit\)"):
+        register("half", **facts)(lambda limit: [])
+    with pytest.raises(TypeError, match="matched_random: missing a required argument: 'seed'"):
+        sequences.matched_random(primes)
     bad = register("bad", **facts)(lambda known, start, stop: np.arange(start, stop) + 2)
     with pytest.raises(ValueError, match=r"bad: expected terms in \(0, 10\], got 2 to 11"):
         bad(10)
+
+
+def test_a_range_that_ends_too_early_is_noticed_at_first_use():
+    """Whatever is asked first, and also if nothing was found before."""
+    facts = dict(title="t", oeis=None, count=lambda x: x / 2, asymptotic="x / 2", why="w")
+    for first in range(2, 40):
+        early = register(f"early_{first}", **facts)(
+            lambda known, start, stop: np.array([k for k in range(start + 1, stop) if k % 7 == 3], int)
+        )
+        with pytest.raises(ValueError, match=rf"early_{first}: .* stop is included"):
+            for limit in (first, 2 * first + 20):
+                early(limit)
+
+
+def test_names_that_are_meant():
+    for name, meant in (("prims", "primes"), ("sqares", "squares"), ("none", "None"), ("power", "powers")):
+        with pytest.raises(ValueError, match=rf"got '{name}'; did you mean {meant}\?$"):
+            sequences.get(name)
+    with pytest.raises(ValueError, match=r"got 'xyzzy'$"):
+        sequences.get("xyzzy")
 
 
 @pytest.mark.parametrize(

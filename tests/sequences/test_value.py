@@ -200,6 +200,8 @@ def test_callables():
     [
         (lambda limit: [limit], ValueError, r"expected f\(5\) to be f\(10\) cut at 5"),
         (lambda limit: range(1, limit, 2), ValueError, "cut at 5"),
+        (lambda limit: range(3, limit, 3), ValueError, r"f\(9\) to be the terms up to and including 9"),
+        (lambda limit: range(9, limit, 9), ValueError, r"f\(9\) to be the terms up to and including 9"),
         (lambda limit: [2, limit + 1], ValueError, r"expected f\(10\) <= 10, got 11"),
         (lambda limit: [0, 1], ValueError, "expected offsets >= 1, got 0"),
         (lambda limit: [1.5], TypeError, "expected an integer, got 1.5"),
