@@ -20,6 +20,8 @@ __all__ = ["check_gradients"]
 STEPS = (1e-5, 1e-6, 1e-7)
 DIRECTIONS = 2
 ROUNDING = 32  # units in the last place by which rounding may change f
+# Of what rounding may cause: less is a gradient of 0 that rounding moved, more is one that can be checked.
+LOST = (1e-4, 10)
 
 
 def check_gradients(
@@ -67,6 +69,9 @@ def check_gradients(
     ------
     AssertionError
         Names the path, the index (or direction), the analytic and the numeric value.
+    ValueError
+        If x, the parameters or the output are not finite, or a gradient is so small beside the output that
+        rounding hides it: nothing can be said of it then.
 
     See Also
     --------
@@ -92,8 +97,11 @@ def check_gradients(
     x = x.astype(np.float64 if x.dtype.kind == "f" else x.dtype)
 
     values = {"x": x, **{f"ps/{path}": leaf for path, leaf in tree.flatten(ps).items()}}
+    for path, value in values.items():
+        _require_finite(path, value)
     before = {path: value.copy() for path, value in values.items()}
     y, _, pullback = layer.pullback(x, ps, st)
+    _require_finite("y", y)
     c = rng.standard_normal(y.shape)
     given = c.copy()
     gradients = _named_gradients(pullback(c), x, ps)
@@ -132,12 +140,17 @@ def _named_gradients(result, x, ps):
 def _compare(f, path, value, gradient, rng, tol, max_entries, rounding):
     """Largest relative error of ``gradient``; ``value`` is moved in place and restored."""
     base, worst = value.copy(), 0.0
+    largest, norm = float(np.abs(gradient).max(initial=0)), float(np.linalg.norm(gradient))
+    if LOST[0] * rounding < largest < LOST[1] * rounding:
+        raise ValueError(
+            f"{path}: its gradient, at most {largest:.2g}, is lost in the rounding of differences, "
+            f"{rounding:.2g}; make the output smaller beside it"
+        )
     entries = np.arange(value.size)
     if value.size > max_entries:
         entries = np.sort(rng.choice(value.size, max_entries, replace=False))
     directions = [(f"direction {i}", rng.choice([-1.0, 1.0], value.shape)) for i in range(DIRECTIONS)]
     probes = [(str(tuple(map(int, np.unravel_index(i, value.shape)))), i) for i in entries.tolist()]
-    largest, norm = float(np.abs(gradient).max(initial=0)), float(np.linalg.norm(gradient))
     for where, direction in probes + directions:
         if isinstance(direction, int):
             analytic, scale = float(gradient.flat[direction]), largest
@@ -172,6 +185,11 @@ def _central_difference(f, value, base, direction, step):
 
 def _same(a, b):
     return a is b or (a is not None and b is not None and np.array_equal(a, b))
+
+
+def _require_finite(name, value):
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        raise ValueError(f"{name}: expected finite numbers, got {value[~np.isfinite(value)][0]}")
 
 
 def _require(condition, message):

@@ -4,7 +4,19 @@ import numpy as np
 import pytest
 
 from primeattn.check import check_gradients
-from primeattn.nn import Chain, Dense, Dropout, Embedding, Layer, LayerNorm, gelu, relu, setup
+from primeattn.nn import (
+    Chain,
+    Dense,
+    Dropout,
+    Embedding,
+    Layer,
+    LayerNorm,
+    Parameter,
+    gelu,
+    relu,
+    setup,
+    zeros,
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -134,6 +146,39 @@ def test_bad_calls():
         check_gradients(relu, [1.0])
     with pytest.raises(TypeError, match="st: give it together with ps"):
         check_gradients(relu, np.ones(1), ps={})
+
+
+def test_what_is_not_finite_is_refused(rng):
+    with pytest.raises(ValueError, match="x: expected finite numbers, got nan"):
+        check_gradients(relu, np.array([1.0, np.nan]))
+    ps, st = setup(rng, Dense(3, 2))
+    ps["weight"][0, 0] = np.inf
+    with pytest.raises(ValueError, match="ps/weight: expected finite numbers, got inf"):
+        check_gradients(Dense(3, 2), np.ones((1, 3)), ps, st)
+
+
+@dataclass(frozen=True, repr=False)
+class Far(Layer):
+    """1e6 x + size * shift, with a gradient of shift of the wrong sign."""
+
+    size: float
+
+    def parameters(self):
+        return {"shift": Parameter((3,), zeros)}
+
+    def forward(self, x, ps, st, memory):
+        return 1e6 * x + self.size * ps["shift"], st, None
+
+    def backward(self, dy, saved, ps, memory):
+        return 1e6 * dy, {"shift": -self.size * dy.sum(axis=0)}
+
+
+def test_a_gradient_that_rounding_hides_is_not_passed(rng):
+    x = rng.standard_normal((4, 3))
+    with pytest.raises(ValueError, match=r"ps/shift: its gradient, .*, is lost in the rounding"):
+        check_gradients(Far(1e-4), x)
+    with pytest.raises(AssertionError, match="ps/shift: at"):
+        check_gradients(Far(1.0), x)
 
 
 @dataclass(frozen=True, repr=False)
