@@ -250,7 +250,7 @@ def generate(
     rng : numpy.random.Generator or int
         Draws the tokens; an int is a seed, None the seed 0.
     context : int, optional
-        Most positions that the model takes.
+        Most positions that the model takes; without it, all of the text must fit.
     slide : bool
         When ``context`` positions are used, go on with the later half of the text as the prompt. Otherwise
         more than ``context`` tokens are refused at once. Prompts of a batch slide together, when the longest
@@ -340,6 +340,8 @@ def stream(
     if not texts:
         raise ValueError("prompt: expected at least one, got an empty list")
     needed = max(map(len, texts)) + length - 1  # the last token is not looked at
+    if slide and context is None:
+        raise ValueError("slide: expected context with it, the most positions that the model takes, got None")
     if context is not None and as_int("context", context, minimum=1) < needed and not slide:
         raise ValueError(f"context: expected at least {needed} positions, or slide=True, got {context}")
     capacity = max(needed, 1) if context is None else min(needed, context)
@@ -369,9 +371,14 @@ def _tokens(prompt):
     """The tokens of a prompt as a list."""
     if isinstance(prompt, (bytes, bytearray)):
         prompt = np.array(list(prompt), np.uint8)
+    if isinstance(prompt, str):
+        raise TypeError(f"prompt: expected bytes, such as b'def ', or tokens, got {prompt!r}")
     tokens = integers("prompt", prompt)
     if tokens.ndim != 1:
-        raise ValueError(f"prompt: expected bytes or one axis of tokens, got shape {tokens.shape}")
+        raise ValueError(
+            "prompt: expected bytes, an array of tokens, or a list of such prompts, "
+            f"got one of shape {tokens.shape}"
+        )
     if tokens.size == 0:
         raise ValueError("prompt: expected at least one token, got none")
     return tokens.tolist()

@@ -22,7 +22,7 @@ from primeattn._config import Config, check_callable, freeze_real
 from primeattn.checks import extent, is_array, share_memory
 from primeattn.compiled import loops
 from primeattn.compiled.parallel import row_blocks, share
-from primeattn.nn._layer import DTYPES
+from primeattn.nn._parameter import DTYPES
 
 if TYPE_CHECKING:
     from primeattn.typing import Array, Params, Tree

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from primeattn.checks import as_int
 from primeattn.losses import cross_entropy
 from primeattn.nn import setup
 from primeattn.optim import AdamW, clip_by_global_norm, warmup_cosine
@@ -50,7 +51,7 @@ class Stepper:
     lr : float
         Largest learning rate.
     steps : int
-        All steps to be taken.
+        All steps to be taken, at least 1.
     seed : int
         Of the initial parameters.
 
@@ -64,6 +65,11 @@ class Stepper:
         Loss of each step in nats per target; 0 for steps to come.
     seconds : float
         Time that the steps took.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``draw`` is no function, or ``steps`` no such number.
 
     See Also
     --------
@@ -86,6 +92,9 @@ class Stepper:
     def __init__(
         self, model: Layer, draw: Callable[[int], tuple[Array, Array]], *, lr: float, steps: int, seed: int
     ) -> None:
+        if not callable(draw):
+            raise TypeError(f"draw: expected a function of the step, got {type(draw).__name__}")
+        steps = as_int("steps", steps, minimum=1)
         self.model, self._draw, self._lr = model, draw, lr
         self.ps, self.st = setup(np.random.default_rng(seed), model)
         self.optimizer = AdamW(lr, betas=(0.9, 0.99))
@@ -97,11 +106,16 @@ class Stepper:
     def advance(self) -> float:
         """Take one step; return its loss in nats per target.
 
-        DivergedError if it or the gradient is not finite. After an exception, even from a signal handler, the
-        model is still between two steps.
+        DivergedError if it or the gradient is not finite, RuntimeError if all steps are taken. After an
+        exception, even from a signal handler, the model is still between two steps.
         """
         start = time.perf_counter()
-        tokens, targets = self._draw(self.step)
+        if self.step == len(self.losses):
+            raise RuntimeError(f"Stepper: all {self.step} steps are taken")
+        drawn = self._draw(self.step)
+        if not isinstance(drawn, (tuple, list)) or len(drawn) != 2:
+            raise TypeError(f"draw: expected it to return tokens and targets, got {type(drawn).__name__}")
+        tokens, targets = drawn
         self._workspace.reset()
         logits, st, pullback = self.model.pullback(tokens, self.ps, self.st, workspace=self._workspace)
         loss, dlogits = cross_entropy(logits, targets, workspace=self._workspace)

@@ -87,7 +87,7 @@ def test_evaluate_a_model_in_one_window(rng):
 def test_generate_follows_the_model(rng):
     successor = 50.0 * np.eye(256)[(np.arange(256) + 1) % 256]
     for context in (1, 2, 7, 100, None):
-        options = {"context": context, "slide": True, "rng": rng}
+        options = {"context": context, "slide": context is not None, "rng": rng}
         assert generate(Bigram(successor), {}, {}, b"\n", 30, **options) == bytes(range(11, 41))
     coin = np.full((256, 256), -np.inf)
     coin[:, [ord("a"), ord("b")]] = math.log(3), 0.0
@@ -123,7 +123,7 @@ def test_generate_slides_or_says_that_the_context_is_full(rng):
     assert drawn == text[3:]
     with pytest.raises(ValueError, match="context: expected at least 62 positions, or slide=True, got 24"):
         generate(model, ps, st, b"abc", 60, context=24)
-    with pytest.raises(ValueError, match="sequences must have at most 24 positions"):
+    with pytest.raises(ValueError, match="sequences must have at most 24 positions, got a capacity of 62"):
         generate(model, ps, st, b"abc", 60)
 
 
@@ -175,8 +175,15 @@ def test_top_k_and_top_p_draw_from_the_most_likely_tokens(rng):
         ({"top_p": 1.5}, ValueError, r"top_p: expected a number in \(0, 1\], got 1.5"),
         ({"prompt": b""}, ValueError, "prompt: expected at least one token, got none"),
         ({"prompt": []}, ValueError, "prompt: expected at least one, got an empty list"),
-        ({"prompt": np.zeros((2, 2), int)}, ValueError, "prompt: expected bytes or one axis of tokens"),
-        ({"prompt": "def"}, TypeError, "prompt: expected integers"),
+        (
+            {"prompt": np.zeros((2, 2), int)},
+            ValueError,
+            r"prompt: expected bytes, .*, got one of shape \(2, 2\)",
+        ),
+        ({"prompt": [100, 101]}, ValueError, r"a list of such prompts, got one of shape \(\)"),
+        ({"prompt": "def"}, TypeError, "prompt: expected bytes, such as b'def ', or tokens, got 'def'"),
+        ({"prompt": ["def"]}, TypeError, "prompt: expected bytes, such as b'def ', or tokens, got 'def'"),
+        ({"context": None, "slide": True}, ValueError, "slide: expected context with it"),
         ({"rng": 1.5}, TypeError, "rng: expected an integer"),
     ],
 )

@@ -56,6 +56,31 @@ def test_what_is_not_asked_teaches_nothing():
     assert learns.losses[-5:].mean() < 0.9 * learns.losses[0]
 
 
+@pytest.mark.parametrize(
+    ("change", "error", "match"),
+    [
+        ({"draw": (1, 2)}, TypeError, "draw: expected a function of the step, got tuple"),
+        (
+            {"draw": lambda step: None},
+            TypeError,
+            "draw: expected it to return tokens and targets, got NoneType",
+        ),
+        ({"steps": 0}, ValueError, "steps: expected an integer >= 1, got 0"),
+        ({"steps": 2.0}, TypeError, "steps: expected an integer, got 2.0"),
+    ],
+)
+def test_bad_arguments(change, error, match):
+    with pytest.raises(error, match=match):
+        Stepper(**{"model": MODEL, "draw": draw, "lr": 0.01, "steps": 2, "seed": 0, **change}).advance()
+
+
+def test_there_is_no_step_after_the_last():
+    stepper = Stepper(MODEL, draw, lr=0.01, steps=1, seed=0)
+    stepper.advance()
+    with pytest.raises(RuntimeError, match="all 1 steps are taken"):
+        stepper.advance()
+
+
 def test_a_loss_that_is_not_finite_stops_it():
     stepper = Stepper(MODEL, draw, lr=1e30, steps=8, seed=0)
     with pytest.raises(DivergedError, match=r"training: loss nan .* lower lr"), np.errstate(all="ignore"):

@@ -1,6 +1,7 @@
 """Layers in the style of Lux.jl: immutable configuration, explicit parameters and states."""
 
-from primeattn.nn._layer import Layer, Parameter, setup
+from primeattn.nn._layer import Layer, setup
+from primeattn.nn._parameter import Parameter
 from primeattn.nn.activation import Activation, gelu, relu, silu
 from primeattn.nn.attention import SparseIndexAttention
 from primeattn.nn.cache import copy_cache, with_cache, without_cache

@@ -7,9 +7,8 @@ them and returns the output and the new state.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,42 +16,11 @@ from primeattn import tree
 from primeattn._config import Config
 from primeattn.checks import is_array
 from primeattn.nn._memory import Memory
+from primeattn.nn._parameter import DTYPES, Parameter, Spec, specs
 
 if TYPE_CHECKING:
     from primeattn.typing import Array, DTypeLike, Params, Pullback, States, Tree
     from primeattn.workspace import Workspace
-
-DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
-
-
-class Parameter(NamedTuple):
-    """Declaration of one parameter: its shape and its initialiser, ``init(rng, shape, dtype) -> array``.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Of the array.
-    init : callable
-        Initialiser, ``init(rng, shape, dtype) -> array``.
-
-    See Also
-    --------
-    primeattn.setup : Draws the arrays.
-
-    Examples
-    --------
-    >>> import primeattn as pa
-    >>> pa.LayerNorm(8).parameters()["scale"].shape
-    (8,)
-    """
-
-    shape: tuple[int, ...]
-    init: Callable
-
-
-class Spec(NamedTuple):
-    shape: tuple[int, ...]
-    dtype: np.dtype
 
 
 class Layer(Config):
@@ -215,12 +183,7 @@ class Layer(Config):
 
     @cached_property
     def _specs(self):
-        def of(declared, dtype):
-            if isinstance(declared, Parameter):
-                return Spec(tuple(declared.shape), dtype)
-            return {name: of(child, dtype) for name, child in declared.items()}
-
-        return {dtype: of(self.parameters(), dtype) for dtype in DTYPES}
+        return specs(self.parameters(), f"{type(self).__name__}.parameters")
 
     @cached_property
     def _state_keys(self):
@@ -277,12 +240,19 @@ class Layer(Config):
         """
         self._check_call(x, ps, st)
         memory.called(self, x, ps, st)
-        y, st, saved = self.forward(x, ps, st, memory)
+        y, st, saved = self._forward(x, ps, st, memory)
         return y, st, saved if memory.saving else None
+
+    def _forward(self, x, ps, st, memory):
+        found = self.forward(x, ps, st, memory)
+        if not isinstance(found, tuple) or len(found) != 3:
+            got = f"{len(found)} values" if isinstance(found, tuple) else type(found).__name__
+            raise TypeError(f"{type(self).__name__}.forward: expected it to return (y, st, saved), got {got}")
+        return found
 
     def _run(self, x, ps, st, memory):
         self.check(x, ps, st)
-        y, new_st, saved = self.forward(x, ps, st, memory)
+        y, new_st, saved = self._forward(x, ps, st, memory)
         return (memory.copy(x) if y is x else y), new_st, saved if memory.saving else None
 
     def __call__(
@@ -407,8 +377,9 @@ def setup(rng: np.random.Generator, layer: Layer, dtype: DTypeLike = np.float32)
             return declared.init(rng, declared.shape, dtype)
         return {name: draw(child) for name, child in declared.items()}
 
+    of_dtype = layer._specs[dtype]
     ps = draw(layer.parameters())
-    tree.check(ps, layer._specs[dtype], "ps")  # a user's initialiser may return anything
+    tree.check(ps, of_dtype, "ps")  # a user's initialiser may return anything
     return ps, layer.states(rng)
 
 

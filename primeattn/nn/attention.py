@@ -16,7 +16,8 @@ from primeattn.compiled import heads as loops
 from primeattn.nn import biases, cache, rotary
 from primeattn.nn._buffers import DeviceBuffers, HostBuffers
 from primeattn.nn._heads import Columns, by_head
-from primeattn.nn._layer import Layer, Parameter, check_float
+from primeattn.nn._layer import Layer, check_float
+from primeattn.nn._parameter import Parameter
 from primeattn.nn.dense import Dense
 from primeattn.nn.dropout import advanced, generator, random_state
 from primeattn.nn.embedding import segment_bounds

@@ -13,7 +13,8 @@ import numpy as np
 
 from primeattn import tree
 from primeattn.checks import as_int, integers
-from primeattn.nn._layer import DTYPES, Layer
+from primeattn.nn._layer import Layer
+from primeattn.nn._parameter import DTYPES
 
 if TYPE_CHECKING:
     from primeattn.typing import Array, DTypeLike, States

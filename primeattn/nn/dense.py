@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from primeattn._config import check_callable, freeze_flag, freeze_size
 from primeattn.compiled import loops
 from primeattn.compiled.parallel import as_rows, product, row_blocks, share, sum_products, sum_rows
-from primeattn.nn._layer import Layer, Parameter, check_float
+from primeattn.nn._layer import Layer, check_float
+from primeattn.nn._parameter import Parameter
 from primeattn.nn.initializers import glorot_uniform, zeros
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from primeattn.checks import is_array
 from primeattn.compiled import loops
 from primeattn.compiled.parallel import as_rows
 from primeattn.nn import cache
-from primeattn.nn._layer import Layer, Parameter, check_float
+from primeattn.nn._layer import Layer, check_float
+from primeattn.nn._parameter import Parameter
 from primeattn.nn.initializers import Normal
 
 if TYPE_CHECKING:
@@ -199,15 +200,16 @@ class PositionalEmbedding(Layer):
         check_float(self, x, ps, self.dim, ranks=(2, 3))
 
     def with_cache(self, st: States, start: Array, capacity: int, dtype: DTypeLike) -> States:
+        if capacity > self.max_len:
+            raise ValueError(
+                f"{self}: sequences must have at most {self.max_len} positions, got a capacity of {capacity}"
+            )
         return {**st, "cache": cache.begin(start, capacity)}
 
     def _continue(self, x, ps, st, memory):
         """``forward`` at the positions after those of earlier calls."""
         rows = x if x.ndim == 3 else x[None]
         positions, st = cache.advance(self, st, rows.shape[:2], memory)
-        longest = int(positions.max(initial=-1)) + 1
-        if longest > self.max_len:
-            raise ValueError(f"{self}: sequences must have at most {self.max_len} positions, got {longest}")
         y = memory.take(x.shape, x.dtype)
         np.add(rows, ps["weight"][np.maximum(positions, 0)], out=y.reshape(rows.shape))
         return y, st, None

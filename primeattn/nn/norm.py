@@ -10,7 +10,8 @@ import numpy as np
 from primeattn._config import freeze_real, freeze_size
 from primeattn.compiled import loops
 from primeattn.compiled.parallel import as_rows, row_blocks, share
-from primeattn.nn._layer import Layer, Parameter, check_float
+from primeattn.nn._layer import Layer, check_float
+from primeattn.nn._parameter import Parameter
 from primeattn.nn.initializers import ones, zeros
 
 if TYPE_CHECKING:

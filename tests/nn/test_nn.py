@@ -22,6 +22,7 @@ from primeattn.nn import (
     Layer,
     LayerNorm,
     MianChowlaSelfAttention,
+    Parameter,
     PositionalEmbedding,
     PrimeSelfAttention,
     RMSNorm,
@@ -399,6 +400,40 @@ def test_a_layer_without_forward_says_so():
 
     with pytest.raises(NotImplementedError, match="Nothing defines no forward"):
         Nothing()(np.ones(1), {}, {})
+
+
+@pytest.mark.parametrize(
+    ("declared", "match"),
+    [
+        (np.ones(3), r"Own.parameters: expected a nested dict of Parameter, got ndarray"),
+        ({"w": {"u": [3]}}, r"Own.parameters/w/u: expected a nested dict of Parameter, got list"),
+        ({"w": Parameter(3, np.zeros)}, r"Own.parameters/w: expected a shape such as \(8,\), got 3"),
+        ({"w": Parameter((2.5,), np.zeros)}, "Own.parameters/w: size: expected an integer, got 2.5"),
+        ({"w": Parameter((3,), "ones")}, "Own.parameters/w: expected init to be a function, got 'ones'"),
+    ],
+)
+def test_wrong_declarations_are_named(declared, match, rng):
+    class Own(Layer):
+        def parameters(self):
+            return declared
+
+    with pytest.raises(TypeError, match=match):
+        setup(rng, Own())
+
+
+@pytest.mark.parametrize(("found", "got"), [((1, 2), "2 values"), (np.ones(3), "ndarray")])
+def test_a_forward_that_returns_something_else_is_named(found, got, rng):
+    @dataclass(frozen=True, repr=False)
+    class Own(Layer):
+        def forward(self, x, ps, st, memory):
+            return found
+
+    for layer in (Own(), Chain(Own(), relu)):
+        ps, st = setup(rng, layer)
+        with pytest.raises(
+            TypeError, match=rf"Own.forward: expected it to return \(y, st, saved\), got {got}"
+        ):
+            layer(np.ones((1, 3)), ps, st)
 
 
 def test_setup_draws_parameters_of_a_known_size():
