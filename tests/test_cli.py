@@ -221,7 +221,10 @@ BAD += [
         ([], f"the following arguments are required: SEQUENCE; see primeattn {command} --help"),
         (["prymes"], "sequence: expected one of"),
         (["powers(1)"], "base: expected an integer >= 2, got 1"),
-        (["primes |"], "sequence: expected such as 'primes', 'powers(3)' or '2 * primes | squares', got 'primes |'"),
+        (
+            ["primes |"],
+            "sequence: expected such as 'primes', 'powers(3)' or '2 * primes | squares', got 'primes |'",
+        ),
         (["primes", "--window", "-1"], "window: expected an integer >= 0, got -1"),
         (["primes", "--global-tokens", "x"], "argument --global-tokens: invalid int value: 'x'"),
         (["primes", "-n", "16777217"], "n: expected at most 16777216, got 16777217"),

@@ -9,14 +9,12 @@ import numpy as np
 from primeattn.study.runs import Run, check
 from primeattn.study.statistics import interval, verdict
 from primeattn.table import Table
-from primeattn.tasks.task import share, within_hops
+from primeattn.tasks.task import sampled_share, within_hops
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 __all__ = ["Group", "chosen", "differences", "summary"]
-
-_SAMPLE = 1024  # sequences in which questions are counted
 
 
 class Group(NamedTuple):
@@ -158,10 +156,7 @@ def _connected(run):
     connected = within_hops(run.stack, task.length)
     if np.array_equal(reach, connected):
         return task.predict(run.stack)
-    tokens, targets = task.draw(np.random.default_rng(0), _SAMPLE)
-    answers = task.answers(tokens, targets)
-    asked = answers >= 0
-    return share(connected, run.stack, (np.arange(task.length) - answers)[asked], answers[asked])
+    return sampled_share(task, connected, run.stack)
 
 
 def _pairs(run):

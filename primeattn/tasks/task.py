@@ -156,12 +156,7 @@ class Task(Config):
         [0.0, 1.0]
         """
         reach = self.reach(patterns)
-        if reach is None:
-            return None
-        tokens, targets = self.draw(np.random.default_rng(0), _SAMPLE)
-        answers = self.answers(tokens, targets)
-        asked = answers >= 0
-        return share(reach, patterns, (np.arange(self.length) - answers)[asked], answers[asked])
+        return None if reach is None else sampled_share(self, reach, patterns)
 
     def part(self, name: str) -> Task:
         """Return the task on the "train", "validation" or "test" part of its data.
@@ -227,6 +222,14 @@ def from_json(obj: Any) -> Task:
     if name not in _classes:
         raise ValueError(f"name: expected a task among {', '.join(sorted(_classes))}, got {name!r}")
     return _classes[name](**options)
+
+
+def sampled_share(task, reach, patterns):
+    """As ``share``, of the questions in sequences that stand for all."""
+    tokens, targets = task.draw(np.random.default_rng(0), _SAMPLE)
+    answers = task.answers(tokens, targets)
+    asked = answers >= 0
+    return share(reach, patterns, (np.arange(task.length) - answers)[asked], answers[asked])
 
 
 def as_stack(patterns) -> list[Pattern]:
