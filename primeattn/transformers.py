@@ -118,8 +118,9 @@ def convert(model: Any, pattern: Any) -> Any:
     Raises
     ------
     TypeError, ValueError
-        For a model that does not use the interface of attention, for one of several (such as a vision model
-        in front of a language model), and for wrong numbers of patterns. When it runs, as in `register`.
+        For a model that does not use the interface of attention, that has sliding windows or sees later
+        tokens, for one of several (such as a vision model in front of a language model), and for wrong
+        numbers of patterns. When it runs, as in `register`.
 
     See Also
     --------
@@ -147,6 +148,7 @@ def convert(model: Any, pattern: Any) -> Any:
         raise ValueError(f"model: expected one with one configuration, got parts {list(config.sub_configs)}")
     if not model._can_set_attn_implementation():
         raise ValueError(f"model: expected one with an interface of attention, got {type(model).__name__}")
+    _check_layers(model)
     if isinstance(pattern, Pattern):
         saved = _structure(_checked(pattern))
     else:
@@ -164,6 +166,27 @@ def convert(model: Any, pattern: Any) -> Any:
     model.set_attn_implementation(NAME)
     config.primeattn = json.dumps(saved)
     return model
+
+
+def _check_layers(model):
+    """Refuse what the model would refuse when it runs, with a cure where there is one."""
+    config, layers = model.config, model.config.num_hidden_layers
+    kinds, window = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
+    if not {"sliding_attention", "chunked_attention"}.isdisjoint(kinds or ()):
+        raise ValueError(
+            f"model: expected one made with config.layer_types = ['full_attention'] * {layers}, as a pattern "
+            f"has a window of its own, got {kinds}"
+        )
+    if kinds is None and window is not None:
+        raise ValueError(
+            "model: expected one made with config.sliding_window = None, as a pattern has a window of its "
+            f"own, got {window}"
+        )
+    causal = [module.is_causal for module in model.modules() if hasattr(module, "is_causal")]
+    if causal and not any(causal):
+        raise ValueError(
+            f"model: expected causal attention, got {type(model).__name__}, which sees later tokens"
+        )
 
 
 def _checked(pattern):

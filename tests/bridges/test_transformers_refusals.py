@@ -52,7 +52,7 @@ CALLS = {
         r"attention_mask: expected .*, got torch.bool of shape \(1, 1, 10, 10\)",
     ),
     "attentions": ({"output_attentions": True}, "output_attentions"),
-    "later tokens": ({"is_causal": False}, "mask_function: .*bidirectional"),
+    "later tokens": ({"is_causal": False}, r"mask_function: .*bidirectional"),
     "boundaries": ({"cu_seq_lens_q": torch.tensor([0, 4, 10])}, "cu_seq_lens_q: expected None"),
 }
 
@@ -65,10 +65,9 @@ def test_calls(model, name):
 
 
 MODELS = {
-    "sliding windows": ("Mistral", {"sliding_window": 4096}, "sliding_window: expected None"),
-    "some sliding windows": ("Gemma2", {"head_dim": 16}, "sliding_window: expected None"),
-    "chunks": ("Llama4", {"attention_chunk_size": 4, "num_local_experts": 1}, "sliding_window: expected"),
-    "bidirectional": ("Llama", {"is_causal": False}, "mask_function: .*bidirectional"),
+    "sliding windows": ("Mistral", {"sliding_window": 4096}, "config.sliding_window = None, .* got 4096"),
+    "some sliding windows": ("Gemma2", {"head_dim": 16}, r"config.layer_types = \['full_attention'\] \* 2, "),
+    "chunks": ("Llama4", {"attention_chunk_size": 4, "num_local_experts": 1}, "got .*chunked_attention"),
 }
 
 
@@ -81,13 +80,29 @@ def test_models(name):
     else:
         model = make(family, **options)
     with pytest.raises(ValueError, match=message):
-        pt.convert(model, PATTERN)(TOKENS)
+        pt.convert(model, PATTERN)
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "message"),
+    [
+        ("Mistral", {"sliding_window": 4096}, "sliding_window: expected None"),
+        ("Gemma2", {"head_dim": 16}, "sliding_window: expected None"),
+        ("Llama", {"is_causal": False}, r"mask_function: .*bidirectional"),
+        ("Bert", {}, r"mask_function: .*bidirectional"),
+    ],
+)
+def test_models_that_get_a_name(family, options, message):
+    pt.register("refused", PATTERN)
+    model = make(family, "Model", **options)
+    model.set_attn_implementation("refused")
+    with pytest.raises(ValueError, match=message):
+        model(TOKENS)
 
 
 def test_an_encoder():
-    model = pt.convert(make("Bert", "Model"), PATTERN)
-    with pytest.raises(ValueError, match=r"mask_function: .*bidirectional"):
-        model(TOKENS)
+    with pytest.raises(ValueError, match="model: expected causal attention, got BertModel"):
+        pt.convert(make("Bert", "Model"), PATTERN)
 
 
 def test_a_hole_that_only_a_cache_makes(model):
