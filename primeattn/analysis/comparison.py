@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,17 +12,16 @@ from primeattn.analysis.reach import as_pattern, hops
 from primeattn.analysis.spectral import extreme_eigenvalues
 from primeattn.analysis.tiling import tile_occupancy
 from primeattn.checks import as_int
+from primeattn.patterns import Pattern
 from primeattn.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence as Several
-
-    from primeattn.patterns import Pattern
+    from primeattn.typing import LabelledPatterns
 
 __all__ = ["compare", "reach_by_layer"]
 
 
-def compare(patterns: Several[Pattern], n: int) -> Table:
+def compare(patterns: LabelledPatterns, n: int) -> Table:
     """Return a table of what each of the ``patterns`` costs and achieves at length ``n``.
 
     The columns, over the distances d = 1, ..., n - 1:
@@ -35,8 +35,8 @@ def compare(patterns: Several[Pattern], n: int) -> Table:
 
     Parameters
     ----------
-    patterns : sequence of Pattern
-        A row of the table for each.
+    patterns : Pattern, sequence of Pattern, or dict of str to Pattern
+        A row of the table for each; a dict names them.
     n : int
         Length of the sequence.
 
@@ -57,13 +57,16 @@ def compare(patterns: Several[Pattern], n: int) -> Table:
     >>> table = pa.analysis.compare(patterns, 1025)
     >>> table.column("within_2").round(3)
     array([0.8  , 0.382, 0.347])
+    >>> squares = pa.Pattern("squares", window=3)
+    >>> rivals = {"squares": squares, **pa.analysis.controls(squares, 257, seeds=1)}
+    >>> print(pa.analysis.compare(rivals, 257).column("pattern"))
+    ['squares' 'window' 'strided' 'powers of two' 'dense' 'random 0']
     """
     n = as_int("n", n, minimum=2)
-    patterns = [as_pattern(pattern) for pattern in patterns]
-    return Table(_row(pattern, n) for pattern in _with_bar(patterns))
+    return Table({"pattern": label, **_row(pattern, n)} for label, pattern in _with_bar(_labelled(patterns)))
 
 
-def reach_by_layer(patterns: Several[Pattern], n: int, layers: int = 6) -> Table:
+def reach_by_layer(patterns: LabelledPatterns, n: int, layers: int = 6) -> Table:
     """Return a table of how far layers see: for each of the ``patterns``, over d = 1, ..., n - 1,
 
     - pairs: the cost of a layer
@@ -72,8 +75,8 @@ def reach_by_layer(patterns: Several[Pattern], n: int, layers: int = 6) -> Table
 
     Parameters
     ----------
-    patterns : sequence of Pattern
-        A row of the table for each.
+    patterns : Pattern, sequence of Pattern, or dict of str to Pattern
+        A row of the table for each; a dict names them.
     n : int
         Distances 1, ..., n - 1.
     layers : int
@@ -99,11 +102,20 @@ def reach_by_layer(patterns: Several[Pattern], n: int, layers: int = 6) -> Table
     Pattern(squares, window=3)   185054         4     2.7100          0    0.0161    0.3196    0.9543
     """
     n, layers = as_int("n", n, minimum=2), as_int("layers", layers, minimum=1)
-    patterns = [as_pattern(pattern) for pattern in patterns]
     return Table(
-        {"pattern": repr(pattern), "pairs": pattern.num_pairs(n), **_hop_columns(pattern, n, layers)}
-        for pattern in _with_bar(patterns)
+        {"pattern": label, "pairs": pattern.num_pairs(n), **_hop_columns(pattern, n, layers)}
+        for label, pattern in _with_bar(_labelled(patterns))
     )
+
+
+def _labelled(patterns):
+    """Pairs of label and Pattern, of a dict by label or of one or several that are called by their repr."""
+    if isinstance(patterns, Mapping):
+        return [(str(label), as_pattern(pattern)) for label, pattern in patterns.items()]
+    if isinstance(patterns, str) or not isinstance(patterns, (Pattern, Iterable)):
+        raise TypeError(f"patterns: expected a Pattern, several, or a dict of them, got {patterns!r}")
+    several = [patterns] if isinstance(patterns, Pattern) else list(patterns)
+    return [(repr(pattern), as_pattern(pattern)) for pattern in several]
 
 
 def _with_bar(patterns):
@@ -126,7 +138,6 @@ def _hop_columns(pattern, n, layers):
 def _row(pattern, n):
     eigenvalues = extreme_eigenvalues(pattern, n)
     return {
-        "pattern": repr(pattern),
         "offsets": len(pattern.offsets(n)) - 1,
         "pairs": pattern.num_pairs(n),
         "density": pattern.density(n),

@@ -44,6 +44,8 @@ def save(figure: Figure | SubFigure, path: FilePath) -> None:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     pa.plot.save(ax.figure, f"{folder}/mask.svg")
     """
+    if not hasattr(figure, "savefig"):
+        raise TypeError(f"figure: expected a Figure, such as ax.figure, got {type(figure).__name__}")
     path = Path(path)
     check_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

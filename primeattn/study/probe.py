@@ -9,7 +9,7 @@ import json
 
 import numpy as np
 
-from primeattn.checks import as_int, is_real
+from primeattn.checks import as_int, is_array, is_real
 from primeattn.patterns import Pattern
 from primeattn.tasks import IGNORED, from_json
 
@@ -76,9 +76,9 @@ def _drawn(task, name):
         raise TypeError(f"{name}.draw: expected a pair of tokens and targets, got {type(drawn).__name__}")
     arrays, shape = [], (_BATCH, task.length)
     for what, array, least in zip(("tokens", "targets"), drawn, (0, IGNORED), strict=True):
-        array = np.asarray(array)
-        if array.dtype.kind not in "iu":
-            raise TypeError(f"{name}.draw: expected {what} of integers, got {array.dtype}")
+        if not is_array(array) or array.dtype.kind not in "iu":
+            got = array.dtype if is_array(array) else type(array).__name__
+            raise TypeError(f"{name}.draw: expected {what} in an array of integers, got {got}")
         if array.shape != shape:
             raise ValueError(
                 f"{name}.draw: expected {what} of shape (batch, length) = {shape}, got {array.shape}"

@@ -61,6 +61,8 @@ def chosen(records: Iterable[Mapping[str, Any]]) -> list[Group]:
     """
     groups = {}
     for record in records:
+        if not isinstance(record, dict) or not {"run", "result"} <= record.keys():
+            raise TypeError(f"records: expected what run returns, got {str(record)[:60]}")
         run = record["run"]
         same = {name: value for name, value in run.items() if name not in ("lr", "seed", "stack")}
         by_stack = groups.setdefault(repr([sorted(same.items()), len(run["stack"])]), {})

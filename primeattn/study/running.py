@@ -78,6 +78,8 @@ def run(
     >>> [record["run"]["seed"] for record in records]
     [0, 1]
     """
+    if isinstance(runs, (dict, str)):
+        raise TypeError(f"runs: expected a list of runs, got {type(runs).__name__}")
     jobs, out, runs = as_int("jobs", jobs, minimum=1), Path(out), list(runs)
     if not runs:
         raise ValueError("runs: expected at least one, got none")

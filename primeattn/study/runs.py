@@ -113,7 +113,8 @@ def grid(
     if not isinstance(patterns, Mapping):
         raise TypeError(f"patterns: expected a dict of patterns by name, got {patterns!r}")
     if unknown := sizes.keys() - _SIZES.keys():
-        raise TypeError(f"sizes: expected {', '.join(_SIZES)}, got {min(unknown)}")
+        known = f"{', '.join(_SIZES)}, besides layers, lrs and seeds"
+        raise TypeError(f"sizes: expected {known}, got {min(unknown)}")
     for name, several in (("tasks", tasks), ("layers", layers), ("lrs", lrs)):
         if isinstance(several, (str, Task)) or not np.iterable(several):
             raise TypeError(f"{name}: expected a list, got {several!r}")
@@ -127,7 +128,7 @@ def grid(
         for name, pattern in patterns.items():
             stacks = [pattern] if isinstance(pattern, list) else [[pattern] * count for count in layers]
             for stack in stacks:
-                shared = {"pattern": name, "task": task.to_json(), "stack": [_to_json(p) for p in stack]}
+                shared = {"pattern": name, "task": task.to_json(), "stack": _stack_to_json(name, stack)}
                 for lr in lrs:
                     runs += [shared | {"lr": lr, "seed": seed} | _SIZES | sizes for seed in seeds]
     if not runs:
@@ -138,11 +139,18 @@ def grid(
     return runs
 
 
+def _stack_to_json(name, stack):
+    try:
+        return [_to_json(layer) for layer in stack]
+    except TypeError as error:
+        raise TypeError(f"patterns[{name!r}]: {error}") from None
+
+
 def _to_json(layer):
     if isinstance(layer, (list, tuple)):
         return [_to_json(head) for head in layer]
     if not isinstance(layer, Pattern):
-        raise TypeError(f"patterns: expected a Pattern, got {layer!r}")
+        raise TypeError(f"expected a Pattern, got {layer!r}")
     return layer.to_json()
 
 

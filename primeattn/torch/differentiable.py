@@ -169,6 +169,8 @@ def attention(
     for name, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor):
             raise TypeError(f"{name}: expected a torch tensor, got {type(tensor).__name__}")
+        if not tensor.is_floating_point():
+            raise TypeError(f"{name}: expected a tensor of floats, got {tensor.dtype}")
         if tensor.device != q.device:
             raise ValueError(f"{name}: expected a tensor on {q.device} as q is, got one on {tensor.device}")
     if slopes is not None and slopes.requires_grad and torch.is_grad_enabled():

@@ -101,6 +101,8 @@ def from_torch(module: nn.Module) -> dict:
     >>> bool(np.allclose(y, module(x, x, x, attn_mask=ahead)[0].detach(), atol=1e-5))
     True
     """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module: expected a torch.nn.Module, got {type(module).__name__}")
     ps = {}
     for path, array in _arrays(module.state_dict(), map_of(module)).items():
         *parents, last = path.split("/")

@@ -71,6 +71,17 @@ def test_reach_by_layer():
         reach_by_layer(["primes"], n)
 
 
+def test_a_dict_names_the_rows():
+    named = {f"row {i}": pattern for i, pattern in enumerate(PATTERNS)}
+    for table in (compare, reach_by_layer):
+        rows, plain = table(named, 100), table(PATTERNS, 100)
+        assert [row["pattern"] for row in rows] == list(named)
+        assert [row["pattern"] for row in plain] == list(map(repr, PATTERNS))
+        for a, b in zip(rows, plain, strict=True):
+            assert {**a, "pattern": b["pattern"]} == b
+    assert compare(PATTERNS[0], 100) == compare(PATTERNS[:1], 100)
+
+
 def test_nothing_reached():
     row = compare([Pattern(None)], 10)[0]
     assert row["hops_max"] is None and row["hops_mean"] is None and row["unreached"] == 9
@@ -80,6 +91,10 @@ def test_nothing_reached():
 def test_bad_input():
     with pytest.raises(TypeError, match="pattern: expected a Pattern, got 'primes'"):
         compare(["primes"], 10)
+    with pytest.raises(
+        TypeError, match="patterns: expected a Pattern, several, or a dict of them, got 'primes'"
+    ):
+        compare("primes", 10)
     with pytest.raises(ValueError, match="n: expected an integer >= 2, got 1"):
         compare(PATTERNS, 1)
 

@@ -370,6 +370,8 @@ def test_errors_name_the_argument(draw, qkv):
     q, k, v = qkv
     with pytest.raises(TypeError, match=r"^q: expected a torch tensor, got ndarray"):
         pt.attention(q.detach().numpy(), k, v, PATTERN)
+    with pytest.raises(TypeError, match=r"^q: expected a tensor of floats, got torch.int64"):
+        pt.attention(*(x.long() for x in qkv), PATTERN)
     with pytest.raises(TypeError, match=r"^v: expected the dtype of q, torch.float64, got torch.float32"):
         pt.attention(q, k, v.float(), PATTERN)
     with pytest.raises(ValueError, match=r"^k: expected a tensor on cpu as q is, got one on meta"):

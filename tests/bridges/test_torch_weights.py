@@ -98,6 +98,8 @@ def test_there_and_back_bit_for_bit(dtype, number):
 
 def test_what_no_layer_has_is_refused():
     nn = torch.nn
+    with pytest.raises(TypeError, match=r"^module: expected a torch.nn.Module, got int"):
+        pt.from_torch(3)
     for module in (
         nn.LayerNorm(8, bias=False), nn.LayerNorm((2, 8)), nn.RMSNorm(8, elementwise_affine=False),
         nn.Embedding(3, 8, max_norm=1.0), nn.Conv1d(3, 3, 1), nn.ModuleDict({"q": nn.Linear(3, 3)}),

@@ -20,6 +20,8 @@ def test_what_cannot_be_a_picture(tmp_path):
         ):
             plot.save(Figure(), tmp_path / name)
     (tmp_path / "b.png").mkdir()
+    with pytest.raises(TypeError, match=r"figure: expected a Figure, such as ax\.figure, got Axes"):
+        plot.save(Figure().subplots(), tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"path: expected a file, got the folder '.*b\.png'"):
         plot.save(Figure(), tmp_path / "b.png")
     assert [path.name for path in tmp_path.iterdir()] == ["b.png"]

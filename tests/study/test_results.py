@@ -131,3 +131,9 @@ def test_a_seed_that_failed_has_no_pair():
 
     [row] = differences(records(runs, lambda run: 1.0 if test(run) else None, test), [("a", "b")])
     assert row["n"] == 2 and row["verdict"] == "undecided"
+
+
+def test_runs_are_no_records():
+    runs = grid([copy(16, 4)], {"a": Pattern("squares")}, seeds=1)
+    with pytest.raises(TypeError, match="records: expected what run returns, got "):
+        summary(runs)

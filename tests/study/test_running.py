@@ -190,6 +190,7 @@ def test_no_process_outlives_a_study(runs, tmp_path, end):
 def test_bad_input_writes_nothing(runs, tmp_path):
     for bad, options, error, match in [
         ([runs[0], dict(runs[1], lr=-1)], {}, ValueError, "lr: expected a number above 0, got -1"),
+        (runs[0], {}, TypeError, "runs: expected a list of runs, got dict"),
         (runs, {"jobs": 0}, ValueError, "jobs: expected an integer >= 1, got 0"),
         (runs, {"jobs": 2, "scheduler": object()}, ValueError, "jobs: expected 1 with a scheduler"),
     ]:

@@ -144,12 +144,12 @@ def test_runs_that_cannot_be_trained(change, error, match):
         (
             lambda: grid([copy(8, 2)], {"a": "primes"}),
             TypeError,
-            "patterns: expected a Pattern, got 'primes'",
+            r"patterns\['a'\]: expected a Pattern, got 'primes'",
         ),
         (
             lambda: grid([copy(8, 2)], {"a": PRIMES}, depth=2),
             TypeError,
-            "sizes: expected width, .* got depth",
+            "sizes: expected width, .*, besides layers, lrs and seeds, got depth",
         ),
         (lambda: grid([copy(8, 2)], {"a": PRIMES}, seeds=0), ValueError, "seeds: expected an integer >= 1"),
         (
@@ -161,7 +161,7 @@ def test_runs_that_cannot_be_trained(change, error, match):
         (
             lambda: grid([copy(8, 2)], {"a": Pattern(from_callable(lambda n: range(1, n + 1)))}),
             TypeError,
-            "a callable cannot be written as JSON",
+            r"patterns\['a'\]: from_callable.*: a callable cannot be written as JSON",
         ),
     ],
 )
