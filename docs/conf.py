@@ -8,6 +8,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "examples")]
 
 import _api
 import _gallery
+import _links
 import _save
 
 import primeattn
@@ -76,5 +77,6 @@ copyright = "the authors of primeattn, under the MIT License"
 
 def setup(app):
     _api.write(HERE / "api")  # now, so that Sphinx finds the pages
+    app.connect("source-read", _links.to_pages)
     app.connect("autodoc-skip-member", _api.skipped)
     app.connect("html-page-context", _api.without_back_links)

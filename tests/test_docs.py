@@ -11,7 +11,7 @@ from test_docstrings import public_names
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), *sorted(DOCS.glob("guide/*.md"))]
-MADE = ("gallery/", "api/")  # pages that the build writes
+MADE = "api/"  # pages that the build writes
 BLOCK = re.compile(r"(<!-- not run: .+ -->\n)?^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 EXTRAS = ("torch", "transformers", "jax", "dask")
 
@@ -55,6 +55,24 @@ def test_links_of_a_page_lead_somewhere(page):
         made = DOCS in path.parents and path.relative_to(DOCS).as_posix().startswith(MADE)
         assert made or path.exists(), link
         assert not anchor or anchor in anchors(path), link
+
+
+@pytest.mark.parametrize(
+    ("page", "link", "leads_to"),
+    [
+        ("index", "](../figures/README.md)", "](gallery/index.rst)"),
+        ("guide/tasks", "](../../figures/STUDY.md)", "](../study.md)"),
+        ("guide/tasks", "](../../examples/own_study.py)", "](../gallery/own_study.rst)"),
+        ("guide/tasks", "![](../../figures/hops.png)", "![](../../figures/hops.png)"),
+    ],
+)
+def test_links_to_files_lead_to_pages_in_the_site(page, link, leads_to, monkeypatch):
+    monkeypatch.syspath_prepend(DOCS)
+    import _links
+
+    source = [f"See [it]{link}, twice: [it]{link}."]
+    _links.to_pages(None, page, source)
+    assert source == [f"See [it]{leads_to}, twice: [it]{leads_to}."]
 
 
 def test_tasks_of_a_newcomer_are_a_click_from_the_start_page():

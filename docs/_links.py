@@ -1,0 +1,16 @@
+"""Links of pages lead to files, so that they work in a checkout too; in the site they lead to its pages."""
+
+import re
+
+PAGES = {"figures/README.md": "gallery/index.rst", "figures/STUDY.md": "study.md"}
+
+
+def to_pages(app, docname, source):
+    """Change the links of a page, as Sphinx reads it; an example has a page of the gallery."""
+    up = "../" * docname.count("/")
+
+    def page(link):
+        file = link[1]
+        return f"]({up}{PAGES.get(file) or 'gallery/' + file.removeprefix('examples/')[:-2] + 'rst'})"
+
+    source[0] = re.sub(rf"\]\({re.escape(up)}\.\./((?:figures/\w+\.md|examples/\w+\.py))\)", page, source[0])
