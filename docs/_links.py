@@ -1,4 +1,4 @@
-"""Links of pages lead to files, so that they work in a checkout too; in the site they lead to its pages."""
+"""Links that lead somewhere: in a checkout to files, in the site to its pages."""
 
 import re
 
@@ -14,3 +14,11 @@ def to_pages(app, docname, source):
         return f"]({up}{PAGES.get(file) or 'gallery/' + file.removeprefix('examples/')[:-2] + 'rst'})"
 
     source[0] = re.sub(rf"\]\({re.escape(up)}\.\./((?:figures/\w+\.md|examples/\w+\.py))\)", page, source[0])
+
+
+def without_dead_entries(app):
+    """Take modules without a page of source out of the list of those that have one."""
+    modules = app.env._viewcode_modules
+    for name in [name for name, source in modules.items() if not source]:
+        del modules[name]
+    return []

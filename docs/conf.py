@@ -78,5 +78,6 @@ copyright = "the authors of primeattn, under the MIT License"
 def setup(app):
     _api.write(HERE / "api")  # now, so that Sphinx finds the pages
     app.connect("source-read", _links.to_pages)
+    app.connect("html-collect-pages", _links.without_dead_entries, priority=400)  # before viewcode's
     app.connect("autodoc-skip-member", _api.skipped)
     app.connect("html-page-context", _api.without_back_links)
