@@ -2,7 +2,7 @@
 Cost against layers
 ===================
 
-What layers a budget of pairs buys: every sequence, and random offsets as many at every scale.
+What layers a budget of pairs buys: every sequence, and equally many random offsets at every scale.
 
 ``python examples/pareto.py [OUTPUT]``
 """

@@ -2,7 +2,7 @@
 Text
 ====
 
-Bits per byte of patterns with as many pairs.
+Bits per byte of patterns with equally many pairs.
 
 ``python examples/study_text.py [OUTPUT]``
 """

@@ -168,7 +168,7 @@ def _compare(f, path, value, gradient, rng, tol, max_entries, rounding):
             f"(relative error {error:.2g}, tolerance {tol:.2g})",
         )
         worst = max(worst, error)
-    return worst
+    return float(worst)
 
 
 def _central_difference(f, value, base, direction, step):

@@ -40,7 +40,10 @@ class DivergedError(RuntimeError):
 
 
 class Stepper:
-    """A model between two training steps: AdamW, a rate that rises for 5 % of the steps and then falls.
+    """A model between two training steps.
+
+    They are steps of AdamW, with gradients clipped to norm 1, at a rate that rises for 5 % of the steps and
+    then falls.
 
     Parameters
     ----------

@@ -3,12 +3,12 @@
 >>> import primeattn as pa
 >>> primes = pa.Pattern("primes", window=3)
 >>> h = pa.analysis.hops(primes, 4097)[1:]  # layers that connect the distances 1, ..., 4096
->>> [round(float((h <= layers).mean()), 3) for layers in (1, 2, 3)]
+>>> [round(float(((0 < h) & (h <= layers)).mean()), 3) for layers in (1, 2, 3)]
 [0.138, 0.749, 1.0]
 
-``compare`` puts all of it in one table. The fair control of a sequence S is ``sequences.matched_random(S,
-seed)``: as many offsets at every scale, but random ones; ``match_budget`` makes patterns cost the same, and
-``controls`` lists what a pattern has to beat at its own cost.
+``compare`` puts patterns side by side. ``controls`` lists what a pattern has to beat at its own cost, and
+``match_budget`` makes patterns cost the same. The fairest controls are equally many random offsets at every
+scale; ``sequences.matched_random(S, seed)`` is such a sequence, without equal pairs.
 """
 
 from primeattn.analysis.attention import attention_map, entropy

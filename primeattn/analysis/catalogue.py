@@ -24,7 +24,7 @@ def catalogue(terms: int = 8) -> Table:
     Returns
     -------
     Table
-        A row for each sequence: name, title, OEIS id, first terms, law and reason.
+        A row for each sequence, with the columns name, oeis, first (terms) and why.
 
     See Also
     --------

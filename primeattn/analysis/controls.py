@@ -19,14 +19,15 @@ __all__ = ["controls"]
 
 
 def controls(pattern: Patterns | Sequence, n: int, seeds: int = 3) -> dict:
-    """Return the fair controls of a pattern at length ``n``, each with as many pairs, within 1 %:
+    """Return the fair controls of a pattern at length ``n``, with equally many pairs within 1 %:
 
     - "window": the last tokens, and a far offset or two if one more step of the window costs over 1 %,
-    - "strided": multiples of a stride, for at most half of the pairs beyond the window 0, and a window for
-      the rest (Child et al., Generating long sequences with sparse Transformers, 2019),
+    - "strided": multiples of a stride, for at most half of what each token itself and the global tokens
+      leave, and a window for the rest (Child et al., Generating long sequences with sparse Transformers,
+      2019),
     - "powers of two": these and a window (Li et al., LogSparse, 2019); left out, with a warning, if they cost
       more than the pattern even without one,
-    - "dense": all causal pairs; the one that costs more, and says what can be reached at all,
+    - "dense": all causal pairs; the only one that costs more, and says what can be reached at all,
     - "random 0", "random 1", ...: random offsets, as many in every dyadic block [2^k, 2^(k+1))
       (``by="dyadic"`` of ``match_budget``).
 
@@ -46,6 +47,16 @@ def controls(pattern: Patterns | Sequence, n: int, seeds: int = 3) -> dict:
     -------
     dict of str to Pattern
         By the names above; stacks for a stack.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as above.
+
+    Warns
+    -----
+    UserWarning
+        If powers of two are left out.
 
     See Also
     --------

@@ -22,7 +22,7 @@ def residue_coverage(pattern: Pattern, n: int, largest: int = 64) -> np.ndarray:
 
     for P = 1, ..., ``largest``; c[1] is the share of all distances, to compare with; c[0] and periods without
     a multiple below n are NaN. Data of period P, such as an image with rows of P pixels, need a large c[P]:
-    the primes have c[P] about 0 for every P.
+    the primes have c[P] about 0 for every P > 1.
 
     Parameters
     ----------

@@ -36,7 +36,9 @@ class Layer(Config):
     - ``forward(x, ps, st, memory) -> (y, st, saved)``: take new arrays from ``memory.take(shape, dtype)``;
       ``saved`` is whatever ``backward`` needs,
     - ``backward(dy, saved, ps, memory) -> (dx, dps)``: dps has the structure of ps; dx is None where a
-      gradient has no meaning. It must not write to dy or ``saved``, since it may be called again.
+      gradient has no meaning. It must not write to dy or ``saved``, since it may be called again,
+    - ``with_cache(st, start, capacity, dtype)``: if the output of a token depends on other tokens, so that
+      `primeattn.with_cache` and generation work (see `PositionalEmbedding`).
 
     A container runs its children with ``child.apply(x, ps, st, memory)`` and ``child.backward``.
 

@@ -16,14 +16,14 @@ __all__ = ["by_position", "learning_curves"]
 
 
 def learning_curves(rows: Iterable[Mapping[str, Any]], axes: Any = None) -> np.ndarray:
-    """Draw training loss against steps, a line for each pattern and a panel for each task and depth.
+    """Draw training loss against steps, a line for each pattern, a panel for each task and number of layers.
 
     Parameters
     ----------
     rows : list of dict
         Of ``study.curves``.
     axes : sequence of matplotlib.axes.Axes, optional
-        One for each task and depth; by default on a new figure.
+        One for each task and number of layers; by default on a new figure.
 
     Returns
     -------
@@ -68,7 +68,7 @@ def by_position(
     rows : list of dict
         Of ``study.places``, by position; others are left out.
     axes : sequence of matplotlib.axes.Axes, optional
-        One for each task and depth.
+        One for each task and number of layers.
     parts : int
         Positions are drawn as means over this many equal parts.
     against : str, optional

@@ -33,6 +33,13 @@ def save(figure: Figure | SubFigure, path: FilePath) -> None:
     path : path
         Such as "mask.png", "mask.pdf" or "mask.svg". Its folder is created if needed.
 
+    Raises
+    ------
+    TypeError
+        If ``figure`` is something else, such as its Axes.
+    ValueError
+        If the suffix names no format, or ``path`` is a folder.
+
     See Also
     --------
     mask : A picture to save.

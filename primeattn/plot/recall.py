@@ -15,12 +15,12 @@ __all__ = ["recall"]
 
 
 def recall(rows: Iterable[Mapping[str, Any]], axes: Any = None) -> np.ndarray:
-    """Draw accuracy against the distance from question to answer, over the distances that theory expects.
+    """Draw accuracy against the distance from question to answer, and which distances theory expects.
 
-    There is a panel for each pattern (downwards) and number of layers. Distances that theory expects are
-    shaded, and points there are filled. Where theory expects nothing, though relays connect the distance, the
-    shade is light and points are triangles; others are hollow. A dashed line marks chance. Lines have labels
-    for a legend.
+    There is a panel for each pattern (downwards) and number of layers. Distances at which theory expects
+    answers are shaded, and points there are filled. Where theory expects nothing, though relays connect the
+    distance, the shade is light and points are triangles; others are hollow. A dashed line marks chance.
+    Lines have labels for a legend.
 
     Parameters
     ----------

@@ -103,6 +103,12 @@ def register(
     callable
         The decorator.
 
+    Raises
+    ------
+    TypeError, ValueError
+        For a name that is taken or no identifier, for what is no function, and for one of other arguments.
+        When terms are made: if they are outside the range, or one that is ``stop`` is left out.
+
     See Also
     --------
     from_callable : Without a name.

@@ -32,7 +32,7 @@ def places(records: Iterable[Mapping[str, Any]]) -> Table:
     Returns
     -------
     Table
-        Of the columns above.
+        These columns, beside those that say which: task, pattern, layers, length, metric.
 
     See Also
     --------
@@ -100,7 +100,7 @@ def reached(records: Iterable[Mapping[str, Any]]) -> Table:
     Returns
     -------
     Table
-        Of the columns above.
+        These columns, beside those that say which: task, pattern, layers, length, metric.
 
     See Also
     --------
@@ -157,7 +157,7 @@ def curves(records: Iterable[Mapping[str, Any]]) -> Table:
     Returns
     -------
     Table
-        Of the columns above.
+        These columns, beside those that say which: task, pattern, layers, length, metric.
 
     See Also
     --------

@@ -15,7 +15,7 @@ __all__ = ["predictions", "write_predictions"]
 
 
 def predictions(runs) -> Table:
-    """Return a table with the share of answers that theory expects, for each task, pattern and depth.
+    """Return a table of the share of answers that theory expects, by task, pattern and number of layers.
 
     Where a name has other offsets for each seed, the mean over seeds; None without a theory.
 

@@ -112,7 +112,7 @@ def summary(records: Iterable[Mapping[str, Any]]) -> Table:
     Returns
     -------
     Table
-        Of the columns above.
+        These columns, beside those that say which: task, layers, length, patterns, metric.
 
     See Also
     --------
@@ -184,7 +184,7 @@ def differences(records: Iterable[Mapping[str, Any]], claims: Iterable[tuple[str
     Returns
     -------
     Table
-        Of the columns above.
+        These columns, beside those that say which: task, layers, length, patterns, metric.
 
     Raises
     ------

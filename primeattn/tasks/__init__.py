@@ -10,7 +10,7 @@
 (0.125, 0.937)
 
 ``needle`` and ``copy`` ask for something that a relay can pass on, so that layers reach as far as their hops.
-``mqar`` and ``induction`` name what they ask for only at the end, which no relay can know: theory expects
+``mqar`` and ``induction`` name what they ask for only afterwards, which no relay can know: theory expects
 what one layer connects, though relays of ``mqar`` learn to carry many pairs. A task of your own derives from
 ``Task``.
 """

@@ -30,7 +30,7 @@ class mqar(Task):
     Parameters
     ----------
     length : int
-        Tokens; at least 4 pairs.
+        Tokens; at least 4 times ``pairs``.
     pairs : int
         K.
     vocab : int

@@ -1,4 +1,4 @@
-"""Weights of torch's modules as parameters of layers, and back, each bit as it was.
+"""Weights of torch's modules as parameters of layers, and back: exactly, and 16-bit floats as float32.
 
 A *map* says for each path of the parameters which names of a state dict hold it, and whether transposed:
 ``nn.Linear`` has (out, in) where `primeattn.Dense` has (in, out). Several names stand side by side in the
