@@ -13,6 +13,7 @@ import runpy
 import sys
 from pathlib import Path
 
+from primeattn.study import key, protocol, protocol_runs
 from primeattn.table import Table
 
 FIGURES = Path(__file__).parent
@@ -32,9 +33,9 @@ REACHED = ("pattern", "layers", "length", "expected", "lowest", "relayed", "othe
 def section(name) -> str:
     """The results of a study as Markdown."""
     found = json.loads((FIGURES / "data" / f"study_{name}.json").read_text())
-    protocol = found["protocol"]
-    steps, seeds = protocol["sizes"]["steps"], protocol["seeds"]
-    part = "" if protocol["full"] else "; not the whole protocol"
+    made = found["protocol"]
+    steps, seeds = made["sizes"]["steps"], made["seeds"]
+    part = "" if made["full"] else "; not the whole protocol"
     claims = [row | {"word": WORDS.get((row["better"], row["than"]))} for row in found["differences"]]
     claims.sort(key=lambda row: VERDICTS.index(row["verdict"]))
     lines = [
@@ -57,14 +58,26 @@ def page(text) -> str:
     return "\n".join([before + START, "", *map(section, STUDIES)]) + END + after
 
 
+def packed(path, name) -> bytes:
+    """The lines of the protocol's runs by the code that made the last one, compressed."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    records = list(map(json.loads, lines))
+    wanted, code = set(map(key, protocol_runs(protocol(name)))), records[-1]["code"]
+    kept = [
+        line
+        for line, record in zip(lines, records, strict=True)
+        if record["key"] in wanted and record["code"] == code
+    ]
+    return gzip.compress(b"".join(kept), mtime=0)
+
+
 def main(runs=None):
     for name in STUDIES if runs else ():
         folder, data = Path(runs) / f"study-{name}", FIGURES / "data"
         if (folder / "report.json").exists():
             (data / f"study_{name}.json").write_bytes((folder / "report.json").read_bytes())
         if (folder / "runs.jsonl").exists():
-            packed = gzip.compress((folder / "runs.jsonl").read_bytes(), mtime=0)
-            (data / f"study_{name}_runs.jsonl.gz").write_bytes(packed)
+            (data / f"study_{name}_runs.jsonl.gz").write_bytes(packed(folder / "runs.jsonl", name))
     path = FIGURES / "STUDY.md"
     path.write_text(page(path.read_text()))
     examples = FIGURES.parent / "examples"

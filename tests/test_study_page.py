@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from primeattn.study import protocol
+from primeattn.study import key, protocol, protocol_runs
 
 FIGURES = Path(__file__).parent.parent / "figures"
 PAGE = (FIGURES / "STUDY.md").read_text()
@@ -53,10 +53,15 @@ def test_results_are_brought_in(program, tmp_path, monkeypatch):
     found["protocol"]["seeds"] = 77
     (tmp_path / "runs" / "study-mqar").mkdir(parents=True)
     (tmp_path / "runs" / "study-mqar" / "report.json").write_text(json.dumps(found))
-    (tmp_path / "runs" / "study-mqar" / "runs.jsonl").write_text("{}\n")
+    mine = key(protocol_runs(protocol("mqar"))[7])
+    lines = [
+        json.dumps({"key": name, "code": code}) + "\n" for name, code in ((mine, 1), (mine, 2), ("other", 2))
+    ]
+    (tmp_path / "runs" / "study-mqar" / "runs.jsonl").write_text("".join(lines))
     monkeypatch.setitem(program["main"].__globals__, "FIGURES", figures)
     program["main"](tmp_path / "runs")
-    assert gzip.decompress((figures / "data" / "study_mqar_runs.jsonl.gz").read_bytes()) == b"{}\n"
+    packed = gzip.decompress((figures / "data" / "study_mqar_runs.jsonl.gz").read_bytes())
+    assert packed.decode() == lines[1]  # a run of the protocol, by the newest code
     changed = (figures / "STUDY.md").read_text()
     old, new = (f"### mqar ({steps} steps, {seeds} seed{'s' * (seeds > 1)}" for seeds in (before, 77))
     assert changed == PAGE.replace(old, new) != PAGE
