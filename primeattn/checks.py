@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from primeattn.typing import Array
 
-__all__ = ["as_int", "extent", "integers", "is_array", "is_real", "share_memory"]
+__all__ = ["as_int", "extent", "integers", "is_array", "is_real", "share_memory", "shown"]
 
 OVERLAP_WORK = 100_000  # steps that np.shares_memory may take to prove two strided views disjoint
 
@@ -230,3 +230,31 @@ def share_memory(a: Any, b: Any) -> bool:
         return np.may_share_memory(a, b) and np.shares_memory(a, b, max_work=OVERLAP_WORK)
     except np.exceptions.TooHardError:
         return True
+
+
+def shown(value: Any) -> str:
+    """Text for an error: the value, or the dtype and shape of an array, whose numbers would fill the screen.
+
+    Parameters
+    ----------
+    value : object
+        What was given.
+
+    Returns
+    -------
+    str
+        One line for arrays.
+
+    See Also
+    --------
+    as_int : An error with a value.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from primeattn.checks import shown
+    >>> shown(np.zeros((2, 3), bool)), shown("primes")
+    ('an array of bool of shape (2, 3)', "'primes'")
+    """
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    return repr(value) if shape is None or dtype is None else f"an array of {dtype} of shape {tuple(shape)}"

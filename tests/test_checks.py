@@ -111,3 +111,19 @@ def test_extents_and_shared_memory():
         assert begin == view.ctypes.data + offsets.min()
         assert end == view.ctypes.data + offsets.max() + 8
     assert share_memory(a, a[2]) and not share_memory(a[:, ::2], a[:, 1::2])
+
+
+@pytest.mark.parametrize("attend", ["attention", "layer", "hops", "mask", "explain"])
+def test_a_mask_in_place_of_a_pattern_is_told_in_one_line(attend):
+    """Whoever has a mask passes it; its numbers would fill the screen."""
+    mask, q = np.tril(np.ones((64, 64), bool)), np.ones((1, 2, 64, 8), np.float32)
+    calls = {
+        "attention": lambda: pa.attention(q, q, q, mask),
+        "layer": lambda: pa.SparseIndexAttention(8, mask),
+        "hops": lambda: pa.analysis.hops(mask, 64),
+        "mask": lambda: pa.plot.mask(mask, 64),
+        "explain": lambda: pa.kernels.explain_kernel(mask, 64),
+    }
+    with pytest.raises(TypeError, match=r"pattern.* Pattern.*got an array of bool of shape \(64") as caught:
+        calls[attend]()
+    assert "\n" not in str(caught.value)

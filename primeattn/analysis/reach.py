@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import fft
 
-from primeattn.checks import as_int
+from primeattn.checks import as_int, shown
 from primeattn.patterns import Pattern
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _FEW = 4096  # for more members, a Fourier transform is faster than shifting bit
 def as_pattern(pattern: Pattern) -> Pattern:
     """Return ``pattern`` if it is a Pattern; TypeError otherwise."""
     if not isinstance(pattern, Pattern):
-        raise TypeError(f"pattern: expected a Pattern, got {pattern!r} ({type(pattern).__name__})")
+        raise TypeError(f"pattern: expected a Pattern, got {shown(pattern)} ({type(pattern).__name__})")
     return pattern
 
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from primeattn.checks import as_int, integers, is_array, is_real, share_memory
+from primeattn.checks import as_int, integers, is_array, is_real, share_memory, shown
 from primeattn.kernels.call import BIASES, DTYPES, HALF_DTYPES, SEQUENCE, Call, lse_dtype, reach
 from primeattn.patterns import Pattern
 from primeattn.workspace import Workspace
@@ -208,7 +208,7 @@ def _check_patterns(pattern, heads):
     if isinstance(pattern, Pattern):
         return (pattern,) * heads
     if not isinstance(pattern, (tuple, list)) or not all(isinstance(p, Pattern) for p in pattern):
-        raise TypeError(f"pattern: expected a Pattern or one per head, got {pattern!r}")
+        raise TypeError(f"pattern: expected a Pattern or one per head, got {shown(pattern)}")
     if len(pattern) != heads:
         raise ValueError(f"pattern: expected one Pattern or {heads}, one per head of q, got {len(pattern)}")
     return tuple(pattern)

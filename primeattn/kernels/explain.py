@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from primeattn.checks import as_int
+from primeattn.checks import as_int, shown
 from primeattn.patterns import Pattern
 from primeattn.table import Table
 from primeattn.wheel.cost import HEAD_DIMS, STORAGE, WHEELS, choose_wheel, divide, gather_cost
@@ -83,7 +83,7 @@ def explain_kernel(
     gather: the wheel kernel serves scores of q·k alone and no dropout, not slopes
     """
     if not isinstance(pattern, Pattern):
-        raise TypeError(f"pattern: expected a Pattern, got {pattern!r}")
+        raise TypeError(f"pattern: expected a Pattern, got {shown(pattern)}")
     n, head_dim = as_int("n", n, minimum=1, maximum=_MOST), as_int("head_dim", head_dim, minimum=1)
     if dtype not in DTYPES:
         raise ValueError(f"dtype: expected one of {', '.join(map(repr, DTYPES))}, got {dtype!r}")

@@ -12,6 +12,7 @@ import numpy as np
 
 from primeattn import kernels
 from primeattn._config import check_callable, freeze_flag, freeze_real, freeze_size
+from primeattn.checks import shown
 from primeattn.compiled import heads as loops
 from primeattn.nn import biases, cache, rotary
 from primeattn.nn._buffers import DeviceBuffers, HostBuffers
@@ -183,7 +184,7 @@ class SparseIndexAttention(Layer):
         per_head = self.pattern if isinstance(self.pattern, tuple) else (self.pattern,) * self.heads
         for pattern in per_head:
             if not isinstance(pattern, Pattern):
-                raise TypeError(f"{name}: pattern must be a Pattern or one per head, got {pattern!r}")
+                raise TypeError(f"{name}: pattern must be a Pattern or one per head, got {shown(pattern)}")
         if len(per_head) != self.heads:
             raise ValueError(f"{name}: expected one pattern or {self.heads} of them, got {len(per_head)}")
 

@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import torch
 
+from primeattn.checks import shown
 from primeattn.kernels import sparse_index_kernel, sparse_index_kernel_backward
 from primeattn.patterns import Pattern
 
@@ -36,7 +37,7 @@ attend_backward = torch.ops.primeattn.attend_backward.default
 def pattern_text(pattern):
     """Return a Pattern as the line of text by which the operators know it."""
     if not isinstance(pattern, Pattern):
-        raise TypeError(f"pattern: expected a Pattern or one per head, got {pattern!r}")
+        raise TypeError(f"pattern: expected a Pattern or one per head, got {shown(pattern)}")
     return _line(pattern)
 
 
