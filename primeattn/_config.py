@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from numbers import Integral
 
 import numpy as np
@@ -29,7 +29,7 @@ class Config:
 
     def __repr__(self):
         arguments = []
-        for field in fields(self):
+        for field in fields(self) if is_dataclass(self) else ():  # a user may have forgotten to make it one
             value = getattr(self, field.name)
             shown = value.__name__ if hasattr(value, "__name__") else repr(value)
             if field.init and field.default is MISSING:

@@ -86,6 +86,10 @@ def test_what_cannot_be_trained_is_refused(make, error, match):
         pa.study.grid([make()], {"a": pa.Pattern("squares")}, seeds=1)
 
 
+def test_a_class_that_is_no_dataclass_still_prints():
+    assert repr(plain()) == "plain()"
+
+
 def test_the_digest_follows_what_is_drawn():
     """As from helpers, which the source of the class does not show."""
     shift = 0
