@@ -54,6 +54,7 @@ def test_train_prints_json_and_names_its_files(text, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "out" / "results.json").read_text())
 
 
+@pytest.mark.slow
 def test_resume_and_threads(text, tmp_path, capsys):
     command = ["train", "--text", text, "--out", str(tmp_path), "--steps", "3", *TINY]
     assert cli.main(command) == cli.main([*command, "--resume", "--threads", "1"]) == 0
@@ -64,6 +65,7 @@ def test_resume_and_threads(text, tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 def test_a_run_is_overwritten_only_by_force(text, tmp_path, capsys):
     out = tmp_path / "out"
     command = ["train", "--text", text, "--out", str(out), "--steps", "3", *TINY]
@@ -148,6 +150,7 @@ def test_training_without_a_console(text, tmp_path, monkeypatch):
     assert json.loads((out / "results.json").read_bytes())
 
 
+@pytest.mark.slow
 def test_what_a_console_cannot_show_is_escaped(text, tmp_path, capsys):
     done = child("sequences", env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0 and b"\\u221a" in done.stdout and done.stderr == b""

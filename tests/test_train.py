@@ -144,6 +144,7 @@ def test_a_copied_trainer_goes_on_bit_for_bit(text, again):
     assert not np.shares_memory(trainer.ps["layer_0"]["weight"], other.ps["layer_0"]["weight"])
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumed_equals_one_that_was_not(text, tmp_path):
     script = """
 import os, signal, sys

@@ -61,6 +61,7 @@ def random_case(case, rng):
     return stack, int(rng.integers(low, high + 1)), n, by
 
 
+@pytest.mark.slow
 def test_500_random_cases_are_matched_within_one_per_cent():
     rng = np.random.default_rng(0)
     for case in range(500):

@@ -75,6 +75,7 @@ def wait_for(path):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_killed_with_all_that_it_started_and_keeps_what_it_printed(
     brisk, tmp_path, monkeypatch
 ):

@@ -23,6 +23,7 @@ def test_only_layers_with_dropout_have_a_random_state(rng):
     assert st["training"]
 
 
+@pytest.mark.slow
 def test_each_state_drops_its_own_pairs_and_test_mode_none(rng):
     layer, x, ps, st = made(rng, dropout=0.5)
     y, new = layer(x, ps, st)
@@ -36,6 +37,7 @@ def test_each_state_drops_its_own_pairs_and_test_mode_none(rng):
     assert not np.allclose(tested, y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"offset_bias": 5, "softcap": 2.0, "sinks": True, "rotary": 50.0}])
 def test_gradients_in_training_mode(options, rng):
     layer, x, _, _ = made(rng, dropout=0.3, **options)

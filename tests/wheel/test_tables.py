@@ -34,6 +34,7 @@ def mask_of(offsets, n, modulus, tiling, of_keys):
     return met
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25, derandomize=True)
 @given(
     offsets=some.sets(some.integers(1, 70), min_size=1, max_size=30),

@@ -32,6 +32,7 @@ def both_ways(q, k, v, dout, pattern, **options):
     return out, lse, *gradients
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", [PATTERN, SQUARES], ids=["primes", "squares"])
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 def test_memory_is_at_most_three_times_that_of_the_arrays(lengths, pattern):

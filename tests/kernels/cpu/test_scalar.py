@@ -61,6 +61,7 @@ def test_threads_change_no_bit(threads):
             assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True)), seed
 
 
+@pytest.mark.slow
 def test_long_sequences_agree_with_tiles(rng):
     """Where no matrix of scores would fit."""
     pattern, n = pa.Pattern("mian_chowla", window=20, global_tokens=70), 20000
