@@ -123,7 +123,7 @@ def test_generate_slides_or_says_that_the_context_is_full(rng):
     assert drawn == text[3:]
     with pytest.raises(ValueError, match="context: expected at least 62 positions, or slide=True, got 24"):
         generate(model, ps, st, b"abc", 60, context=24)
-    with pytest.raises(ValueError, match="sequences must have at most 24 positions, got a capacity of 62"):
+    with pytest.raises(ValueError, match="sequences must have at most 24 positions, got 62"):
         generate(model, ps, st, b"abc", 60)
 
 

@@ -317,8 +317,9 @@ class SparseIndexAttention(Layer):
         return dout, dlse, {"sinks": dsinks}
 
     def with_cache(self, st: States, start: Array, capacity: int, dtype: DTypeLike) -> States:
-        rows = self._buffers.cache_rows(self._columns.of_kernel, start, capacity, dtype)
-        return {**st, "cache": cache.begin(start, capacity, **rows)}
+        columns = self._columns.of_kernel
+        rows = self._buffers.cache_rows(columns, start, capacity, dtype)
+        return {**st, "cache": cache.begin(start, capacity, columns.kv_heads, columns.head_dim, **rows)}
 
     def _dropout(self, st):
         """Options of the kernel for dropout, and the state after it."""
@@ -343,7 +344,8 @@ class SparseIndexAttention(Layer):
         """Positions of the tokens, (batch or 1, seq), and the state after them."""
         if "cache" in st:
             self._check_cache(st["cache"], dtype)
-            return cache.advance(self, st, shape, memory)
+            columns = self._columns.of_kernel
+            return cache.advance(self, st, shape, memory, columns.kv_heads, columns.head_dim)
         if st["cu_seqlens"] is None:
             return _count(shape[1]), st
         bounds = segment_bounds(self, st, shape)

@@ -169,19 +169,28 @@ def copy_cache(st: States) -> States:
     return tree.change(st, "cache", lambda cache: {name: leaf.copy() for name, leaf in cache.items()})
 
 
-def begin(start, capacity, **leaves):
-    """A cache before its first token, with more ``leaves`` of the layer."""
-    numbers = {"capacity": capacity, "used": 0, "filled": 0}
-    return {"start": start, **{name: np.array(value) for name, value in numbers.items()}, **leaves}
+def begin(start, capacity, *sizes, **leaves):
+    """A cache before its first token; of each position the ``leaves`` keep an array of these ``sizes``."""
+    numbers = {"capacity": capacity, "used": 0, "filled": 0, "sizes": sizes}
+    return {"start": start, **{name: np.array(value, np.int64) for name, value in numbers.items()}, **leaves}
 
 
-def advance(layer, st, shape, memory):
-    """Positions of the next tokens, (batch, t) = ``shape``, and the layer's state after them."""
+def advance(layer, st, shape, memory, *sizes):
+    """Positions of the next tokens, (batch, t) = ``shape``, and the layer's state after them.
+
+    ``sizes`` are those with which the layer begins caches: the state may be of another model.
+    """
     (batch, length), cache = shape, st["cache"]
     if st["cu_seqlens"] is not None:
         raise ValueError(f"{layer}: cu_seqlens and a cache do not go together")
     if memory.saving:
         raise ValueError(f"{layer}: a state with a cache has no pullback; see without_cache")
+    kept = tuple(cache["sizes"].tolist())
+    if kept != sizes:
+        raise ValueError(
+            f"{layer}: the cache is of another layer: of a position it keeps an array {kept}, "
+            f"this one an array {sizes}; see with_cache"
+        )
     if batch != cache["start"].size:
         raise ValueError(f"{layer}: the cache is for a batch of {cache['start'].size}, got one of {batch}")
     used, capacity = int(cache["used"]), int(cache["capacity"])

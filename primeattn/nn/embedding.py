@@ -121,15 +121,13 @@ class Embedding(Layer):
     def with_cache(self, st: States, start: Array, capacity: int, dtype: DTypeLike) -> States:
         if not self.previous:
             return st
-        return {
-            **st,
-            "cache": cache.begin(start, capacity, tokens=np.zeros((len(start), self.previous), np.int64)),
-        }
+        tokens = np.zeros((len(start), self.previous), np.int64)
+        return {**st, "cache": cache.begin(start, capacity, self.previous, tokens=tokens)}
 
     def _continue(self, x, ps, st, memory):
         """``forward`` after earlier tokens: the cache holds the last few."""
         tokens = x if x.ndim == 2 else x[None]
-        positions, st = cache.advance(self, st, tokens.shape, memory)
+        positions, st = cache.advance(self, st, tokens.shape, memory, self.previous)
         known = np.concatenate([st["cache"]["tokens"], tokens], axis=1)
         y = memory.take((*tokens.shape, self.dim), ps["weight"].dtype)
         y.fill(0)
@@ -200,14 +198,16 @@ class PositionalEmbedding(Layer):
         check_float(self, x, ps, self.dim, ranks=(2, 3))
 
     def with_cache(self, st: States, start: Array, capacity: int, dtype: DTypeLike) -> States:
-        if capacity > self.max_len:
-            raise ValueError(
-                f"{self}: sequences must have at most {self.max_len} positions, got a capacity of {capacity}"
-            )
+        self._check_length(capacity)
         return {**st, "cache": cache.begin(start, capacity)}
+
+    def _check_length(self, positions):
+        if positions > self.max_len:
+            raise ValueError(f"{self}: sequences must have at most {self.max_len} positions, got {positions}")
 
     def _continue(self, x, ps, st, memory):
         """``forward`` at the positions after those of earlier calls."""
+        self._check_length(int(st["cache"]["capacity"]))  # the state may be of a longer model
         rows = x if x.ndim == 3 else x[None]
         positions, st = cache.advance(self, st, rows.shape[:2], memory)
         y = memory.take(x.shape, x.dtype)
@@ -218,9 +218,7 @@ class PositionalEmbedding(Layer):
         if "cache" in st:
             return self._continue(x, ps, st, memory)
         bounds = segment_bounds(self, st, x.shape[:-1])
-        longest = int(np.diff(bounds).max(initial=0))
-        if longest > self.max_len:
-            raise ValueError(f"{self}: sequences must have at most {self.max_len} positions, got {longest}")
+        self._check_length(int(np.diff(bounds).max(initial=0)))
         y = memory.take(x.shape, x.dtype)
         for start, stop in pairwise(bounds):
             np.add(x[..., start:stop, :], ps["weight"][: stop - start], out=y[..., start:stop, :])

@@ -1,5 +1,7 @@
 """Calls that continue: pieces of any length give what one call gives."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -122,12 +124,34 @@ def test_a_cache_says_what_it_cannot_take(one, rng):
         model.pullback(tokens[:, :3], ps, cached)
     with pytest.raises(ValueError, match="cu_seqlens and a cache do not go together"):
         model(tokens[:, :3], ps, pa.with_segments(cached, [0, 3]))
-    with pytest.raises(ValueError, match="at most 20 positions, got a capacity of 21"):
+    with pytest.raises(ValueError, match="at most 20 positions, got 21"):
         pa.with_cache(model, st, 2, 21)
     with pytest.raises(TypeError, match="the cache is float32 but x is float64"):
         double = tree.map(lambda p: p.astype(np.float64), ps)
         model(tokens[:, :3], double, pa.with_cache(model, st, 2, 6))
     assert tree.flatten(pa.without_cache(cached)) == tree.flatten(st)
+
+
+attention = partial(pa.PrimeSelfAttention, 8, heads=4)
+
+
+@pytest.mark.parametrize(
+    ("layer", "other", "match"),
+    [
+        (pa.PositionalEmbedding(20, 8), pa.PositionalEmbedding(40, 8), "at most 20 positions, got 30"),
+        (pa.Embedding(9, 8, previous=2), pa.Embedding(9, 8, previous=3), r"an array \(3,\), this one an"),
+        (attention(), attention(head_dim=4), r"an array \(4, 4\), this one an array \(4, 2\)"),
+        # One key head would be written for both without a word.
+        (attention(kv_heads=1), attention(kv_heads=2), r"an array \(2, 2\), this one an array \(1, 2\)"),
+    ],
+)
+def test_a_cache_of_another_layer_is_refused(layer, other, match, rng):
+    ps, st = pa.setup(rng, layer)
+    cached = pa.with_cache(other, st, 1, 30)
+    x = np.ones((1, 3), int) if isinstance(layer, pa.Embedding) else np.ones((1, 3, 8), np.float32)
+    with pytest.raises(ValueError, match=match):
+        layer(x, ps, cached)
+    assert all(int(leaf) == 0 for path, leaf in tree.flatten(cached).items() if path.endswith("filled"))
 
 
 @pytest.mark.parametrize(
