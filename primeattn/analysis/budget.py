@@ -20,6 +20,10 @@ __all__ = ["counting_bound", "efficiency", "match_budget"]
 
 _SALT = 4  # so that other random sequences draw other numbers from the same seed
 _DRAWS = 300  # of random offsets, until their pairs are those wanted
+_TILTED, _STEEPEST = (
+    20,
+    1000.0,
+)  # draws from nearer or farther parts of the blocks, and the most that they lean
 
 
 def match_budget(
@@ -41,7 +45,7 @@ def match_budget(
     ----------
     pattern : Pattern, Sequence, or list of Pattern
         A list is a stack, one pattern for each layer; the budget is that of all layers together, and they
-        share one lever: the same window, share or distance.
+        share one lever: the same share or distance, or the same window, give or take 1.
     budget : int
         Number of (query, key) pairs, such as ``other.num_pairs(n)``.
     n : int
@@ -55,6 +59,8 @@ def match_budget(
         - "dyadic": random offsets, in every dyadic block [2^k, 2^(k+1)) in proportion to the number that the
           sequence has there beyond the window, and drawn again until they cost what they should: the control
           for its numbers, at any density. At the pattern's own pairs the numbers are the same in every block.
+          Where the sequence begins or ends its blocks, as powers of two do, so do the random offsets: others
+          could not be as many and cost as much.
     within : float
         Share of the budget, in (0, 1], that may be left.
     seed : int, optional
@@ -97,14 +103,11 @@ def match_budget(
     """
     budget, n = as_int("budget", budget, minimum=0), as_int("n", n, minimum=1)
     tolerance = as_probability("within", within) * budget
-    if by not in _LEVERS:
+    if not isinstance(by, str) or by not in _LEVERS:
         raise ValueError(f"by: expected one of {', '.join(_LEVERS)}, got {by!r}")
     if seed is not None and by not in ("thin", "dyadic"):
         raise ValueError(f"seed: expected none with by={by!r}, which leaves nothing to chance, got {seed!r}")
-    stack = isinstance(pattern, (list, tuple))
-    layers = [_as_layer(layer) for layer in (pattern if stack else [pattern])]
-    if not layers:
-        raise ValueError("pattern: expected at least one pattern, got none")
+    layers, stack = as_layers(pattern), isinstance(pattern, (list, tuple))
     key = (_SALT, as_seed(0 if seed is None else seed))
     offers = [_LEVERS[by](layer, n, key) for layer in layers]
     least = sum(offer.base.num_pairs(n) for offer in offers)
@@ -134,8 +137,12 @@ class _Offer(NamedTuple):
     planned: np.ndarray | None = None  # what each is expected to cost, if they are random
 
 
-def _as_layer(layer):
-    return Pattern(layer) if isinstance(layer, Sequence) else as_pattern(layer)
+def as_layers(pattern):
+    """Patterns of the layers: those of a stack, or the one that ``pattern`` is."""
+    layers = pattern if isinstance(pattern, (list, tuple)) else [pattern]
+    if not layers:
+        raise ValueError("pattern: expected at least one pattern, got none")
+    return [Pattern(layer) if isinstance(layer, Sequence) else as_pattern(layer) for layer in layers]
 
 
 def _in_turn(offers):
@@ -154,17 +161,31 @@ def _draw(layers, left, tolerance, n, key):
     """Draw random offsets of all layers until they cost what is left; return them by layer, and the rest.
 
     Numbers by block follow from what their offsets are expected to cost, so that no block is favoured whose
-    offsets happen to fit. None if no draw does.
+    offsets happen to fit. If no draw fits, as the sequence's own are near the beginnings or the ends of their
+    blocks, random ones are drawn from there, too. None if that does not help.
     """
-    for draw in range(_DRAWS):
-        offers = [_by_dyadic(layer, n, (*key, draw)) for layer in layers]
+
+    def drawn(draw, tilt):
+        offers = [_by_dyadic(layer, n, (*key, draw), tilt) for layer in layers]
         layer, offsets, order = _in_turn(offers)
         planned = np.cumsum(np.concatenate([offer.planned for offer in offers])[order])
         fit = int(np.searchsorted(planned, left + 0.5))
         layer, offsets = layer[:fit], offsets[:fit]
         rest = left - int((_ends(offers, n)[layer] - offsets).sum())
-        if 0 <= rest <= tolerance:
-            return [np.sort(offsets[layer == one]) for one in range(len(offers))], rest
+        return [np.sort(offsets[layer == one]) for one in range(len(offers))], rest
+
+    for draw in range(_DRAWS):
+        found = drawn(draw, 0.0)
+        if 0 <= found[1] <= tolerance:
+            return found
+    for draw in range(_TILTED):
+        far, near = -_STEEPEST, _STEEPEST
+        while near - far > 1e-6 * _STEEPEST:  # the larger the tilt, the more they cost
+            tilt = (far + near) / 2
+            found = drawn(draw, tilt)
+            if 0 <= found[1] <= tolerance:
+                return found
+            far, near = (far, tilt) if found[1] < 0 else (tilt, near)
     return None
 
 
@@ -226,7 +247,8 @@ def _by_thin(pattern, n, key):
     return _Offer(base, terms, uniform(terms, *key), partial(_with_terms, pattern, terms))
 
 
-def _by_dyadic(pattern, n, key):
+def _by_dyadic(pattern, n, key, tilt=0.0):
+    """Offsets of a block are drawn with odds exp(-tilt x), x in [0, 1) their place in it."""
     base, terms = _terms(pattern, n)
     offsets, ranks, planned = [terms[:0]], [np.zeros(0)], [np.zeros(0)]
     first, end = pattern.window + 1, n - pattern.global_tokens
@@ -234,7 +256,10 @@ def _by_dyadic(pattern, n, key):
         block = np.arange(max(2**k, first), min(2 ** (k + 1), end))
         own = terms[(terms >= 2**k) & (terms < 2 ** (k + 1))]
         if own.size:
-            offsets.append(block[np.argsort(uniform(block, *key))])
+            race = np.log(
+                -np.log1p(-uniform(block, *key))
+            )  # of exponential times, in which the first ones win
+            offsets.append(block[np.argsort(race + tilt * (block - block[0]) / block.size)])
             ranks.append((np.arange(len(block)) + 0.5) / len(own))
             planned.append(np.full(len(block), end - own.mean()))
     offsets, ranks, planned = map(np.concatenate, (offsets, ranks, planned))

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from warnings import warn
 
-from primeattn.analysis.budget import match_budget
-from primeattn.analysis.reach import as_pattern
+from primeattn.analysis.budget import as_layers, match_budget
 from primeattn.checks import as_int
 from primeattn.patterns import Pattern
 from primeattn.sequences.controls import strided
-from primeattn.sequences.value import Sequence
 
 if TYPE_CHECKING:
+    from primeattn.sequences.value import Sequence
     from primeattn.typing import Patterns
 
 __all__ = ["controls"]
@@ -78,11 +77,7 @@ def controls(pattern: Patterns | Sequence, n: int, seeds: int = 3) -> dict:
     random 0      24329
     """
     n, seeds = as_int("n", n, minimum=1), as_int("seeds", seeds, minimum=0)
-    stack = isinstance(pattern, (list, tuple))
-    layers = [
-        Pattern(layer) if isinstance(layer, Sequence) else as_pattern(layer)
-        for layer in (pattern if stack else [pattern])
-    ]
+    layers, stack = as_layers(pattern), isinstance(pattern, (list, tuple))
     budget = sum(layer.num_pairs(n) for layer in layers)
 
     def of(sequence, window=0):
