@@ -21,7 +21,7 @@ try:
 except ImportError:  # Windows, where a file that is open cannot be removed
     fcntl = None
 
-__all__ = ["check_writable", "written_whole"]
+__all__ = ["check_writable", "make_folder", "written_whole"]
 
 
 @contextmanager
@@ -101,6 +101,41 @@ def check_writable(folder: FilePath) -> None:
     """
     existing = next(place for place in (folder, *Path(folder).absolute().parents) if os.path.lexists(place))
     tempfile.TemporaryFile(dir=existing).close()
+
+
+def make_folder(out: FilePath) -> None:
+    """Make a folder for results, and those above it, where they are not there yet.
+
+    Parameters
+    ----------
+    out : str or path-like
+        The folder.
+
+    Raises
+    ------
+    ValueError
+        If it, or one above it, is a file.
+    OSError
+        If nothing can be written there.
+
+    See Also
+    --------
+    check_writable : Only looks.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> from primeattn.files import make_folder
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     make_folder(f"{folder}/a/b")
+    ...     os.listdir(f"{folder}/a")
+    ['b']
+    """
+    existing = next(place for place in (Path(out), *Path(out).absolute().parents) if os.path.lexists(place))
+    if not existing.is_dir():
+        raise ValueError(f"out: expected a folder, got the file {str(existing)!r}")
+    check_writable(out)
+    Path(out).mkdir(parents=True, exist_ok=True)
 
 
 def _target(path) -> Path:

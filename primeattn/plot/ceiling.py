@@ -63,7 +63,7 @@ def ceiling(rows: Iterable[Mapping[str, Any]], axes: Any = None, guess: float | 
             bar = None if row["low"] is None else [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
             style = {"linewidth": 0, "elinewidth": 1, "capsize": 2, "markersize": 5, **styles[row["pattern"]]}
             ax.errorbar(row["predicted"], row["mean"], bar, label=row["pattern"], **style)
-        relayed = [row for row in mine if row.get("connected", 0) > row["predicted"]]
+        relayed = [row for row in mine if (row.get("connected") or 0) > row["predicted"]]
         for row in relayed:
             label = "connected by relays" if row is relayed[0] else None
             color = styles[row["pattern"]]["color"]

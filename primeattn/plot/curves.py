@@ -42,6 +42,7 @@ def learning_curves(rows: Iterable[Mapping[str, Any]], axes: Any = None) -> np.n
     >>> ax.get_ylabel()
     'training loss (nats)'
     """
+    rows = list(rows)
     axes, groups = panels(rows, axes, (5.2, 3.4))
     styles = line_styles(rows)
     for ax, mine in zip(axes, groups, strict=True):

@@ -25,8 +25,8 @@ def recall(rows: Iterable[Mapping[str, Any]], axes: Any = None) -> np.ndarray:
     Parameters
     ----------
     rows : list of dict
-        Of ``study.places``, by distance; "connected" may be missing. Rows of several tasks with one pattern
-        share a panel.
+        Of ``study.places``, by distance; those in bits are left out, and "connected" may be missing. Rows of
+        several tasks with one pattern share a panel.
     axes : sequence of matplotlib.axes.Axes, optional
         One for each panel; by default on a new figure.
 
@@ -38,7 +38,7 @@ def recall(rows: Iterable[Mapping[str, Any]], axes: Any = None) -> np.ndarray:
     Raises
     ------
     ValueError
-        If no row is by distance, with a theory.
+        If no row has accuracies by distance, with a theory.
 
     See Also
     --------
@@ -53,9 +53,13 @@ def recall(rows: Iterable[Mapping[str, Any]], axes: Any = None) -> np.ndarray:
     >>> ax.get_title()
     'squares, 1 layer'
     """
-    rows = [row for row in rows if row["by"] == "distance" and row["reached"] is not None]
+    rows = [
+        row
+        for row in rows
+        if row["by"] == "distance" and row["reached"] is not None and row.get("metric") != "bits"
+    ]
     if not rows:
-        raise ValueError("rows: expected some by distance, with a theory, got none")
+        raise ValueError("rows: expected accuracies by distance, with a theory, got none")
     names, layers = dict.fromkeys(row["pattern"] for row in rows), sorted({row["layers"] for row in rows})
     own = axes is None
     axes = grid_of_axes(axes, len(names) * len(layers), (3.3, 1.5), columns=len(layers))
@@ -65,7 +69,7 @@ def recall(rows: Iterable[Mapping[str, Any]], axes: Any = None) -> np.ndarray:
         mine = [row for row in rows if (row["pattern"], row["layers"]) == (name, count)]
         for row in mine:
             at, score, reached = (np.array(row[key]) for key in ("at", "score", "reached"))
-            relayed = np.array(row.get("connected", row["reached"])) & ~reached
+            relayed = np.array(row.get("connected") or row["reached"]) & ~reached
             rest = ~(reached | relayed)
             for places, alpha in ((reached, 0.3), (relayed, 0.1)):
                 shades = [(place - 0.5, 1) for place in at[places]]

@@ -71,18 +71,25 @@ def named(name: str, n: int, seed: int = 0) -> Pattern | list[Pattern]:
             )
         heads = [_plain(part) for part in what.split(" and ")]
     else:
-        model = _plain(like)
-        budget = model.num_pairs(n)
-        if what == "random":
-            return match_budget(model, budget, n, by="dyadic", seed=seed)
-        if what in _CONTROLS:
-            found = controls(model, n, seeds=0)
-            if what not in found:
-                raise ValueError(f"patterns: {like!r} has too few pairs for {name!r} at n = {n}")
-            return found[what]
-        heads = [_plain(part) for part in what.split(" and ")]
-        heads = match_budget(heads, budget * len(heads), n)
+        try:
+            heads = _like(what, _plain(like), n, seed)
+        except ValueError as error:
+            raise ValueError(f"patterns: {name!r} at n = {n}: {error}") from None
     return heads if len(heads) > 1 else heads[0]
+
+
+def _like(what, model, n, seed):
+    """Patterns by head that cost as much as ``model``."""
+    budget = model.num_pairs(n)
+    if what == "random":
+        return [match_budget(model, budget, n, by="dyadic", seed=seed)]
+    if what in _CONTROLS:
+        found = controls(model, n, seeds=0)
+        if what not in found:
+            raise ValueError(f"expected at least as many pairs as {what} take, got {budget}")
+        return [found[what]]
+    heads = [_plain(part) for part in what.split(" and ")]
+    return match_budget(heads, budget * len(heads), n)
 
 
 def drawn(name: str) -> bool:

@@ -85,7 +85,7 @@ def reached(records: Iterable[Mapping[str, Any]]) -> Table:
     """Return a table of the metric where theory expects answers, and where it expects none.
 
     - expected: over all questions at distances where theory expects answers, in all seeds; lowest: at the
-      distance where it is lowest, in all seeds together,
+      distance where it is worst, in all seeds together,
     - relayed: over the questions whose answer the layers connect, but where theory expects none, as a relay
       cannot know what will be asked for,
     - others: over all that is not connected; they should come near chance.
@@ -130,11 +130,13 @@ def reached(records: Iterable[Mapping[str, Any]]) -> Table:
                     lists = {column: np.array(result[column])[keep] for column in columns}
                     parts[name] += [lists] if keep.any() else []
         if any(parts.values()):
-            rows.append({**group.names(), **_split(parts), "chance": float(group.runs[0].task.chance)})
+            task = group.runs[0].task
+            worst = min if task.metric == "accuracy" else max
+            rows.append({**group.names(), **_split(parts, worst), "chance": float(task.chance)})
     return Table(rows)
 
 
-def _split(parts):
+def _split(parts, worst):
     """Mean metric of each part, and the lowest where answers are expected."""
     row = dict.fromkeys(("expected", "lowest", "relayed", "others"))
     for name, results in parts.items():
@@ -142,7 +144,7 @@ def _split(parts):
             _, asked, right = _pooled(results)
             row[name] = float(right.sum() / asked.sum())
             if name == "expected":
-                row["lowest"] = float((right / asked).min())
+                row["lowest"] = float(worst(right / asked))
     return row
 
 

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 
-from primeattn.files import written_whole
+from primeattn.files import make_folder, written_whole
 from primeattn.study.naming import drawn
 from primeattn.study.runs import check
 from primeattn.table import Table
@@ -65,12 +65,12 @@ def write_predictions(path, protocol, runs):
     content = {"protocol": protocol, "predictions": predictions(runs)}
     text = json.dumps(content, indent=1) + "\n"
     if path.exists():
-        if path.read_text() != text:
+        if path.read_bytes() != text.encode():
             raise ValueError(
                 f"out: {str(path)!r} is of another study or other options, such as seeds; take another "
                 "folder, or delete that file: the folder's runs are not trained again"
             )
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with written_whole(path) as file:
         file.write(text.encode())

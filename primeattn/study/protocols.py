@@ -211,15 +211,19 @@ def protocol(name: str, quick: bool = False, **changes: Any) -> dict:
     >>> made["patterns"], made["seeds"], made["claims"]
     (['primes', 'squares', 'window as primes'], 1, [['primes', 'window as primes']])
     """
-    if name not in _PROTOCOLS:
+    if not isinstance(name, str) or name not in _PROTOCOLS:
         raise ValueError(f"study: expected one of {', '.join(_PROTOCOLS)}, got {name!r}")
     if unknown := changes.keys() - {"patterns", "layers", "lrs", "seeds", "steps"}:
         raise TypeError(f"changes: expected patterns, layers, lrs, seeds or steps, got {min(unknown)}")
     for key in ("patterns", "layers", "lrs"):
         if changes.get(key) is not None and (not isinstance(changes[key], list) or not changes[key]):
             raise TypeError(f"{key}: expected a list of at least one, got {changes[key]!r}")
+    for pattern in changes.get("patterns") or ():
+        if not isinstance(pattern, str):
+            raise TypeError(f"patterns: expected names, got {pattern!r}")
     made = deepcopy(_PROTOCOLS[name])
     small = made.pop("quick")
+    whole = deepcopy(made)
     for key in ("seeds", "steps"):
         if changes.get(key) is not None:
             as_int(key, changes[key], minimum=1)
@@ -231,8 +235,7 @@ def protocol(name: str, quick: bool = False, **changes: Any) -> dict:
     if steps is not None:
         made["sizes"]["steps"] = steps
     made["claims"] = [claim for claim in made["claims"] if set(claim) <= set(made["patterns"])]
-    full = not quick and steps is None and all(value is None for value in changes.values())
-    return {"study": name, "full": full, **made}
+    return {"study": name, "full": made == whole, **made}
 
 
 def protocol_runs(made: Mapping[str, Any]) -> list[dict]:
@@ -264,7 +267,12 @@ def protocol_runs(made: Mapping[str, Any]) -> list[dict]:
         for name in dict.fromkeys(made["patterns"]):
             for layers in made["layers"]:
                 for seed in range(made["seeds"]) if drawn(name) else [None]:
-                    stack = [named(name, task.length, seed or 0)] * layers
+                    pattern, heads = named(name, task.length, seed or 0), made["sizes"]["heads"]
+                    if isinstance(pattern, list) and len(pattern) != heads:
+                        raise ValueError(
+                            f"patterns: expected {heads} heads, as models of this study have, got {name!r}"
+                        )
+                    stack = [pattern] * layers
                     some = grid([task], {name: stack}, lrs=made["lrs"], seeds=made["seeds"], **made["sizes"])
                     runs += [run for run in some if seed in (None, run["seed"])]
     return sorted(runs, key=lambda run: run["seed"])

@@ -3,14 +3,47 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+
+from primeattn.checks import is_real
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
 
-__all__ = ["Records"]
+__all__ = ["Records", "check_result"]
+
+_LISTS = ("losses", "at", "asked", "score")
+_RESULT = {"validation", "test", "by", "error", *_LISTS}
+
+
+def check_result(result):
+    """Raise ValueError unless this is a result as from ``train``.
+
+    Examples
+    --------
+    >>> from primeattn.study.records import check_result
+    >>> check_result({"test": 0.5})  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    ValueError: expected a result with asked, at, by, error, losses, score, test, validation, got {...}
+    """
+    if not isinstance(result, dict) or result.keys() != _RESULT:
+        raise ValueError(f"expected a result with {', '.join(sorted(_RESULT))}, got {str(result)[:60]}")
+    if result["error"] is None:
+        numbers = {name: [result[name]] for name in ("validation", "test")}
+        numbers |= {name: result[name] for name in _LISTS}
+        for name, values in numbers.items():
+            if not isinstance(values, list) or not values or not all(map(_is_finite, values)):
+                raise ValueError(f"expected finite numbers for {name!r}, got {str(result[name])[:60]}")
+        if not len(result["at"]) == len(result["asked"]) == len(result["score"]):
+            raise ValueError("expected 'at', 'asked' and 'score' of one length")
+
+
+def _is_finite(value):
+    return is_real(value) and math.isfinite(value)
 
 
 class Records:
@@ -56,7 +89,7 @@ class Records:
         for number, line in enumerate(content[:whole].splitlines(), 1):
             try:
                 found.append(json.loads(line))
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise ValueError(f"out: line {number} of {str(path)!r} is no JSON: {line[:60]!r}") from None
         if whole < len(content):
             self._file.truncate(whole)

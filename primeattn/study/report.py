@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from primeattn.files import written_whole
+from primeattn.files import make_folder, written_whole
 from primeattn.study.places import curves, places, reached
 from primeattn.study.results import differences, summary
 from primeattn.table import Table
@@ -70,7 +70,8 @@ def report(protocol: Mapping[str, Any], records: Iterable[Mapping[str, Any]], ou
     """
     from primeattn.plot.files import try_save
 
-    out = Path(out)
+    out, records = Path(out), list(records)
+    make_folder(out)
     found = {
         "protocol": protocol,
         "summary": summary(records),

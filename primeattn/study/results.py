@@ -63,7 +63,10 @@ def chosen(records: Iterable[Mapping[str, Any]]) -> list[Group]:
     for record in records:
         if not isinstance(record, dict) or not {"run", "result"} <= record.keys():
             raise TypeError(f"records: expected what run returns, got {str(record)[:60]}")
-        run = record["run"]
+        run, result = record["run"], record["result"]
+        if not isinstance(result, dict) or not {"validation", "test", "error"} <= result.keys():
+            raise ValueError(f"records: expected results as from train, got {str(result)[:60]}")
+        check(run)
         same = {name: value for name, value in run.items() if name not in ("lr", "seed", "stack")}
         by_stack = groups.setdefault(repr([sorted(same.items()), len(run["stack"])]), {})
         by_stack.setdefault(repr(run["stack"]), {})[run["lr"], run["seed"]] = record
@@ -85,7 +88,7 @@ def _best(by_run):
     results = {lr: [record["result"] for record in records] for lr, records in by_rate.items()}
     metric = check(next(iter(by_run.values()))["run"]).task.metric
     better = 1 if metric == "accuracy" else -1
-    lr = max(results, key=lambda rate: _preference(results[rate], better))
+    lr = max(sorted(results), key=lambda rate: _preference(results[rate], better))  # of equals the lowest
     return Group([check(record["run"]) for record in by_rate[lr]], results[lr], lr)
 
 
@@ -93,10 +96,12 @@ def summary(records: Iterable[Mapping[str, Any]]) -> Table:
     """Return a table of the records of ``run``, with a row for each task, pattern and number of layers:
 
     - pairs: (query, key) pairs of all layers together,
-    - lr: the learning rate with the best mean metric in validation, over all seeds; rates at which a run
-      failed come last,
+    - lr: the learning rate with the best mean metric in validation, over all seeds, the lowest of equals;
+      rates at which a run failed come last,
     - n, mean, std, low, high: number of seeds at that rate, mean and standard deviation of the metric in the
-      test, and the 95 % interval of the mean (Student's t); None if there is nothing to take it of,
+      test, and the 95 % interval of the mean (Student's t); None if there is nothing to take it of. Seeds
+      differ in the model and the batches; all runs of a task are tested on the same sequences, so that the
+      interval does not tell how much these matter,
     - predicted: share of the questions that theory expects to be answered; connected: share of those whose
       answer the layers connect, be it by relays, which no model can exceed but by guesses,
     - chance: the metric of guesses.
@@ -215,7 +220,7 @@ def differences(records: Iterable[Mapping[str, Any]], claims: Iterable[tuple[str
     known = dict.fromkeys(name for by_name in groups.values() for name in by_name)
     rows = []
     for claim in claims:
-        if isinstance(claim, str) or len(claim) != 2 or not set(claim) <= known.keys():
+        if not isinstance(claim, (tuple, list)) or len(claim) != 2 or not set(claim) <= known.keys():
             raise ValueError(f"claims: expected pairs of {', '.join(known) or 'names'}, got {claim!r}")
         better, than = claim
         for (task, layers, *_), by_name in groups.items():

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from primeattn.checks import as_int
-from primeattn.files import check_writable, written_whole
+from primeattn.files import make_folder, written_whole
 from primeattn.study.cluster import on_cluster
-from primeattn.study.records import Records
+from primeattn.study.records import Records, check_result
 from primeattn.study.results import summary
 from primeattn.study.runs import check, code_version, key
 from primeattn.study.workers import on_processes, one_by_one
@@ -83,13 +83,12 @@ def run(
     jobs, out, runs = as_int("jobs", jobs, minimum=1), Path(out), list(runs)
     if not runs:
         raise ValueError("runs: expected at least one, got none")
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"out: expected a folder, got the file {str(out)!r}")
+    if scheduler is not None and not hasattr(scheduler, "submit"):
+        raise TypeError(f"scheduler: expected a distributed.Client, got {scheduler!r}")
     if scheduler is not None and jobs != 1:
         raise ValueError(f"jobs: expected 1 with a scheduler, which has its own workers, got {jobs}")
     keys, code = [key(run) for run in runs], code_version()
-    check_writable(out)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     with Records(out / "runs.jsonl") as records:
         done = _done(records.found, code)
         left = {name: run for name, run in zip(keys, runs, strict=True) if name not in done}
@@ -111,17 +110,14 @@ def run(
 def _done(records, code):
     """Results by key, of those that this code gave."""
     for number, record in enumerate(records, 1):
-        if not _is_record(record):
+        whole = isinstance(record, dict) and {"key", "code", "run", "result"} <= record.keys()
+        if not whole or not isinstance(record["key"], str):
             raise ValueError(f"out: line {number} of runs.jsonl is no record of a run: {str(record)[:60]}")
+        try:
+            check_result(record["result"])
+        except ValueError as error:
+            raise ValueError(f"out: line {number} of runs.jsonl: {error}") from None
     return {record["key"]: record["result"] for record in records if record["code"] == code}
-
-
-def _is_record(record):
-    if not isinstance(record, dict) or not {"key", "code", "run", "result"} <= record.keys():
-        return False
-    result = record["result"]
-    names = {"validation", "test", "losses", "by", "at", "asked", "score", "error"}
-    return isinstance(record["key"], str) and isinstance(result, dict) and result.keys() == names
 
 
 def _train(runs, jobs, scheduler):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -126,7 +127,8 @@ def grid(
             raise TypeError(f"tasks: expected tasks, got {task!r}")
         probe(task)
         for name, pattern in patterns.items():
-            stacks = [pattern] if isinstance(pattern, list) else [[pattern] * count for count in layers]
+            several = isinstance(pattern, (list, tuple))
+            stacks = [list(pattern)] if several else [[pattern] * count for count in layers]
             for stack in stacks:
                 shared = {"pattern": name, "task": task.to_json(), "stack": _stack_to_json(name, stack)}
                 for lr in lrs:
@@ -196,7 +198,7 @@ def check(run: Mapping[str, Any]) -> Run:
         raise ValueError(f"stack: expected a list of patterns, got {run['stack']!r}")
     sizes = {name: as_int(name, run[name], minimum=1) for name in _SIZES}
     seed, lr = as_int("seed", run["seed"], minimum=0), run["lr"]
-    if not (is_real(lr) and 0 < lr < float("inf")):
+    if not (is_real(lr) and 0 < lr <= sys.float_info.max):
         raise ValueError(f"lr: expected a number above 0, got {lr!r}")
     task, stack = from_json(run["task"]), [_from_json(layer) for layer in run["stack"]]
     options = {"width": sizes["width"], "heads": sizes["heads"], "previous": task.previous}

@@ -8,8 +8,10 @@ import numpy as np
 
 from primeattn.compiled.blas import one_blas_thread
 from primeattn.stepper import DivergedError, Stepper
+from primeattn.study.probe import drawn
 from primeattn.study.runs import check
 from primeattn.tasks import IGNORED
+from primeattn.tasks.task import answers_of
 from primeattn.tree import test_mode
 from primeattn.workspace import Workspace
 
@@ -60,29 +62,30 @@ def train(run: Mapping[str, Any]) -> dict:
     """
     run = check(run)
     data = run.task.part("train")
+    validation = drawn(run.task.part("validation"), np.random.default_rng([_VALIDATION]), run.examples)
+    test = drawn(run.task.part("test"), np.random.default_rng([_TEST]), run.examples)
 
     def draw(step):
         return data.draw(np.random.default_rng([_TRAIN, run.seed, step]), run.batch)
 
     stepper = Stepper(run.model, draw, lr=run.lr, steps=run.steps, seed=run.seed)
     result = {"validation": None, "test": None, "losses": [], "by": None, "at": [], "asked": [], "score": []}
-    with one_blas_thread():
+    with one_blas_thread(), np.errstate(all="ignore"):  # too large a rate ends in an error that says so
         try:
-            with np.errstate(all="ignore"):  # a rate that is too large ends in an error that says so
-                while stepper.step < run.steps:
-                    stepper.advance()
+            while stepper.step < run.steps:
+                stepper.advance()
         except DivergedError as error:
             return {**result, "error": str(error)}
         parts = np.array_split(stepper.losses, min(_POINTS, run.steps))
         result["losses"] = [float(part.mean()) for part in parts]
-        validation = _score(run, stepper, run.task.part("validation"), _VALIDATION)
-        test = _score(run, stepper, run.task.part("test"), _TEST)
+        validation, test = _score(run, stepper, *validation), _score(run, stepper, *test)
+    if not np.isfinite([validation["mean"], test["mean"]]).all():
+        return {**result, "error": f"the {run.task.metric} of the trained model is no finite number"}
     return {**result, "validation": validation["mean"], "test": test.pop("mean"), **test, "error": None}
 
 
-def _score(run, stepper, data, stream):
-    """The metric over fresh sequences: its mean, and by distance or position."""
-    tokens, targets = data.draw(np.random.default_rng([stream]), run.examples)
+def _score(run, stepper, tokens, targets):
+    """The metric over sequences: its mean, and by distance or position."""
     asked = targets != IGNORED
     scores = np.zeros(targets.shape)
     st, workspace = test_mode(stepper.st), Workspace()
@@ -90,9 +93,9 @@ def _score(run, stepper, data, stream):
         rows = slice(i, i + run.batch)
         workspace.reset()
         logits, _ = run.model(tokens[rows], stepper.ps, st, workspace=workspace)
-        scores[rows][asked[rows]] = _metric(data.metric, logits[asked[rows]], targets[rows][asked[rows]])
-    answers = data.answers(tokens, targets)
-    where = np.broadcast_to(np.arange(data.length), targets.shape)
+        scores[rows][asked[rows]] = _metric(run.task.metric, logits[asked[rows]], targets[rows][asked[rows]])
+    answers = answers_of(run.task, tokens, targets)
+    where = np.broadcast_to(np.arange(run.task.length), targets.shape)
     by = "position" if answers is None else "distance"
     places = (where if answers is None else where - answers)[asked]
     count = np.bincount(places)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from contextlib import contextmanager
 from multiprocessing import connection
@@ -34,6 +35,8 @@ def on_processes(runs, jobs):
 
     They end with the block that takes the results, and with this process, even if it is killed.
     """
+    for run in runs.values():
+        check_importable(check(run).task)
     waiting = list(runs.items())[::-1]
     with _processes(jobs, max(1, get_num_threads() // jobs)) as workers:
         busy = {}
@@ -58,6 +61,18 @@ def on_processes(runs, jobs):
                     raise result
                 idle.append(line)
                 yield key, result
+
+
+def check_importable(task):
+    """Raise ValueError if another process cannot have the class of a task, as it finds it by its module."""
+    kind = type(task)
+    at_a_prompt = kind.__module__ == "__main__" and not hasattr(sys.modules["__main__"], "__file__")
+    if at_a_prompt or "<locals>" in kind.__qualname__:
+        where = "at a prompt or in a notebook" if at_a_prompt else "in a function"
+        raise ValueError(
+            f"runs: expected tasks that other processes can import, got {kind.__name__}, which is defined "
+            f"{where}; move it to the top level of a module, or take jobs=1"
+        )
 
 
 @contextmanager

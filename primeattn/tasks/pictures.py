@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from primeattn._config import freeze_size
+from primeattn.tasks.files import kept_by_file
 from primeattn.tasks.task import Task, as_part, check_draw
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _BANDS = 8
 _OF_PART = {"train": [0, 1, 3, 4, 6, 7], "validation": [2], "test": [5]}
 
 
-@lru_cache(maxsize=4)
+@kept_by_file
 def _bands(path):
     """The image as grey bands, uint8 (8, rows, columns), read-only."""
     from matplotlib import cbook, image  # slow to import

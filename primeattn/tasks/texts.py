@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from primeattn._config import freeze_size
 from primeattn.data import load_corpus
+from primeattn.tasks.files import kept_by_file
 from primeattn.tasks.task import Task, as_part, check_draw
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["text"]
 
-_corpus = lru_cache(maxsize=4)(load_corpus)
+_corpus = kept_by_file(load_corpus)
 
 
 @dataclass(frozen=True, repr=False)

@@ -60,3 +60,8 @@ def test_what_cannot_be_drawn_is_left_out():
     with pytest.raises(ValueError, match="rows: expected at least one, got none"):
         plot.ceiling(bad)
     assert len(plot.ceiling([*bad, row("b", 0.1, 0.1)])) == 1
+
+
+def test_a_task_without_a_theory_by_distance_has_no_lines_above():
+    [ax] = plot.ceiling([row("primes", 0.3, 0.4, connected=None)])
+    assert "connected by relays" not in [text.get_text() for text in ax.get_legend().get_texts()]

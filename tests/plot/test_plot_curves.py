@@ -16,9 +16,8 @@ def place(pattern, score, **more):
 
 
 def test_learning_curves():
-    first, second = plot.learning_curves(
-        [curve("a", [2, 1]), curve("b", [3, 2]), curve("a", [4, 3], layers=2)]
-    )
+    rows = [curve("a", [2, 1]), curve("b", [3, 2]), curve("a", [4, 3], layers=2)]
+    first, second = plot.learning_curves(iter(rows))
     np.testing.assert_array_equal(first.get_lines()[1].get_xydata(), [[5, 3], [10, 2]])
     assert first.get_lines()[0].get_color() == second.get_lines()[0].get_color()
     assert [text.get_text() for text in first.get_legend().get_texts()] == ["a", "b"]

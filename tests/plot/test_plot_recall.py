@@ -45,8 +45,15 @@ def test_tasks_of_one_pattern_share_a_panel():
 
 
 def test_without_a_theory_there_is_nothing_to_draw():
-    for bad in ([], [row("a", 1) | {"reached": None}], [row("a", 1) | {"by": "position"}]):
-        with pytest.raises(ValueError, match="rows: expected some by distance, with a theory, got none"):
+    for bad in (
+        [],
+        [row("a", 1) | {"reached": None}],
+        [row("a", 1) | {"by": "position"}],
+        [row("a", 1) | {"metric": "bits"}],
+    ):
+        with pytest.raises(
+            ValueError, match="rows: expected accuracies by distance, with a theory, got none"
+        ):
             plot.recall(bad)
     with pytest.raises(ValueError, match="axes: expected 1 Axes, got 2"):
         plot.recall([row("a", 1)], axes=plot.recall([row("a", 1), row("a", 2)]))

@@ -1,3 +1,5 @@
+from dataclasses import dataclass
+
 import pytest
 
 from primeattn.patterns import Pattern
@@ -31,6 +33,17 @@ def test_nothing_expected_or_nothing_else():
     assert (row["expected"], row["lowest"], row["others"]) == (0.9, 0.8, None)
     [row] = reached([record(run, [2], [5], [0.2])])
     assert (row["expected"], row["lowest"], row["others"]) == (None, None, 0.2)
+
+
+@dataclass(frozen=True, repr=False)
+class in_bits(needle):
+    metric = "bits"
+
+
+def test_of_bits_the_most_are_the_worst():
+    [run] = grid([in_bits(length=6)], {"squares": Pattern("squares")}, seeds=1)
+    [row] = reached([record(run, [1, 4], [5, 5], [1.0, 3.0])])
+    assert (row["expected"], row["lowest"]) == (2.0, 3.0)
 
 
 def test_relays_are_told_from_what_is_not_connected():

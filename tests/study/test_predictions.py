@@ -32,3 +32,9 @@ def test_they_are_written_once_and_never_changed(tmp_path):
     ):
         write_predictions(path, other, protocol_runs(other))
     assert path.read_bytes() == before
+    path.write_bytes(b"\xff\x00")
+    with pytest.raises(ValueError, match="is of another study or other options"):
+        write_predictions(path, made, protocol_runs(made))
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="out: expected a folder, got the file"):
+        write_predictions(tmp_path / "file" / "predictions.json", made, protocol_runs(made))

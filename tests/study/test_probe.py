@@ -121,3 +121,55 @@ def test_nothing_at_all_is_refused(tmp_path):
     with pytest.raises(ValueError, match="out: expected a folder, got the file"):
         pa.study.run(runs, out=tmp_path / "file")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def repeated(self, rng, batch):
+    return even(self, rng, 4)  # however many are asked for
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "match"),
+    [
+        (
+            lambda: task(draw=repeated),
+            ValueError,
+            r"draw: expected tokens of shape .* \(5, 12\), got \(4, 12\)",
+        ),
+        (lambda: task(chance=float("nan")), TypeError, "chance: expected a number, got nan"),
+        (lambda: task(part=lambda self, name: None), ValueError, "part: expected a task of the same length"),
+        (
+            lambda: pa.tasks.pixels(4, 100),
+            ValueError,
+            "pixels: expected a patch of at most 512 × 75, got 4 × 100",
+        ),
+        (lambda: pa.tasks.text(16, "gone"), FileNotFoundError, "text: expected a file, found none at 'gone'"),
+    ],
+)
+def test_data_that_do_not_suffice_are_refused(make, error, match):
+    with pytest.raises(error, match=match):
+        pa.study.grid([make()], {"a": pa.Pattern("squares")}, seeds=1)
+
+
+def test_every_part_of_a_text_must_suffice(tmp_path):
+    """Of 3000 bytes 150 each are for validation and test, which are drawn after the training alone."""
+    path = tmp_path / "text"
+    path.write_bytes(bytes(range(250)) * 12)
+    patterns = {"a": pa.Pattern("squares")}
+    assert pa.study.grid([pa.tasks.text(149, str(path))], patterns, seeds=1)
+    with pytest.raises(ValueError, match="expected more than length = 256 bytes of validation, got 150"):
+        pa.study.grid([pa.tasks.text(256, str(path))], patterns, seeds=1)
+
+
+@pytest.mark.parametrize("kind", [np.uint64, np.int8, list])
+def test_answers_of_any_integers(kind):
+    def answers(self, tokens, targets):
+        places = np.zeros_like(tokens)
+        return places.tolist() if kind is list else places.astype(kind)
+
+    reach = {"reach": lambda self, patterns: np.ones(12, bool)}
+    sizes = {"width": 8, "steps": 2, "batch": 4, "examples": 8}
+    runs = pa.study.grid([task(answers=answers, **reach)], {"a": pa.Pattern("squares")}, seeds=1, **sizes)
+    result = pa.study.train(runs[0])
+    assert result["by"] == "distance" and result["at"] == list(range(12))
+    [row] = pa.study.summary([{"run": runs[0], "result": result}])
+    assert row["predicted"] == 1

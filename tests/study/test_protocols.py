@@ -29,8 +29,24 @@ def test_changes():
         ("lucky", 0.1, 7),
     ]
     assert protocol("mqar") == protocol("mqar", seeds=None) and protocol("mqar")["sizes"]["steps"] > 7
-    with pytest.raises(ValueError, match="study: expected one of needle, mqar"):
-        protocol("haystack")
+    assert protocol("mqar", seeds=protocol("mqar")["seeds"])["full"] and not protocol("mqar", seeds=9)["full"]
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "match"),
+    [
+        (lambda: protocol("haystack"), ValueError, "study: expected one of needle, mqar"),
+        (lambda: protocol(["copy"]), ValueError, "study: expected one of needle, mqar"),
+        (lambda: protocol("copy", patterns=[3]), TypeError, "patterns: expected names, got 3"),
+        (lambda: protocol_runs(protocol("copy", patterns=["primes and squares"])), ValueError,
+         "patterns: expected 1 heads, as models of this study have, got 'primes and squares'"),
+        (lambda: protocol_runs(protocol("needle", patterns=["primes as squares"])), ValueError,
+         "patterns: 'primes as squares' at n = 96: budget: expected at least"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_made_is_refused(make, error, match):
+    with pytest.raises(error, match=match):
+        make()
 
 
 def test_seeds_come_one_after_the_other_and_draw_their_own_offsets():

@@ -53,6 +53,15 @@ def test_what_does_not_hold_comes_first(tmp_path):
 
 
 @pytest.mark.usefixtures("no_pictures")
+def test_records_may_come_one_by_one(tmp_path):
+    made = protocol("needle", quick=True)
+    records = canned(made, lambda one: 0.5)
+    assert report(made, iter(records), tmp_path / "new" / "out") == report(made, records, tmp_path)
+    with pytest.raises(ValueError, match="out: expected a folder, got the file"):
+        report(made, records, tmp_path / "report.md")
+
+
+@pytest.mark.usefixtures("no_pictures")
 def test_failed_runs_are_told(tmp_path):
     made = protocol("needle", quick=True)
 

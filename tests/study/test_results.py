@@ -49,12 +49,12 @@ def test_what_relays_connect_beyond_what_theory_expects():
     task = mqar(length=16, pairs=4, vocab=16)
     one, two = ([Pattern([4], window=0)] * layers for layers in (1, 2))
     rows = summary(records(grid([task], {"one": one, "two": two}, seeds=1), lambda run: 1.0, lambda run: 1.0))
-    tokens, targets = task.draw(np.random.default_rng(0), 1024)
+    tokens, targets = task.draw(np.random.default_rng(1), 16384)
     answers = task.answers(tokens, targets)
     distances = (np.arange(16) - answers)[answers >= 0]
     at = [np.mean(np.isin(distances, places)) for places in ([0, 4], [0, 4, 8])]
-    assert [row["predicted"] for row in rows] == pytest.approx([at[0], at[0]])
-    assert [row["connected"] for row in rows] == pytest.approx(at) and at[0] < at[1] < 1
+    assert [row["predicted"] for row in rows] == pytest.approx([at[0], at[0]], abs=0.005)
+    assert [row["connected"] for row in rows] == pytest.approx(at, abs=0.005) and at[0] < at[1] < 1
 
 
 def test_fewer_bits_are_better():
@@ -137,3 +137,25 @@ def test_runs_are_no_records():
     runs = grid([copy(16, 4)], {"a": Pattern("squares")}, seeds=1)
     with pytest.raises(TypeError, match="records: expected what run returns, got "):
         summary(runs)
+
+
+def test_of_equal_rates_the_lowest_is_taken():
+    """However the records come."""
+    runs = grid([copy(32, 4)], {"a": Pattern("squares")}, lrs=(0.3, 0.1, 0.2), seeds=1)
+    [row] = summary(records(runs, lambda run: 1.0, lambda run: run["lr"]))
+    assert row["lr"] == 0.1
+
+
+def test_what_is_no_result_or_run_is_refused():
+    [made] = records(
+        grid([copy(32, 4)], {"a": Pattern("squares")}, seeds=1), lambda run: 1.0, lambda run: 1.0
+    )
+    for change, match in (
+        ({"result": None}, "records: expected results as"),
+        ({"run": {}}, "run: expected a dict"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            summary([made | change])
+    for claim in (5, "aa", ("a",)):
+        with pytest.raises(ValueError, match="claims: expected pairs of a, got"):
+            differences([made], [claim])

@@ -11,6 +11,13 @@ import pytest
 from primeattn.study import key, run, running, summary
 
 
+class Executor:
+    """What has ``submit``, as a client has."""
+
+    def submit(self):
+        raise AssertionError("nothing is to be submitted")
+
+
 def lines(out):
     return sorted((out / "runs.jsonl").read_bytes().splitlines())
 
@@ -192,7 +199,8 @@ def test_bad_input_writes_nothing(runs, tmp_path):
         ([runs[0], dict(runs[1], lr=-1)], {}, ValueError, "lr: expected a number above 0, got -1"),
         (runs[0], {}, TypeError, "runs: expected a list of runs, got dict"),
         (runs, {"jobs": 0}, ValueError, "jobs: expected an integer >= 1, got 0"),
-        (runs, {"jobs": 2, "scheduler": object()}, ValueError, "jobs: expected 1 with a scheduler"),
+        (runs, {"scheduler": "tcp"}, TypeError, "scheduler: expected a distributed.Client, got 'tcp'"),
+        (runs, {"jobs": 2, "scheduler": Executor()}, ValueError, "jobs: expected 1 with a scheduler"),
     ]:
         with pytest.raises(error, match=match):
             run(bad, out=tmp_path / "out", **options)
@@ -206,10 +214,31 @@ def test_bad_input_writes_nothing(runs, tmp_path):
         '{"key": "a", "code": "b", "run": {}, "result": {}}',
         '{"key": "a", "code": "b", "run": {}, "result": null}',
         '{"key": [], "code": "b", "run": {}, "result": {}}',
+        "[" * 100_000,
     ],
 )
 def test_a_file_of_something_else_is_refused(runs, tmp_path, line):
     (tmp_path / "runs.jsonl").write_text(line + "\n")
-    with pytest.raises(ValueError, match=r"out: line 1 of runs\.jsonl is no record of a run"):
+    with pytest.raises(ValueError, match=r"out: line 1 of .*runs\.jsonl"):
         run(runs, out=tmp_path)
     assert (tmp_path / "runs.jsonl").read_text() == line + "\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"test": "abc"}, "finite numbers for 'test', got abc"),
+        ({"test": float("nan")}, "finite numbers for 'test', got nan"),
+        ({"validation": None}, "finite numbers for 'validation', got None"),
+        ({"losses": []}, r"finite numbers for 'losses', got \[\]"),
+        ({"asked": [1, 2, 3]}, "expected 'at', 'asked' and 'score' of one length"),
+        ({"score": [True]}, r"finite numbers for 'score', got \[True\]"),
+    ],
+)
+def test_numbers_that_are_none_are_refused_by_line(runs, tmp_path, change, match):
+    run(runs[:1], out=tmp_path)
+    record = json.loads((tmp_path / "runs.jsonl").read_text())
+    with (tmp_path / "runs.jsonl").open("a") as file:
+        file.write(json.dumps(record | {"result": record["result"] | change}) + "\n")
+    with pytest.raises(ValueError, match=rf"out: line 2 of runs\.jsonl: .*{match}"):
+        run(runs, out=tmp_path)

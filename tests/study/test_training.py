@@ -7,7 +7,7 @@ from primeattn.language_model import make_model
 from primeattn.losses import cross_entropy
 from primeattn.patterns import Pattern
 from primeattn.stepper import Stepper
-from primeattn.study import grid, train
+from primeattn.study import grid, train, training
 from primeattn.tasks import copy, mqar, needle, pixels, text
 
 SIZES = {"width": 16, "steps": 8, "batch": 4, "examples": 10}
@@ -70,6 +70,13 @@ def test_a_curve_has_fifty_points():
 def test_a_run_that_diverges_says_so():
     result = train(one(copy(12, 3), steps=20) | {"lr": 1e30})
     assert "training: loss" in result["error"] and result["validation"] is result["test"] is None
+
+
+def test_a_metric_that_is_no_number_is_a_failure(monkeypatch):
+    monkeypatch.setattr(training, "_metric", lambda metric, logits, targets: targets * np.nan)
+    result = train(one(copy(12, 3), steps=3))
+    assert result["error"] == "the accuracy of the trained model is no finite number"
+    assert result["validation"] is result["test"] is None
 
 
 @pytest.mark.slow

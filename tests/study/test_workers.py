@@ -1,9 +1,12 @@
 import os
+import sys
+from dataclasses import dataclass
 
 import pytest
 
-from primeattn.study import key, train, workers
-from primeattn.tasks import pixels
+from primeattn.patterns import Pattern
+from primeattn.study import grid, key, run, train, workers
+from primeattn.tasks import Task, pixels
 
 
 @pytest.mark.slow
@@ -18,6 +21,34 @@ def test_an_error_in_a_process_is_raised_here(runs):
     gone = dict(runs[0], task=task.to_json())
     with pytest.raises(ValueError, match="pixels: expected a patch of at most 512 × 75, got 2 × 76"):
         list(workers.on_processes({"a": gone}, 1))
+
+
+@dataclass(frozen=True, repr=False)
+class coins(Task):
+    length: int = 16
+    vocab, chance = 2, 0.5
+
+    def draw(self, rng, batch):
+        tokens = rng.integers(2, size=(batch, self.length))
+        return tokens, tokens
+
+
+def test_tasks_that_other_processes_cannot_have(monkeypatch, tmp_path):
+    @dataclass(frozen=True, repr=False)
+    class local(coins):
+        pass
+
+    def train_in_processes(task):
+        return run(grid([task], {"a": Pattern("squares")}, seeds=2), out=tmp_path, jobs=2)
+
+    with pytest.raises(ValueError, match=r"got local, which is defined in a function; .* or take jobs=1"):
+        train_in_processes(local())
+    monkeypatch.setattr(coins, "__module__", "__main__")
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)  # as in a notebook
+    with pytest.raises(
+        ValueError, match=r"got coins, which is defined at a prompt or in a notebook; .* jobs=1"
+    ):
+        train_in_processes(coins())
 
 
 def test_a_process_that_dies_is_noticed(runs, monkeypatch):
