@@ -71,7 +71,10 @@ def test_predictions_are_there_before_the_first_run(tmp_path, monkeypatch, capsy
         (["needle", "--steps", "0"], "steps: expected an integer >= 1, got 0"),
         (["needle", "--jobs", "0"], "jobs: expected an integer >= 1, got 0"),
         (["needle", "--jobs", "two"], "argument --jobs: invalid int value: 'two'"),
-        (["needle", "--patterns", "primes and squares"], "expected one pattern or 1 of them, got 2"),
+        (
+            ["needle", "--patterns", "primes and squares"],
+            "patterns: expected one pattern for all heads or 1 of them, got 'primes and squares'",
+        ),
         (["needle", "--out", "file"], "file"),
         (["needle", "--out", "file/out"], "file"),
     ],

@@ -251,6 +251,11 @@ def protocol_runs(made: Mapping[str, Any]) -> list[dict]:
     list of dict
         As from ``grid``.
 
+    Raises
+    ------
+    ValueError
+        If a name means no pattern of the study's length and heads.
+
     See Also
     --------
     run : Trains them.
@@ -270,7 +275,7 @@ def protocol_runs(made: Mapping[str, Any]) -> list[dict]:
                     pattern, heads = named(name, task.length, seed or 0), made["sizes"]["heads"]
                     if isinstance(pattern, list) and len(pattern) != heads:
                         raise ValueError(
-                            f"patterns: expected {heads} heads, as models of this study have, got {name!r}"
+                            f"patterns: expected one pattern for all heads or {heads} of them, got {name!r}"
                         )
                     stack = [pattern] * layers
                     some = grid([task], {name: stack}, lrs=made["lrs"], seeds=made["seeds"], **made["sizes"])

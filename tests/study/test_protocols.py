@@ -39,7 +39,7 @@ def test_changes():
         (lambda: protocol(["copy"]), ValueError, "study: expected one of needle, mqar"),
         (lambda: protocol("copy", patterns=[3]), TypeError, "patterns: expected names, got 3"),
         (lambda: protocol_runs(protocol("copy", patterns=["primes and squares"])), ValueError,
-         "patterns: expected 1 heads, as models of this study have, got 'primes and squares'"),
+         "patterns: expected one pattern for all heads or 1 of them, got 'primes and squares'"),
         (lambda: protocol_runs(protocol("needle", patterns=["primes as squares"])), ValueError,
          "patterns: 'primes as squares' at n = 96: budget: expected at least"),
     ],
