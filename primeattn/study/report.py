@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from primeattn.typing import FilePath
 
-__all__ = ["COLUMNS", "report"]
+__all__ = ["COLUMNS", "report", "tables"]
 
 COLUMNS = ("task", "pattern", "layers", "pairs", "lr", "n", "mean", "low", "high")
 COLUMNS += ("predicted", "connected", "chance")
@@ -70,9 +70,28 @@ def report(protocol: Mapping[str, Any], records: Iterable[Mapping[str, Any]], ou
     """
     from primeattn.plot.files import try_save
 
-    out, records = Path(out), list(records)
+    out, found = Path(out), tables(protocol, list(records))
     make_folder(out)
-    found = {
+    drawings = {"figure.png": lambda: _figure(found), "curves.png": lambda: _curves(found)}
+    drawn = [name for name, draw in drawings.items() if try_save(draw, out / name)]
+    for name, text in (("report.json", json.dumps(found)), ("report.md", _page(found, drawn))):
+        with written_whole(out / name) as file:
+            file.write(f"{text}\n".encode())
+    return found
+
+
+def tables(protocol, records) -> dict:
+    """Return what ``report.json`` holds, of records in a list.
+
+    Examples
+    --------
+    >>> from primeattn.study import protocol
+    >>> from primeattn.study.report import tables
+    >>> found = tables(protocol("copy", patterns=["lucky"]), [])
+    >>> list(found)
+    ['protocol', 'summary', 'differences', 'reached', 'places', 'curves', 'failed']
+    """
+    return {
         "protocol": protocol,
         "summary": summary(records),
         "differences": differences(records, protocol["claims"]),
@@ -81,12 +100,6 @@ def report(protocol: Mapping[str, Any], records: Iterable[Mapping[str, Any]], ou
         "curves": curves(records),
         "failed": sum(record["result"]["error"] is not None for record in records),
     }
-    drawings = {"figure.png": lambda: _figure(found), "curves.png": lambda: _curves(found)}
-    drawn = [name for name, draw in drawings.items() if try_save(draw, out / name)]
-    for name, text in (("report.json", json.dumps(found)), ("report.md", _page(found, drawn))):
-        with written_whole(out / name) as file:
-            file.write(f"{text}\n".encode())
-    return found
 
 
 def _figure(found):
