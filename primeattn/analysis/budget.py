@@ -20,10 +20,8 @@ __all__ = ["counting_bound", "efficiency", "match_budget"]
 
 _SALT = 4  # so that other random sequences draw other numbers from the same seed
 _DRAWS = 300  # of random offsets, until their pairs are those wanted
-_TILTED, _STEEPEST = (
-    20,
-    1000.0,
-)  # draws from nearer or farther parts of the blocks, and the most that they lean
+_TILTED = 20  # more draws, from nearer or farther parts of the blocks
+_STEEPEST = 1000.0  # the most that these lean
 
 
 def match_budget(
@@ -256,9 +254,7 @@ def _by_dyadic(pattern, n, key, tilt=0.0):
         block = np.arange(max(2**k, first), min(2 ** (k + 1), end))
         own = terms[(terms >= 2**k) & (terms < 2 ** (k + 1))]
         if own.size:
-            race = np.log(
-                -np.log1p(-uniform(block, *key))
-            )  # of exponential times, in which the first ones win
+            race = np.log(-np.log1p(-uniform(block, *key)))  # exponential times: the first ones win
             offsets.append(block[np.argsort(race + tilt * (block - block[0]) / block.size)])
             ranks.append((np.arange(len(block)) + 0.5) / len(own))
             planned.append(np.full(len(block), end - own.mean()))

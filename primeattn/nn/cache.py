@@ -170,7 +170,7 @@ def copy_cache(st: States) -> States:
 
 
 def begin(start, capacity, *sizes, **leaves):
-    """A cache before its first token; of each position the ``leaves`` keep an array of these ``sizes``."""
+    """A cache before its first token; ``sizes`` are those of its ``leaves``, but for batch and capacity."""
     numbers = {"capacity": capacity, "used": 0, "filled": 0, "sizes": sizes}
     return {"start": start, **{name: np.array(value, np.int64) for name, value in numbers.items()}, **leaves}
 
@@ -188,8 +188,8 @@ def advance(layer, st, shape, memory, *sizes):
     kept = tuple(cache["sizes"].tolist())
     if kept != sizes:
         raise ValueError(
-            f"{layer}: the cache is of another layer: of a position it keeps an array {kept}, "
-            f"this one an array {sizes}; see with_cache"
+            f"{layer}: expected a cache with sizes {sizes}, got one of another layer with {kept}; "
+            "see with_cache"
         )
     if batch != cache["start"].size:
         raise ValueError(f"{layer}: the cache is for a batch of {cache['start'].size}, got one of {batch}")
