@@ -184,6 +184,22 @@ def _draw(layers, left, tolerance, n, key):
             if 0 <= found[1] <= tolerance:
                 return found
             far, near = (far, tilt) if found[1] < 0 else (tilt, near)
+        if (exact := _exchanged(*found, layers, n)) is not None:
+            return exact, 0
+    return None
+
+
+def _exchanged(taken, rest, layers, n):
+    """The offsets with one exchanged for another of its block that costs ``rest`` more; None if none does."""
+    for one, (layer, offsets) in enumerate(zip(layers, taken, strict=True)):
+        other = offsets - rest
+        in_range = (other > layer.window) & (other < n - layer.global_tokens)
+        in_block = np.frexp(other.astype(float))[1] == np.frexp(offsets.astype(float))[1]
+        fits = np.flatnonzero(in_range & in_block & ~np.isin(other, offsets))
+        if fits.size:
+            changed = offsets.copy()
+            changed[fits[0]] = other[fits[0]]
+            return [*taken[:one], np.sort(changed), *taken[one + 1 :]]
     return None
 
 
