@@ -154,6 +154,7 @@ def test_a_layer_that_computes_otherwise_is_refused(layer, match, rng):
         attention_map(layer, *example(layer, rng, shape=(41,)), 0)
 
 
+@pytest.mark.slow  # compiles
 def test_scores_that_overflow_or_underflow_the_exponential(rng):
     layer = PrimeSelfAttention(4)
     x, ps, st = example(layer, rng, np.float32, shape=(60,))

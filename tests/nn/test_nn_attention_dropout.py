@@ -44,6 +44,7 @@ def test_gradients_in_training_mode(options, rng):
     pa.check_gradients(layer, x)
 
 
+@pytest.mark.slow  # compiles
 def test_gradients_of_packed_sequences(rng):
     layer, x, ps, st = made(rng, dropout=0.3)
     pa.check_gradients(layer, x[:1], ps, pa.with_segments(st, [0, 7, 30]))
