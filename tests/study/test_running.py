@@ -112,18 +112,16 @@ def test_two_jobs_give_the_same(runs, tmp_path):
 
 @pytest.mark.slow
 def test_killed_at_random_five_times_with_two_jobs(runs, tmp_path):
-    runs = [dict(one, steps=150, seed=seed) for one in runs[::2] for seed in range(6)]
+    runs = [dict(one, steps=300, seed=seed) for one in runs[::2] for seed in range(12)]
     run(runs, out=tmp_path / "whole")
-    chance = random.Random(0)
-    kills = 0
-    while kills < 5:
+    chance, path = random.Random(0), tmp_path / "killed" / "runs.jsonl"
+    for kill in range(5):
         process = start(runs, tmp_path / "killed", jobs=2)
-        time.sleep(chance.uniform(2, 6))
-        if process.poll() is None:
-            process.kill()
-            kills += 1
-        else:  # all were done before the fifth
-            (tmp_path / "killed" / "runs.jsonl").unlink()
+        while not path.exists() or path.read_bytes().count(b"\n") < 4 * kill:  # not all in its first moments
+            time.sleep(0.02)
+        time.sleep(chance.uniform(0, 0.5))
+        assert process.poll() is None
+        process.kill()
     assert start(runs, tmp_path / "killed", jobs=2).wait() == 0
     assert lines(tmp_path / "killed") == lines(tmp_path / "whole")
 
