@@ -99,8 +99,7 @@ def check_writable(folder: FilePath) -> None:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     check_writable(f"{folder}/new")
     """
-    existing = next(place for place in (folder, *Path(folder).absolute().parents) if os.path.lexists(place))
-    tempfile.TemporaryFile(dir=existing).close()
+    tempfile.TemporaryFile(dir=_nearest(folder)).close()
 
 
 def make_folder(out: FilePath) -> None:
@@ -131,11 +130,17 @@ def make_folder(out: FilePath) -> None:
     ...     os.listdir(f"{folder}/a")
     ['b']
     """
-    existing = next(place for place in (Path(out), *Path(out).absolute().parents) if os.path.lexists(place))
+    existing = _nearest(out)
     if not existing.is_dir():
         raise ValueError(f"out: expected a folder, got the file {str(existing)!r}")
     check_writable(out)
     Path(out).mkdir(parents=True, exist_ok=True)
+
+
+def _nearest(folder) -> Path:
+    """The folder, or the first one above it that is there."""
+    places = (Path(folder), *Path(folder).absolute().parents)
+    return next(place for place in places if os.path.lexists(place))
 
 
 def _target(path) -> Path:

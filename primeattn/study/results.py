@@ -66,10 +66,10 @@ def chosen(records: Iterable[Mapping[str, Any]]) -> list[Group]:
         run, result = record["run"], record["result"]
         if not isinstance(result, dict) or not {"validation", "test", "error"} <= result.keys():
             raise ValueError(f"records: expected results as from train, got {str(result)[:60]}")
-        check(run)
+        made = check(run)
         same = {name: value for name, value in run.items() if name not in ("lr", "seed", "stack")}
         by_stack = groups.setdefault(repr([sorted(same.items()), len(run["stack"])]), {})
-        by_stack.setdefault(repr(run["stack"]), {})[run["lr"], run["seed"]] = record
+        by_stack.setdefault(repr(run["stack"]), {})[made.lr, made.seed] = made, result
     found = []
     for by_stack in groups.values():
         together = {}
@@ -81,15 +81,15 @@ def chosen(records: Iterable[Mapping[str, Any]]) -> list[Group]:
 
 
 def _best(by_run):
-    """The group of the best learning rate, of records by learning rate and seed."""
+    """The group of the best learning rate, of runs and results by learning rate and seed."""
     by_rate = {}
-    for (lr, _), record in by_run.items():
-        by_rate.setdefault(lr, []).append(record)
-    results = {lr: [record["result"] for record in records] for lr, records in by_rate.items()}
-    metric = check(next(iter(by_run.values()))["run"]).task.metric
-    better = 1 if metric == "accuracy" else -1
-    lr = max(sorted(results), key=lambda rate: _preference(results[rate], better))  # of equals the lowest
-    return Group([check(record["run"]) for record in by_rate[lr]], results[lr], lr)
+    for (lr, _), (run, result) in by_run.items():
+        runs, results = by_rate.setdefault(lr, ([], []))
+        runs.append(run)
+        results.append(result)
+    better = 1 if runs[0].task.metric == "accuracy" else -1
+    lr = max(sorted(by_rate), key=lambda rate: _preference(by_rate[rate][1], better))  # of equals the lowest
+    return Group(*by_rate[lr], lr)
 
 
 def summary(records: Iterable[Mapping[str, Any]]) -> Table:

@@ -36,7 +36,7 @@ def on_processes(runs, jobs):
     They end with the block that takes the results, and with this process, even if it is killed.
     """
     for run in runs.values():
-        check_importable(check(run).task)
+        _check_importable(check(run).task)
     waiting = list(runs.items())[::-1]
     with _processes(jobs, max(1, get_num_threads() // jobs)) as workers:
         busy = {}
@@ -63,7 +63,7 @@ def on_processes(runs, jobs):
                 yield key, result
 
 
-def check_importable(task):
+def _check_importable(task):
     """Raise ValueError if another process cannot have the class of a task, as it finds it by its module."""
     kind = type(task)
     at_a_prompt = kind.__module__ == "__main__" and not hasattr(sys.modules["__main__"], "__file__")
